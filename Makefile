@@ -1,0 +1,38 @@
+# make demo | test | lint | examples | bench: each sets up .venv by itself the first time.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test lint format examples bench clean
+
+demo: $(READY)  ## compress a real net several ways; ends with a table, a figure and a file that loads
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+examples: $(READY)  ## every example, made short
+	$(BIN)/python examples/demo.py --smoke --out $$(mktemp -d)
+	$(BIN)/python examples/mnist.py --smoke --net lenet300 --out $$(mktemp -d)
+	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression binary --out $$(mktemp -d)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/csteps.py
+	$(BIN)/python benchmarks/lstep.py
+
+clean:
+	rm -rf .venv build *.egg-info

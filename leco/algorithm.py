@@ -1,0 +1,503 @@
+"""The learning-compression (LC) algorithm: min L(w) subject to w = Delta(Theta), by alternating optimization.
+
+    Theta  <- C step at the first mu                                                 direct compression
+    for mu = mu_0 < mu_1 < ...:
+        L step:  w      <- argmin_w L(w) - lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2       your training
+        C step:  Theta  <- argmin_Theta mu/2 ||x - Delta(Theta)||^2 + alpha C(Theta),  x = w - lambda/mu
+        multipliers:  lambda <- lambda - mu (w - Delta(Theta))
+
+The L step knows the compression only as Delta(Theta) + lambda/mu, a point that w is pulled to; the C step knows the task only as x. This is
+the augmented Lagrangian; with lambda = 0 throughout it is the quadratic penalty. Carreira-Perpinan, arXiv 1707.01209, sections 3 and 4.
+"""
+
+import difflib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from leco.batchnorm import batchnorm_statistics, recalibrate_
+from leco.coding import bits
+from leco.compressions.protocol import Compression
+from leco.theta import THETAS, Theta
+from leco.views import View
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is compressed and how: parameters, by their qualified names, seen through `view`, compressed by `compression`.
+
+    >>> import leco
+    >>> leco.Task("fc.weight", leco.Vector(), leco.TopK(0.05)).params
+    ('fc.weight',)
+    """
+
+    params: Sequence[str]
+    view: View
+    compression: Compression[Any]
+
+    def __post_init__(self) -> None:
+        params = (self.params,) if isinstance(self.params, str) else tuple(self.params)
+        if not params:
+            raise ValueError("Task: params is empty; name at least one parameter")
+        for name, value, methods in (("view", self.view, "forward"), ("compression", self.compression, "compress")):
+            if isinstance(value, type) or not hasattr(value, methods):
+                raise TypeError(f"Task {params}: {name} = {value!r} is not an instance of a {name}; the order is Task(params, view, compression)")
+        object.__setattr__(self, "params", params)
+
+
+def each(params: Iterable[str], view: View, compression: Compression[Any]) -> dict[str, Task]:
+    """A task for each parameter, named after it: codebooks, sparsities or ranks of their own.
+
+    >>> import leco
+    >>> list(leco.each(["a.weight", "b.weight"], leco.Rows(), leco.Binary()))
+    ['a.weight', 'b.weight']
+    """
+    return {name: Task(name, view, compression) for name in params}
+
+
+class Record(NamedTuple):
+    """What one step reports; `leco.run` fills in the fields that need the training and the evaluation."""
+
+    step: int
+    mu: float
+    gap: float
+    """||w - Delta(Theta)|| over all tasks, after the C step."""
+    relative_gap: float
+    """gap / ||w||."""
+    multiplier_norm: float
+    price: float
+    """alpha C(Theta) of the penalty forms, summed over the tasks."""
+    bits: int
+    """Of the coded Thetas, as `leco.save` writes them."""
+    c_seconds: float
+    l_seconds: float = math.nan
+    loss: float = math.nan
+    """What the L step returned."""
+    compressed_loss: float = math.nan
+    compressed_error: float = math.nan
+
+
+class Snapshot(NamedTuple):
+    """A compressed net: the Thetas, and copies of all other parameters and buffers."""
+
+    thetas: dict[str, Theta]
+    rest: dict[str, Tensor]
+
+
+class LC:
+    """The state of the algorithm (mu, Thetas, Delta(Theta), multipliers) over a model, with a method for each of its steps.
+
+    Construction changes nothing in the model. Setting `mu` for the first time makes the direct compression. Extra memory is one copy of the
+    compressed parameters for Delta(Theta) and one for the multipliers, with the parameters' dtype and device.
+
+    Args:
+        model: the net whose parameters the tasks name. Nothing is written on its modules.
+        tasks: name to `Task`. Parameters in no task are trained as usual; `leco.plan(lc)` says which is which.
+        multipliers: False for the quadratic penalty.
+
+    Raises:
+        ValueError: an unknown parameter, one that stands twice or in two tasks, on the meta device, empty, not floating point, or with NaN or
+            infinite entries; a view or compression that can't take the parameters' shapes. The task, parameter, value and bound are named.
+
+    >>> import leco, torch
+    >>> model = torch.nn.Linear(4, 2)
+    >>> lc = leco.LC(model, {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> lc.attach(optimizer)
+    >>> x, y = torch.randn(8, 4), torch.randn(8, 2)
+    >>> for mu in leco.exponential(0.1, 2.0, 12):
+    ...     lc.mu = mu
+    ...     for _ in range(10):
+    ...         optimizer.zero_grad()
+    ...         torch.nn.functional.mse_loss(model(x), y).backward()
+    ...         for group in optimizer.param_groups:
+    ...             group["lr"] = leco.stable_lr(0.1, mu)
+    ...         optimizer.step()
+    ...     record = lc.step()
+    >>> with lc.compressed():
+    ...     len(model.weight.unique())
+    2
+    """
+
+    def __init__(self, model: nn.Module, tasks: Mapping[str, Task], *, multipliers: bool = True):
+        if not tasks:
+            raise ValueError("LC: tasks is empty; nothing would be compressed")
+        self.model = model
+        self.tasks = dict(tasks)
+        self.thetas: dict[str, Theta] = {}
+        self._params, self.names = _resolve(model, self.tasks)
+        self._mu: float | None = None
+        self._steps = 0
+        self._inside = False
+        self._handles: list[Any] = []
+        self._delta: dict[str, Tensor] = {}
+        self._multipliers: dict[str, Tensor] | None = {n: torch.zeros_like(p) for n, p in self._params.items()} if multipliers else None
+
+    # --- state
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        """The compressed parameters, by qualified name."""
+        return dict(self._params)
+
+    @property
+    def delta(self) -> dict[str, Tensor]:
+        """Delta(Theta) for each compressed parameter."""
+        self._require_theta()
+        return dict(self._delta)
+
+    @property
+    def multipliers(self) -> dict[str, Tensor]:
+        """lambda for each compressed parameter; empty for the quadratic penalty."""
+        return dict(self._multipliers or {})
+
+    @property
+    def mu(self) -> float:
+        """The penalty parameter. The first value that is set makes the direct compression, the C step at that mu with lambda = 0."""
+        if self._mu is None:
+            raise ValueError("LC: mu is not set yet; set lc.mu = mu_0 first, which makes the direct compression")
+        return self._mu
+
+    @mu.setter
+    def mu(self, mu: float) -> None:
+        if not 0 < mu < math.inf:
+            raise ValueError(f"LC: mu = {mu} must be positive and finite")
+        if self._mu is not None and mu < self._mu:
+            warnings.warn(f"LC: mu goes down from {self._mu} to {mu}; a schedule should not decrease", stacklevel=2)
+        before, self._mu = self._mu, float(mu)
+        if not self.thetas:
+            try:
+                self.c_step()
+            except BaseException:
+                self._mu = before
+                raise
+
+    def bits(self) -> int:
+        """Bits of the coded Thetas of all tasks."""
+        return sum(bits(theta) for theta in self._require_theta().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """mu, Thetas and multipliers, as plain dicts of tensors and numbers. The weights are the model's own `state_dict`."""
+        thetas = {name: theta_state(theta) for name, theta in self.thetas.items()}
+        return {"mu": self._mu, "steps": self._steps, "thetas": thetas, "multipliers": self.multipliers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, for the same tasks. Raises ValueError, changing nothing, for other ones."""
+        if state["thetas"] and set(state["thetas"]) != set(self.tasks):
+            raise ValueError(f"LC: the state is of tasks {sorted(state['thetas'])}, this LC has {sorted(self.tasks)}")
+        if set(state["multipliers"]) != set(self._multipliers or {}):
+            raise ValueError(f"LC: the state has multipliers of {sorted(state['multipliers'])}, this LC of {sorted(self.multipliers)}")
+        thetas = {name: theta_from_state(s, self.forms(name)) for name, s in state["thetas"].items()}
+        for name, theta in thetas.items():
+            expected, got = self._view_shape(name), theta.decompress().shape
+            if got != expected:
+                raise ValueError(f"LC: task {name!r} has shape {tuple(expected)}, the state's Theta {tuple(got)}")
+        with torch.no_grad():
+            for name, value in state["multipliers"].items():
+                self.multipliers[name].copy_(value)
+        self._mu, self._steps = state["mu"], state["steps"]
+        if thetas:
+            self._set_thetas(thetas)
+
+    # --- the L step's penalty
+
+    def penalty(self) -> Tensor:
+        """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2, a scalar to add to the loss (or use `attach`)."""
+        mu, terms = self.mu, []
+        for name, p in self._params.items():
+            gap = p - self._delta[name]
+            term = mu / 2 * gap.square().sum()
+            terms.append(term - (self._multipliers[name] * gap).sum() if self._multipliers is not None else term)
+        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
+
+    def attach(self, *optimizers: torch.optim.Optimizer) -> None:
+        """Add the penalty's gradient, mu (w - Delta(Theta)) - lambda, to `.grad` whenever an optimizer steps: the training code stays as it is.
+
+        Gives the trajectory of the loss with `penalty()`, without a graph, and once a step under gradient accumulation. Gradient clipping
+        does not see it. LBFGS, whose line search needs the loss's value too, can't be attached.
+
+        Raises:
+            TypeError: LBFGS.
+            ValueError: a compressed parameter that no optimizer holds, or that is frozen; attached already.
+        """
+        if self._handles:
+            raise ValueError("LC: attached already; call lc.detach() first")
+        held = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
+        for name, p in self._params.items():
+            if not any(id(p) in ids for ids in held):
+                raise ValueError(f"LC: parameter {name!r} of task {self._task_of(name)!r} is in none of the {len(optimizers)} optimizers")
+            if not p.requires_grad:
+                raise ValueError(f"LC: parameter {name!r} of task {self._task_of(name)!r} is frozen (requires_grad = False): no L step moves it")
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in optimizers):
+            raise TypeError("LC: LBFGS needs the value of the penalty in its line search; add lc.penalty() to the loss instead of attach")
+        for optimizer, ids in zip(optimizers, held, strict=True):
+            names = [name for name, p in self._params.items() if id(p) in ids]
+            self._handles.append(optimizer.register_step_pre_hook(self._hook(names)))
+
+    @property
+    def attached(self) -> bool:
+        """Whether the penalty's gradient joins some optimizer's steps."""
+        return bool(self._handles)
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, names: list[str]) -> Callable[[Any, Any, Any], Any]:
+        """An optimizer's step pre-hook. A closure computes the gradients inside the step (Lightning's does): it is wrapped."""
+
+        def before_step(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is None:
+                return self._add_gradient(optimizer, names)
+
+            def with_penalty() -> Any:
+                loss = closure()
+                self._add_gradient(optimizer, names)
+                return loss
+
+            return (args[0], with_penalty), {name: value for name, value in kwargs.items() if name != "closure"}
+
+        return before_step
+
+    @torch.no_grad()
+    def _add_gradient(self, optimizer: Any, names: list[str]) -> None:
+        """.grad += mu (w - Delta(Theta)) - lambda, in place and without temporaries."""
+        if not self.thetas:
+            return  # mu is not set: plain training
+        params: list[Any] = [self._params[name] for name in names]
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        scaler = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to fused optimizers
+        scale = 1.0 if scaler is None else float(scaler)
+        gradients: list[Any] = [p.grad for p in params]
+        torch._foreach_add_(gradients, params, alpha=scale * self.mu)
+        torch._foreach_sub_(gradients, [self._delta[name] for name in names], alpha=scale * self.mu)
+        if self._multipliers is not None:
+            torch._foreach_sub_(gradients, [self._multipliers[name] for name in names], alpha=scale)
+
+    # --- the C step and the multipliers
+
+    @torch.no_grad()
+    def c_step(self) -> None:
+        """Theta <- argmin mu/2 ||w - lambda/mu - Delta(Theta)||^2 + alpha C(Theta), task by task. Where one task fails, none is changed."""
+        mu = self.mu
+        self._require_outside("c_step")
+        thetas = {}
+        for name, task in self.tasks.items():
+            try:
+                thetas[name] = task.compression.compress(self._array(name), mu, self.thetas.get(name))
+            except ValueError as error:
+                bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
+                raise ValueError(f"task {name!r}, {'parameter ' + repr(bad[0]) + ', ' if bad else ''}mu = {mu:g}: {error}") from error
+        self._set_thetas(thetas)
+
+    @torch.no_grad()
+    def multipliers_step(self) -> None:
+        """lambda <- lambda - mu (w - Delta(Theta)); nothing for the quadratic penalty."""
+        self._require_theta()
+        self._require_outside("multipliers_step")
+        for name, value in self.multipliers.items():
+            value.sub_(self._params[name], alpha=self.mu).add_(self._delta[name], alpha=self.mu)
+
+    def step(self) -> Record:
+        """C step, then multipliers: what follows an L step. Returns a record; prints nothing."""
+        start = time.perf_counter()
+        self.c_step()
+        self.multipliers_step()
+        seconds = time.perf_counter() - start
+        self._steps += 1
+        return self.record(seconds)
+
+    @torch.no_grad()
+    def record(self, c_seconds: float = math.nan) -> Record:
+        """The present state in numbers."""
+        self._require_theta()
+        gap = _norm(p - self._delta[name] for name, p in self._params.items())
+        norm = _norm(self._params.values())
+        price = sum(self.tasks[name].compression.price(theta) for name, theta in self.thetas.items())
+        relative = gap / norm if norm else gap
+        return Record(self._steps, self.mu, gap, relative, _norm(self.multipliers.values()), float(price), self.bits(), c_seconds)
+
+    # --- the compressed net
+
+    @contextmanager
+    def compressed(self, batches: Iterable[Any] | None = None) -> Iterator[nn.Module]:
+        """Inside, the model's weights are Delta(Theta); afterwards they are w again, whatever happened inside.
+
+        Args:
+            batches: inputs to recalibrate the batch-norm statistics with (`leco.recalibrate_`), which belong to w otherwise; they are
+                restored as well.
+        """
+        self._require_theta()
+        self._require_outside("compressed")
+        statistics = batchnorm_statistics(self.model)
+        saved = {name: value.clone() for name, value in statistics.items()} if batches is not None else {}
+        self._exchange()
+        self._inside = True
+        try:
+            if batches is not None:
+                recalibrate_(self.model, batches)
+            yield self.model
+        finally:
+            self._exchange()
+            self._inside = False
+            with torch.no_grad():
+                for name, value in saved.items():
+                    statistics[name].copy_(value)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """w <- Delta(Theta): the model becomes the compressed net."""
+        self._require_theta()
+        self._require_outside("project_")
+        for name, p in self._params.items():
+            p.copy_(self._delta[name])
+
+    def snapshot(self) -> Snapshot:
+        """The compressed net as it is now, as copies that later steps don't change. Inside `compressed`, with the statistics found there."""
+        return Snapshot(dict(self._require_theta()), {name: value.detach().clone() for name, value in self.rest().items()})
+
+    @torch.no_grad()
+    def restore_(self, snapshot: Snapshot) -> None:
+        """Make the model, and Theta, the compressed net of `snapshot`: w = Delta(Theta). Multipliers stay."""
+        self._require_outside("restore_")
+        self._set_thetas(snapshot.thetas)
+        self.project_()
+        rest = self.rest()
+        for name, value in snapshot.rest.items():
+            rest[name].copy_(value)
+
+    def set_thetas(self, thetas: Mapping[str, Theta]) -> None:
+        """Replace Thetas (of the same shapes) by others, such as retrained ones, and Delta(Theta) with them."""
+        self._require_outside("set_thetas")
+        self._set_thetas({**self._require_theta(), **thetas})
+
+    def rest(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the model's `state_dict` that no task compresses."""
+        compressed = {id(p) for p in self._params.values()}
+        state = self.model.state_dict(keep_vars=True)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor) and id(value) not in compressed}
+
+    # --- private
+
+    def _task_of(self, param: str) -> str:
+        return next(task for task, names in self.names.items() if param in names)
+
+    def forms(self, name: str) -> tuple[type, ...]:
+        """The forms that a Theta of this task may have: the library's, and those that its compression lists as `forms`."""
+        return (*THETAS, *getattr(self.tasks[name].compression, "forms", ()))
+
+    def _view_shape(self, name: str) -> torch.Size:
+        return self.tasks[name].view.shape([self._params[n].shape for n in self.names[name]])
+
+    def _array(self, name: str) -> Tensor:
+        """x = w - lambda/mu through the task's view; half precision is compressed in float32."""
+        tensors, device = [], self._params[self.names[name][0]].device
+        for n in self.names[name]:
+            w = self._params[n].detach()
+            w = w.float() if w.element_size() < 4 else w
+            x = w if self._multipliers is None else torch.sub(w, self._multipliers[n], alpha=1 / self.mu)
+            tensors.append(x.to(device))
+        return self.tasks[name].view.forward(tensors)
+
+    @torch.no_grad()
+    def _set_thetas(self, thetas: Mapping[str, Theta]) -> None:
+        for name, theta in thetas.items():
+            params = [self._params[n] for n in self.names[name]]
+            parts = self.tasks[name].view.backward(theta.decompress(), [p.shape for p in params])
+            for n, p, part in zip(self.names[name], params, parts, strict=True):
+                if n not in self._delta:
+                    self._delta[n] = torch.empty_like(p)
+                self._delta[n].copy_(part)
+        self.thetas = dict(thetas)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """w <-> Delta(Theta), one parameter's temporary at a time; in place, so compiled and sharded modules see it."""
+        for name, p in self._params.items():
+            w = p.detach().clone()
+            p.copy_(self._delta[name])
+            self._delta[name].copy_(w)
+
+    def _require_theta(self) -> dict[str, Theta]:
+        if not self.thetas:
+            raise ValueError("LC: there is no Theta yet; set lc.mu = mu_0 first, which makes the direct compression")
+        return self.thetas
+
+    def _require_outside(self, verb: str) -> None:
+        if self._inside:
+            raise RuntimeError(f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and not w")
+
+
+def theta_state(theta: Theta) -> dict[str, Any]:
+    """A Theta as a dict: the name of its form, and its fields."""
+    return {"form": type(theta).__name__, "fields": dict(zip(theta._fields, theta, strict=True))}
+
+
+def theta_from_state(state: Mapping[str, Any], forms: Sequence[type]) -> Theta:
+    """The Theta that `theta_state` described. Raises ValueError for a form that is not among `forms`."""
+    form = next((f for f in forms if f.__name__ == state["form"]), None)
+    if form is None:
+        raise ValueError(f"unknown form of Theta {state['form']!r}; known are {[f.__name__ for f in forms]}")
+    return form(**state["fields"])
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(torch.linalg.vector_norm(t.detach().float() if t.element_size() < 4 else t)) ** 2 for t in tensors))
+
+
+def _resolve(model: nn.Module, tasks: Mapping[str, Task]) -> tuple[dict[str, nn.Parameter], dict[str, tuple[str, ...]]]:
+    """The tasks' parameters under their first names, and those names by task, after every check."""
+    params: dict[str, nn.Parameter] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(p): name for name, p in model.named_parameters()}
+    owner: dict[str, str] = {}
+    for task_name, task in tasks.items():
+        own: list[str] = []
+        for given in task.params:
+            if given not in every:
+                close = difflib.get_close_matches(given, list(every), n=3)
+                raise ValueError(f"task {task_name!r}: the model has no parameter {given!r}" + (f" (there are {close})" if close else ""))
+            name = first[id(every[given])]
+            tied = "" if name == given else f" (tied to {name!r})"
+            if list(task.params).count(given) > 1:
+                raise ValueError(f"task {task_name!r}: parameter {given!r} stands in it twice")
+            if owner.get(name, task_name) != task_name:
+                raise ValueError(f"task {task_name!r}: parameter {given!r}{tied} is in task {owner[name]!r} already; one task must hold it")
+            if name not in owner:  # a tied weight named twice is compressed once
+                owner[name], params[name] = task_name, every[given]
+                own.append(name)
+                _check_parameter(task_name, given, every[given])
+        names[task_name] = tuple(own)
+        try:
+            shape = task.view.shape([params[name].shape for name in own])
+            task.compression.check(shape)
+        except ValueError as error:
+            raise ValueError(f"task {task_name!r}, parameters {', '.join(own)}: {type(task.view).__name__}: {error}") from error
+    return params, names
+
+
+def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
+    place = f"task {task!r}: parameter {name!r}"
+    if p.is_meta:
+        raise ValueError(f"{place} is on the meta device and has no values; load or initialise the model first")
+    if not p.is_floating_point():
+        raise ValueError(f"{place} has dtype {p.dtype}; only floating-point weights can be compressed")
+    if p.numel() == 0:
+        raise ValueError(f"{place} has shape {tuple(p.shape)}, no entries")
+    if not torch.isfinite(p).all():
+        raise ValueError(f"{place} has {int((~torch.isfinite(p)).sum())} NaN or infinite entries of {p.numel()}")
+    if not p.requires_grad:
+        warnings.warn(f"{place} is frozen (requires_grad = False): it can be compressed directly, but no L step will move it", stacklevel=4)

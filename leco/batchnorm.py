@@ -1,0 +1,60 @@
+"""Batch-norm statistics. They belong to the weights they were measured with: w, not Delta(Theta)."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is not None}
+
+
+def batchnorm_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running statistics of all batch-norm layers, by buffer name."""
+    return {f"{name}.{buffer}": value for name, module in _layers(model).items() for buffer, value in module.named_buffers()}
+
+
+@torch.no_grad()
+def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace the running mean and variance of each batch-norm layer by averages over `batches`, with the weights as they are.
+
+    Only batch-norm layers run in train mode (dropout stays off). Nothing happens in a net without them.
+
+    Args:
+        batches: inputs, each passed as `model(batch)`, or `model(*batch)` for a tuple; a few hundred examples in all are enough.
+
+    Raises:
+        ValueError: no batches.
+
+    >>> import leco, torch
+    >>> net = torch.nn.BatchNorm1d(2)
+    >>> leco.recalibrate_(net, [torch.tensor([[1.0, 2.0], [3.0, 4.0]])])
+    >>> net.running_mean
+    tensor([2., 3.])
+    """
+    layers = _layers(model)
+    if not layers:
+        return
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise ValueError("recalibrate_: batches is empty; give at least one batch of inputs")
+    modes = {module: module.training for module in model.modules()}
+    momenta = {layer: layer.momentum for layer in layers.values()}
+    model.eval()
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over the batches
+        layer.train()
+    try:
+        for batch in itertools.chain([first], remaining):
+            model(*batch) if isinstance(batch, tuple) else model(batch)
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
+        for module, training in modes.items():
+            module.training = training

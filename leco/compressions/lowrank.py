@@ -1,0 +1,156 @@
+"""Low rank: C steps on matrices x (..., m, n) by their singular values s_1 >= s_2 >= ... All of them are exact (Eckart, Young, Mirsky).
+
+Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection), ICASSP 2021 (the matrix of a convolution).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco.compressions.protocol import Compression, check_count, check_finite, check_number
+from leco.costs import RankCost, storage
+from leco.theta import ConvFactors, Dense, Factors
+from leco.views import Matrix
+
+
+def _factors(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Factors:
+    """The truncated SVD as a balanced pair: both factors take the square root of the singular values."""
+    root = s[..., :rank].sqrt()
+    return Factors((u[..., :rank] * root.unsqueeze(-2)).contiguous(), (root.unsqueeze(-1) * vh[..., :rank, :]).contiguous())
+
+
+@dataclass(frozen=True)
+class LowRank(Compression[Factors | Dense]):
+    """min ||x - u v||^2 with u (m, r), v (r, n): the truncated SVD; x itself where r is min(m, n). O(m n min(m, n)).
+
+    Args:
+        rank: r, from 0 to min(m, n).
+
+    >>> import torch, leco
+    >>> leco.LowRank(1).compress(torch.diag(torch.tensor([3.0, 1.0])), mu=1.0).decompress()
+    tensor([[3., 0.],
+            [0., 0.]])
+    """
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        check_count("LowRank: rank", self.rank, 0)
+
+    def check(self, shape: torch.Size) -> None:
+        _check_matrix("LowRank", shape)
+        check_count("LowRank: rank", self.rank, 0, min(shape[-2:]))
+
+    def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+        check_finite(x)
+        if self.rank >= min(x.shape[-2:]):
+            return Dense(x.clone())
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        return _factors(u, s, vh, self.rank)
+
+
+@dataclass(frozen=True)
+class RankSelection(Compression[Factors | Dense]):
+    """min over r, u, v of mu/2 ||x - u v||^2 + alpha C(r): the r of least alpha C(r) + mu/2 (sum of s_i^2 for i > r), by enumeration.
+
+    One SVD, for any C. At full rank the matrix stays dense, at no error.
+
+    Args:
+        alpha: price of a unit of cost.
+        cost: C, a function of (shape, rank): `leco.storage` (parameters), `leco.MultiplyAdds(positions)`, a `leco.Table` of seconds, ...
+
+    >>> import torch, leco
+    >>> leco.RankSelection(alpha=0.1).compress(torch.diag(torch.tensor([3.0, 0.1, 0.1])), mu=1.0).decompress().diag()
+    tensor([3., 0., 0.])
+    """
+
+    alpha: float
+    cost: RankCost = storage
+
+    def __post_init__(self) -> None:
+        check_number("RankSelection: alpha", self.alpha)
+
+    def check(self, shape: torch.Size) -> None:
+        _check_matrix("RankSelection", shape)
+        if len(shape) != 2:
+            raise ValueError(f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks")
+        _costs(self.cost, shape)
+
+    def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+        check_finite(x)
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        rank, _ = _select(s, self.alpha, mu, _costs(self.cost, x.shape))
+        return Dense(x.clone()) if rank == len(s) else _factors(u, s, vh, rank)
+
+    def price(self, theta: Factors | Dense) -> float:
+        if isinstance(theta, Dense):
+            return self.alpha * self.cost(theta.values.shape, min(theta.values.shape))
+        return self.alpha * self.cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
+
+
+@dataclass(frozen=True)
+class ConvRankSelection(Compression[ConvFactors | Dense]):
+    """`RankSelection` of a convolution kernel (out, in, height, width) that also chooses its matrix: the minimum over (scheme, r).
+
+    Scheme 1, out x (in height width), is a convolution in -> r of height x width and then one r -> out of 1 x 1; scheme 2,
+    (out height) x (in width), one in -> r of 1 x width and then one r -> out of height x 1. One SVD for each scheme. ICASSP 2021.
+    The view is `leco.Kernel()`; a given rank of a given scheme is `LowRank` over `leco.Matrix((0,))` or `leco.Matrix((0, 2))`.
+
+    Args:
+        alpha: price of a unit of cost.
+        cost: C, a function of (shape of the scheme's matrix, rank).
+        schemes: the candidates.
+    """
+
+    alpha: float
+    cost: RankCost = storage
+    schemes: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        check_number("ConvRankSelection: alpha", self.alpha)
+        if not self.schemes or not set(self.schemes) <= {1, 2}:
+            raise ValueError(f"ConvRankSelection: schemes = {self.schemes} must be (1,), (2,) or (1, 2)")
+
+    def check(self, shape: torch.Size) -> None:
+        if len(shape) != 4:
+            raise ValueError(f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}")
+
+    def compress(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> ConvFactors | Dense:
+        check_finite(x)
+        chosen: ConvFactors | Dense = Dense(x.clone())
+        least = self.price(chosen)
+        for scheme in self.schemes:
+            matrix = _scheme_view(scheme).forward([x])
+            u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+            rank, objective = _select(s, self.alpha, mu, _costs(self.cost, matrix.shape))
+            if rank < len(s) and objective < least:
+                chosen, least = ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]), objective
+        return chosen
+
+    def price(self, theta: ConvFactors | Dense) -> float:
+        if isinstance(theta, ConvFactors):
+            return self.alpha * self.cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
+        shapes = [_scheme_view(scheme).shape([theta.values.shape]) for scheme in self.schemes]
+        return self.alpha * min(self.cost(shape, min(shape)) for shape in shapes)
+
+
+def _scheme_view(scheme: int) -> Matrix:
+    return Matrix((0,) if scheme == 1 else (0, 2))
+
+
+def _check_matrix(name: str, shape: torch.Size) -> None:
+    if len(shape) < 2:
+        raise ValueError(f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()")
+
+
+def _costs(cost: RankCost, shape: torch.Size) -> list[float]:
+    return [cost(shape, rank) for rank in range(min(shape) + 1)]
+
+
+def _select(s: Tensor, alpha: float, mu: float, costs: list[float]) -> tuple[int, float]:
+    """The rank of least alpha C(r) + mu/2 sum of s_i^2 over i > r, and that objective; the smallest among equals."""
+    tails = torch.nn.functional.pad(s.double().square().flip(0).cumsum(0), (1, 0)).flip(0)
+    objective = alpha * torch.tensor(costs, dtype=torch.float64, device=s.device) + mu / 2 * tails
+    rank = int(objective.argmin())
+    return rank, float(objective[rank])

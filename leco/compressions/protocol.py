@@ -1,0 +1,51 @@
+"""What a compression is: a family of forms Theta with its C step."""
+
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from leco.theta import Theta
+
+T = TypeVar("T", bound=Theta)
+
+
+class Compression(Protocol[T]):
+    """A frozen dataclass that holds options only; subclass it for the two defaults below, `compress` is all that must be written.
+
+    The laws (each is a test over every compression, `tests/test_laws.py`): the input is untouched; dtype and device are kept; equal
+    calls give equal results; Delta(Theta) is in the set and is its own compression; no point of the set has a lower objective (where
+    the C step is exact); a warm start is never worse than the Theta it started from; NaN and infinity raise ValueError.
+    """
+
+    def check(self, shape: torch.Size) -> None:
+        """Raise ValueError, naming the option, its value and the bound, where an array of this shape can't be compressed."""
+
+    def compress(self, x: Tensor, mu: float, theta: T | None = None) -> T:
+        """The C step: argmin over Theta of mu/2 ||x - Delta(Theta)||^2 + cost(Theta), warm-started from `theta` where that helps."""
+        ...
+
+    def price(self, theta: T) -> float:
+        """alpha C(Theta): 0 for a set, the price paid in the objective for a penalty form."""
+        return 0.0
+
+
+def check_finite(x: Tensor) -> None:
+    """Raise ValueError where `x` has a NaN or an infinity: one pass over memory, no temporaries."""
+    low, high = torch.aminmax(x)
+    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+        raise ValueError("the array to compress holds NaN or infinite entries; the L step diverged (lower its learning rate)")
+
+
+def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raise where an option is not an integer from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} = {value!r} must be an integer")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} = {value} must be at least {low}" + (f" and at most {high}" if high is not None else ""))
+
+
+def check_number(name: str, value: float, *, positive: bool = False) -> None:
+    """Raise where an option is not a finite number at or above 0 (above 0)."""
+    if not (0 <= value < float("inf")) or (positive and value == 0):
+        raise ValueError(f"{name} = {value} must be finite and {'above' if positive else 'at least'} 0")

@@ -1,0 +1,184 @@
+"""Pruning: C steps on the absolute values of x (..., n), each leading index on its own. All of them are exact.
+
+A constraint names how much is left, a penalty what a kept weight costs. Over one `Vector` of many layers, how much each layer keeps comes
+out by itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco.compressions.protocol import Compression, check_count, check_finite, check_number
+from leco.theta import Dense, Sparse
+
+
+def _sparse(x: Tensor, mask: Tensor) -> Sparse:
+    return Sparse(mask, x[mask])
+
+
+def _kth_largest(a: Tensor, kappa: int) -> Tensor:
+    """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten. numpy's selection is vectorised, torch's is not."""
+    place = a.shape[-1] - kappa
+    if a.device.type != "cpu":
+        return a.kthvalue(place + 1, dim=-1, keepdim=True).values
+    a.numpy().partition(place, axis=-1)
+    return a[..., place : place + 1].clone()
+
+
+@dataclass(frozen=True)
+class TopK(Compression[Sparse]):
+    """min mu/2 ||x - theta||^2 + gamma/2 ||theta||^2 subject to ||theta||_0 <= kappa: keep the kappa largest |x_i|, shrunk by mu/(mu + gamma).
+
+    Exact; among equal magnitudes the first ones are kept. O(n). Carreira-Perpinan and Idelbayev, CVPR 2018; with gamma, ICASSP 2022:
+    with theta fixed at x mu/(mu + gamma) on its support, each kept weight lowers the objective by mu^2 x_i^2 / (2 (mu + gamma)), which
+    grows with |x_i|.
+
+    Args:
+        kappa: how many weights are kept (for each leading index): a count (int), or a share of them (float below 1).
+        gamma: weight of the l2 term.
+
+    >>> import torch, leco
+    >>> leco.TopK(2).compress(torch.tensor([0.1, -3.0, 2.0, 0.5]), mu=1.0).decompress()
+    tensor([ 0., -3.,  2.,  0.])
+    """
+
+    kappa: int | float
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kappa, float):
+            if not 0 <= self.kappa < 1:
+                raise ValueError(f"TopK: kappa = {self.kappa} must be an integer count, or a share that is at least 0.0 and below 1.0")
+        else:
+            check_count("TopK: kappa", self.kappa, 0)
+        check_number("TopK: gamma", self.gamma)
+
+    def count(self, n: int) -> int:
+        """The number of weights kept of n."""
+        return round(self.kappa * n) if isinstance(self.kappa, float) else self.kappa
+
+    def check(self, shape: torch.Size) -> None:
+        if self.count(shape[-1]) > shape[-1]:
+            raise ValueError(f"TopK: kappa = {self.kappa} must be at most {shape[-1]}, the number of weights")
+
+    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        check_finite(x)
+        kappa = self.count(x.shape[-1])
+        if kappa == 0:
+            return _sparse(x, torch.zeros(x.shape, dtype=torch.bool, device=x.device))
+        magnitude = x.abs()
+        threshold = _kth_largest(magnitude.clone(), kappa)
+        mask = magnitude >= threshold
+        if int(mask.sum()) > kappa * (mask.numel() // mask.shape[-1]):  # ties at the threshold: the first of them
+            tied = magnitude == threshold
+            room = kappa - (mask ^ tied).sum(-1, keepdim=True)
+            mask &= ~tied | (tied.cumsum(-1, dtype=torch.int32) <= room)
+        kept = _sparse(x, mask)
+        return kept._replace(values=kept.values * (mu / (mu + self.gamma))) if self.gamma else kept
+
+    def price(self, theta: Sparse) -> float:
+        return self.gamma / 2 * float(theta.values.square().sum()) if self.gamma else 0.0
+
+
+@dataclass(frozen=True)
+class L1Ball(Compression[Sparse]):
+    """min ||x - theta||^2 subject to ||theta||_1 <= kappa: the projection on the l1 ball, soft-thresholding at the tau that makes it tight.
+
+    Exact; x itself inside the ball. tau is the fixed point of tau = (sum of the |x_i| > tau, less kappa) / (their number), reached from
+    below in finitely many passes (Michelot 1986; Duchi et al., ICML 2008, for the projection). O(n) a pass.
+
+    >>> import torch, leco
+    >>> leco.L1Ball(2.0).compress(torch.tensor([3.0, -2.0, 0.5]), mu=1.0).decompress()
+    tensor([ 1.5000, -0.5000,  0.0000])
+    """
+
+    kappa: float
+
+    def __post_init__(self) -> None:
+        check_number("L1Ball: kappa", self.kappa)
+
+    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        check_finite(x)
+        magnitude = x.abs()
+        outside = magnitude.sum(-1, keepdim=True, dtype=torch.float64) > self.kappa
+        if self.kappa == 0:
+            return _sparse(x, torch.zeros_like(x, dtype=torch.bool))
+        tau = x.new_zeros(*x.shape[:-1], 1)
+        active = magnitude > 0
+        while True:
+            count = active.sum(-1, keepdim=True)
+            total = torch.where(active, magnitude, 0).sum(-1, keepdim=True, dtype=torch.float64)
+            tau = torch.where(outside, (total - self.kappa) / count.clamp(min=1), 0).to(x.dtype)
+            shrunk = active & (magnitude > tau)
+            if bool((shrunk == active).all()):
+                break
+            active = shrunk
+        return _sparse(x.sign() * (magnitude - tau), active)
+
+
+@dataclass(frozen=True)
+class L2Ball(Compression[Dense]):
+    """min ||x - theta||^2 subject to ||theta||_2 <= kappa: x rescaled to the ball, x itself inside. Exact, O(n).
+
+    >>> import torch, leco
+    >>> leco.L2Ball(1.0).compress(torch.tensor([3.0, 4.0]), mu=1.0).decompress()
+    tensor([0.6000, 0.8000])
+    """
+
+    kappa: float
+
+    def __post_init__(self) -> None:
+        check_number("L2Ball: kappa", self.kappa)
+
+    def compress(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
+        check_finite(x)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return Dense(torch.where(norm > self.kappa, x * (self.kappa / norm.clamp(min=torch.finfo(x.dtype).tiny)), x))
+
+
+@dataclass(frozen=True)
+class L0Penalty(Compression[Sparse]):
+    """min mu/2 ||x - theta||^2 + alpha ||theta||_0: keep x_i where |x_i| > sqrt(2 alpha/mu). Exact, O(n). CVPR 2018.
+
+    Small mu prunes most: with alpha fixed, the net regains weights as mu grows.
+
+    >>> import torch, leco
+    >>> leco.L0Penalty(0.5).compress(torch.tensor([0.9, -1.1]), mu=1.0).decompress()
+    tensor([ 0.0000, -1.1000])
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        check_number("L0Penalty: alpha", self.alpha)
+
+    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        check_finite(x)
+        return _sparse(x, x.abs() > (2 * self.alpha / mu) ** 0.5)
+
+    def price(self, theta: Sparse) -> float:
+        return self.alpha * int(theta.values.count_nonzero())
+
+
+@dataclass(frozen=True)
+class L1Penalty(Compression[Sparse]):
+    """min mu/2 ||x - theta||^2 + alpha ||theta||_1: soft threshold, sign(x_i) max(|x_i| - alpha/mu, 0). Exact, O(n).
+
+    >>> import torch, leco
+    >>> leco.L1Penalty(0.5).compress(torch.tensor([0.25, -1.5]), mu=1.0).decompress()
+    tensor([ 0., -1.])
+    """
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        check_number("L1Penalty: alpha", self.alpha)
+
+    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        check_finite(x)
+        threshold = self.alpha / mu
+        return _sparse(torch.nn.functional.softshrink(x, threshold), x.abs() > threshold)
+
+    def price(self, theta: Sparse) -> float:
+        return self.alpha * float(theta.values.abs().sum())

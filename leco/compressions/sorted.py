@@ -1,0 +1,229 @@
+"""One-dimensional clustering on sorted data: what the quantization C steps share.
+
+Cells of a scalar quantizer are runs of the sorted values, so a C step needs sums over runs, not passes over the weights. After one sort an
+iteration of Lloyd's algorithm costs O(K (log n + block)) instead of O(K n). All sums across blocks are in float64.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCKS = 4096  # at most; a query then adds up to n / BLOCKS entries itself
+COARSE_CUTS = 1024  # candidate cell borders of the dynamic program that starts Lloyd's algorithm
+EXACT_WORK = 2**23  # evaluations that an exact dynamic program may cost by default: about a second
+MAX_SWEEPS = 300
+
+
+def sort(x: Tensor, descending: bool = False) -> Tensor:
+    """Sorted along the last dimension. On the CPU numpy's sort is vectorised and needs no index array, unlike torch's."""
+    if x.device.type != "cpu":
+        return x.sort(dim=-1, descending=descending).values
+    ordered = torch.from_numpy(np.sort(x.numpy(), axis=-1))
+    return ordered.flip(-1) if descending else ordered
+
+
+class Sorted:
+    """The values of x (..., n) in increasing order, with prefix sums at any position."""
+
+    def __init__(self, x: Tensor):
+        self.values = sort(x).contiguous()
+        self.n = x.shape[-1]
+        self.block = max(8, self.n // BLOCKS)
+        whole = self.n // self.block * self.block
+        self._blocks = self.values[..., :whole].unflatten(-1, (-1, self.block)) if whole else self.values[..., None, :0]
+        self._sums = self._prefix(self._blocks.sum(-1).double())
+
+    @staticmethod
+    def _prefix(blocks: Tensor) -> Tensor:
+        return torch.nn.functional.pad(blocks.cumsum(-1), (1, 0))
+
+    def prefix_sums(self, cuts: Tensor) -> Tensor:
+        """Sums of the first `cuts` (..., q) values, float64."""
+        block = (cuts // self.block).clamp(max=self._sums.shape[-1] - 1)
+        places = (block * self.block).unsqueeze(-1) + torch.arange(self.block, device=cuts.device)
+        rest = self.values.gather(-1, places.clamp(max=self.n - 1).flatten(-2)).view(places.shape)
+        return self._sums.gather(-1, block) + rest.double().mul_(places < cuts.unsqueeze(-1)).sum(-1)
+
+    def cells(self, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers and sums of the values in the cells that the increasing `edges` (..., K-1) cut: v <= edges_0 < v <= edges_1 ..., each (..., K)."""
+        cuts = torch.searchsorted(self.values, edges.to(self.values.dtype).contiguous(), right=True)
+        cuts = torch.nn.functional.pad(cuts, (1, 0))
+        cuts = torch.cat([cuts, torch.full_like(cuts[..., :1], self.n)], dim=-1)
+        return cuts.diff(dim=-1), self.prefix_sums(cuts).diff(dim=-1)
+
+    def candidates(self, count: int) -> "Candidates":
+        """At most `count` + 1 positions where cells may end, with their prefix sums: all positions where n <= count, else ends of blocks."""
+        if self.n <= count:
+            values = self.values.double()
+            positions = torch.arange(self.n + 1, device=values.device).expand(*values.shape[:-1], -1)
+            return Candidates(positions, self._prefix(values), self._prefix(values.square()))
+        squares = self._prefix(torch.linalg.vector_norm(self._blocks, dim=-1).double().square())
+        picked = torch.arange(0, squares.shape[-1], -(-squares.shape[-1] // count), device=squares.device)
+        end = torch.full((*squares.shape[:-1], 1), self.n, device=squares.device)
+        tail = self.values[..., self._blocks.shape[-2] * self.block :].double().square().sum(-1, keepdim=True)
+        return Candidates(
+            torch.cat([(picked * self.block).expand(*squares.shape[:-1], -1), end], dim=-1),
+            torch.cat([self._sums[..., picked], self.prefix_sums(end)], dim=-1),
+            torch.cat([squares[..., picked], squares[..., -1:] + tail], dim=-1),
+        )
+
+
+class Candidates(NamedTuple):
+    """Positions (..., m+1) in sorted data, and the sums of the values and of their squares before each."""
+
+    positions: Tensor
+    sums: Tensor
+    squares: Tensor
+
+
+def midpoints(codebook: Tensor) -> Tensor:
+    """The borders of the nearest-value cells of an increasing codebook (..., K), (..., K-1)."""
+    return (codebook[..., 1:] + codebook[..., :-1]) / 2
+
+
+def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
+    """Centroids (..., k), increasing, of the k cells of least total squared error among those that end at candidate positions.
+
+    Dynamic programming over D_t[j] = min over i <= j of D_{t-1}[i] + error(i, j), the least error of the first j values in t cells. The
+    minimising i grows with j, so a level of j's at a time (middles first) costs O(m): O(k m log m) in all, exact when every position is a
+    candidate (Wu 1991; Groenlund et al., arXiv 1701.07204).
+    """
+    positions, sums, squares = (t.reshape(-1, t.shape[-1]) for t in candidates)
+    batch, ends = positions.shape
+    offset = (torch.arange(batch, device=positions.device) * ends).unsqueeze(1)
+    flat = Candidates(positions.reshape(-1), sums.reshape(-1), squares.reshape(-1))
+
+    def error(i: Tensor, j: Tensor) -> Tensor:
+        number = (flat.positions[j] - flat.positions[i]).clamp(min=1)
+        return (flat.squares[j] - flat.squares[i] - (flat.sums[j] - flat.sums[i]).square() / number).clamp(min=0)
+
+    every = offset + torch.arange(ends, device=positions.device)
+    best = error(offset.expand_as(every).reshape(-1), every.reshape(-1))  # D_1
+    arguments = []
+    for t in range(2, k + 1):
+        last_only = t == k  # the final layer is needed at j = m alone
+        best, argument = _layer(best, error, batch, ends, last_only)
+        arguments.append(argument)
+    cut = offset.squeeze(1) + ends - 1
+    cuts = [cut]
+    for argument in reversed(arguments):
+        cut = argument[cut]
+        cuts.append(cut)
+    if k > 0:
+        cuts.append(offset.squeeze(1))
+    chosen = torch.stack(cuts[::-1], dim=-1)
+    number, total = flat.positions[chosen].diff(dim=-1), flat.sums[chosen].diff(dim=-1)
+    rows = data.values.reshape(batch, -1)
+    beside = rows.gather(-1, flat.positions[chosen][:, :-1].clamp(max=data.n - 1)).double()  # an empty cell repeats its neighbour's value
+    codebook = torch.where(number > 0, total / number.clamp(min=1), beside)
+    return codebook.view(*candidates.positions.shape[:-1], k).sort(dim=-1).values
+
+
+def _layer(best, error, batch: int, ends: int, last_only: bool) -> tuple[Tensor, Tensor]:
+    """One layer of the dynamic program over all j (or j = m only), middles of ever smaller intervals first; flat over the batch."""
+    device = best.device
+    out, argument = torch.zeros_like(best), torch.zeros_like(best, dtype=torch.long)
+    start = torch.arange(batch, device=device) * ends
+    stop = start + ends - 1
+    low_j, high_j, low_i, high_i = (stop if last_only else start), stop, start, stop
+    while low_j.numel():
+        middle = (low_j + high_j) // 2
+        lengths = torch.minimum(middle, high_i) - low_i + 1
+        segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+        i = torch.arange(len(segment), device=device) - (lengths.cumsum(0) - lengths)[segment] + low_i[segment]
+        value = best[i] + error(i, middle[segment])
+        least = torch.full_like(middle, torch.inf, dtype=value.dtype).scatter_reduce_(0, segment, value, "amin")
+        first = torch.full_like(middle, len(best)).scatter_reduce_(0, segment, torch.where(value == least[segment], i, len(best)), "amin")
+        out[middle], argument[middle] = least, first
+        if last_only:
+            break
+        low_j, high_j, low_i, high_i = (
+            torch.cat([low_j, middle + 1]),
+            torch.cat([middle - 1, high_j]),
+            torch.cat([low_i, first]),
+            torch.cat([first, high_i]),
+        )
+        keep = low_j <= high_j
+        low_j, high_j, low_i, high_i = low_j[keep], high_j[keep], low_i[keep], high_i[keep]
+    return out, argument
+
+
+def lloyd(data: Sorted, codebook: Tensor) -> Tensor:
+    """Lloyd's algorithm from `codebook` (..., K), float64 and increasing, until no cell changes. No sweep raises the error."""
+    previous = None
+    for _ in range(MAX_SWEEPS):
+        number, total = data.cells(midpoints(codebook))
+        if previous is not None and torch.equal(number, previous):
+            break
+        codebook = torch.where(number > 0, total / number.clamp(min=1), codebook)
+        previous = number
+    return codebook
+
+
+class Fit(NamedTuple):
+    """Scales (..., C) of C candidates, and how much each lowers ||x||^2."""
+
+    scale: Tensor
+    gain: Tensor
+
+
+def fit_scale(data: Sorted, values: Tensor, scale: Tensor) -> Fit:
+    """Alternate nearest value and least-squares scale from each of the candidate scales (..., C); `values` (..., C, K), increasing.
+
+    With A = sum over cells of value_k sum_k and B = sum of value_k^2 number_k, the best scale of an assignment is A/B and lowers ||x||^2
+    by A^2/B. Each sweep raises it.
+    """
+    *batch, count, k = values.shape
+    gain = torch.full_like(scale, -torch.inf)
+    for _ in range(MAX_SWEEPS):
+        edges = (scale.unsqueeze(-1) * midpoints(values)).reshape(*batch, count * (k - 1))
+        cells = _candidate_cells(data, edges, count, k)
+        a = (cells[0] * values).sum(-1)
+        b = (cells[1] * values.square()).sum(-1)
+        new = torch.where((a > 0) & (b > 0), a / b.clamp(min=torch.finfo(b.dtype).tiny), 0.0)
+        reached = new * a
+        if not bool((reached > gain * (1 + 1e-12)).any()):
+            break
+        scale, gain = new, torch.maximum(gain, reached)
+    return Fit(scale, gain)
+
+
+def _candidate_cells(data: Sorted, edges: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
+    """Sums and numbers of the values in each candidate's cells, (..., C, K) each."""
+    cuts = torch.searchsorted(data.values, edges.to(data.values.dtype).contiguous(), right=True)
+    sums = data.prefix_sums(cuts).unflatten(-1, (count, k - 1))
+    cuts = cuts.unflatten(-1, (count, k - 1))
+    end = torch.full_like(cuts[..., :1], data.n)
+    total = data.prefix_sums(end[..., 0, :]).unsqueeze(-2).expand_as(end)
+    zero = torch.zeros_like(end)
+    sums = torch.cat([zero.double(), sums, total], dim=-1)
+    return sums.diff(dim=-1), torch.cat([zero, cuts, end], dim=-1).diff(dim=-1)
+
+
+def best_scale(x: Tensor, values: Tensor) -> Tensor:
+    """The scale s >= 0 of least ||x - s values[nearest]||^2, exactly: (...) for x (..., n) and increasing `values` (K,).
+
+    As s grows from 0 each x_i starts at the outermost value on its side, and steps inwards where x_i = s m_j for a midpoint m_j of its
+    sign. All n (K - 1) such scales are sorted; between two of them the assignment is fixed, and A^2/B (see `fit_scale`) is its gain.
+    O(n K log(n K)).
+    """
+    x, values = x.double(), values.double()
+    edges, steps = midpoints(values), values.diff()
+    zero_level = values[torch.searchsorted(edges, edges.new_zeros(()))]
+    start = torch.where(x > 0, values[-1], torch.where(x < 0, values[0], zero_level))
+    ratio = x.unsqueeze(-1) / torch.where(edges == 0, torch.inf, edges)
+    meets = ratio > 0
+    sign = torch.where(x > 0, -1.0, 1.0).unsqueeze(-1)  # the value steps down for a positive x_i, up for a negative one
+    delta_a = torch.where(meets, sign * steps * x.unsqueeze(-1), 0).flatten(-2)
+    delta_b = torch.where(meets, sign * (values[1:].square() - values[:-1].square()), 0).flatten(-2)
+    order = torch.where(meets, ratio, torch.inf).flatten(-2).argsort(dim=-1)
+    a = (start * x).sum(-1, keepdim=True)
+    b = start.square().sum(-1, keepdim=True)
+    a = torch.cat([a, a + delta_a.gather(-1, order).cumsum(-1)], dim=-1)
+    b = torch.cat([b, b + delta_b.gather(-1, order).cumsum(-1)], dim=-1)
+    valid = (a > 0) & (b > 1e-12 * b[..., :1].clamp(min=values.square().max()))
+    gain = torch.where(valid, a.square() / torch.where(valid, b, 1.0), 0.0)
+    best = gain.argmax(dim=-1, keepdim=True)
+    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0).gather(-1, best).squeeze(-1)

@@ -1,0 +1,70 @@
+"""Costs C of a low rank r of a matrix: numbers to pass to `leco.RankSelection(alpha, cost)`; a cost is any function of (shape, rank).
+
+A cost knows that a dense layer is an alternative: C(r) = min(r(m + n), m n), so that full rank, at zero distortion, is chosen where factors
+would not pay.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+RankCost = Callable[[torch.Size, int], float]
+
+
+def storage(shape: torch.Size, rank: int) -> float:
+    """Parameters of a rank-r pair, r(m + n), or of the dense matrix (m, n) where that is less.
+
+    >>> import torch, leco
+    >>> leco.storage(torch.Size([300, 784]), 10), leco.storage(torch.Size([300, 784]), 300)
+    (10840, 235200)
+    """
+    m, n = shape
+    return min(rank * (m + n), m * n)
+
+
+@dataclass(frozen=True)
+class MultiplyAdds:
+    """Multiply-adds for one input: storage times the positions at which the layer is applied (Linear: 1; Conv: height x width of its output)."""
+
+    positions: int = 1
+
+    def __call__(self, shape: torch.Size, rank: int) -> float:
+        return storage(shape, rank) * self.positions
+
+
+@dataclass(frozen=True)
+class Table:
+    """Measured costs, such as seconds: `values[r]` for rank r, from 0 to min(m, n). Any shape will do: steps, plateaus (ICIP 2021)."""
+
+    values: Sequence[float]
+
+    def __call__(self, shape: torch.Size, rank: int) -> float:
+        if len(self.values) != min(shape) + 1:
+            raise ValueError(f"Table: {len(self.values)} values must be {min(shape) + 1}, one for each rank from 0 to {min(shape)}")
+        return self.values[rank]
+
+
+def multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
+    """Multiply-adds of each module that has a weight, for the given inputs as one batch (torch.utils.flop_counter, whose flops are twice that).
+
+    Divided by the batch and by the weight's entries this is the number of positions: `MultiplyAdds(count // weight.numel())` for one input.
+
+    >>> import leco, torch
+    >>> leco.multiply_adds(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1)), torch.zeros(1, 3, 10, 10))
+    {'0': 21600}
+    """
+    training = model.training
+    counter = FlopCounterMode(display=False)
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            model(*inputs)
+    finally:
+        model.train(training)
+    root = type(model).__name__
+    counts = {name.removeprefix(root + "."): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    weighted = {name for name, module in model.named_modules() if isinstance(getattr(module, "weight", None), Tensor)}
+    return {name: count for name, count in counts.items() if name in weighted and count}

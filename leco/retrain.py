@@ -1,0 +1,128 @@
+"""Training a compressed net further within its compression: what is still free once indices, masks and ranks are fixed.
+
+With `LC` this gives the baselines of the field from the same pieces:
+
+    direct compression (DC)         lc.mu = mu
+    DC + retraining                 lc.mu = mu; then `Retraining`
+    iterated DC                     `iterated_direct_compression`
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import LC, Record
+from leco.theta import Theta
+
+
+class Retraining:
+    """w = Delta(Theta), with Theta's floats (codebook values, scales, kept weights, factors) and the uncompressed weights as the variables.
+
+    The training code stays as it is: before an optimizer steps, the gradient by w becomes the gradient by Theta (the chain rule through
+    Delta, by autograd); afterwards w is Delta(Theta) again, and `lc` holds the new Theta.
+
+    >>> import leco, torch
+    >>> model = torch.nn.Linear(4, 1)
+    >>> lc = leco.LC(model, {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    >>> lc.mu = 1.0
+    >>> free = leco.Retraining(lc)
+    >>> optimizer = torch.optim.SGD(free.parameters(), lr=0.1)
+    >>> free.attach(optimizer)
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> len(model.weight.abs().unique())  # still two values, -a and +a
+    1
+    """
+
+    def __init__(self, lc: LC):
+        lc.project_()
+        self._lc = lc
+        self._free: dict[str, list[nn.Parameter]] = {}
+        self._handles: list[Any] = []
+        for name, theta in lc.thetas.items():
+            fields = theta._asdict()  # type: ignore[attr-defined]
+            self._free[name] = [nn.Parameter(fields[field].detach().clone()) for field in theta.free()]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The variables, for an optimizer: Theta's free floats, then the parameters that no task compresses."""
+        compressed = {id(p) for p in self._lc.params.values()}
+        others = [p for p in self._lc.model.parameters() if id(p) not in compressed]
+        return [*(p for free in self._free.values() for p in free), *others]
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `optimizer`, made of `parameters()`, move Theta whenever it steps.
+
+        Raises:
+            ValueError: attached already; the optimizer does not hold Theta; `lc` is attached, whose penalty has no place here.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if self._handles:
+            raise ValueError("Retraining: attached already; call detach() first")
+        if self._lc.attached:
+            raise ValueError("Retraining: the LC penalty is attached to an optimizer; call lc.detach() first")
+        for name, free in self._free.items():
+            if not all(id(p) in held for p in free):
+                raise ValueError(f"Retraining: the optimizer does not hold the Theta of task {name!r}; make it of retraining.parameters()")
+        if any(id(p) in held for p in self._lc.params.values()):
+            raise ValueError("Retraining: the optimizer holds compressed parameters of the model; make it of retraining.parameters()")
+        self._handles = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _theta(self, name: str) -> Theta:
+        theta = self._lc.thetas[name]
+        return theta._replace(**dict(zip(theta.free(), self._free[name], strict=True)))  # type: ignore[attr-defined]
+
+    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """d L/d Theta = (d Delta/d Theta)' d L/d w."""
+        for name, free in self._free.items():
+            if not free:
+                continue
+            params = [self._lc.params[n] for n in self._lc.names[name]]
+            view = self._lc.tasks[name].view
+            gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+            with torch.enable_grad():
+                delta = self._theta(name).decompress()
+            wanted = view.forward(gradients).to(delta)
+            for variable, gradient in zip(free, torch.autograd.grad(delta, free, wanted), strict=True):
+                variable.grad = gradient
+
+    @torch.no_grad()
+    def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        for p in self._lc.params.values():
+            p.grad = None  # the optimizer does not hold w, so its zero_grad would leave these to pile up
+        thetas = {name: self._theta(name) for name in self._free}
+        detached = {n: type(t)(*(f.detach().clone() if isinstance(f, Tensor) and f.requires_grad else f for f in t)) for n, t in thetas.items()}
+        self._lc.set_thetas(detached)
+        self._lc.project_()
+
+
+def iterated_direct_compression(lc: LC, train: Callable[[int], Any], steps: int, mu: float) -> list[Record]:
+    """Train, compress, train, compress: w <- training from Delta(Theta) with no penalty; Theta <- C step of w; w <- Delta(Theta).
+
+    A baseline: nothing pulls the training towards the compressed set, so it cycles. `lc` must not be attached.
+
+    Args:
+        train: `train(k)` trains the model for round k.
+        mu: for penalty forms, whose C step depends on it.
+
+    Returns:
+        A record a round; `gap` is ||w - Delta(Theta)|| before the projection. The model is left at w = Delta(Theta).
+    """
+    if lc.attached:
+        raise ValueError("iterated_direct_compression: the LC penalty is attached to an optimizer; call lc.detach() first")
+    lc.mu = mu
+    lc.project_()
+    records = []
+    for k in range(steps):
+        train(k)
+        lc.c_step()
+        records.append(lc.record()._replace(step=k + 1))
+        lc.project_()
+    return records

@@ -1,0 +1,195 @@
+"""The loop of the algorithm for those who want none of their own: progress, evaluation, the best net kept, checkpoints, stopping."""
+
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from leco.algorithm import LC, Record, Snapshot, theta_from_state, theta_state
+
+LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` gives. `records[0]` is direct compression, before any L step; `best` is the compressed net of least validation error."""
+
+    records: list[Record]
+    best: Snapshot
+    best_step: int
+    stopped: str
+    """"schedule" (all mu were used), "gap" (the relative gap is below the tolerance) or "interrupted"."""
+
+
+def run(
+    lc: LC,
+    l_step: Callable[[int], float | None],
+    schedule: Sequence[float],
+    *,
+    evaluate: Callable[[], tuple[float, float]] | None = None,
+    batches: Callable[[], Iterable[Any]] | None = None,
+    tolerance: float = 1e-4,
+    checkpoint: str | os.PathLike[str] | None = None,
+    stateful: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Result:
+    """Run the LC algorithm over a schedule of mu.
+
+    Args:
+        lc: the problem; attach it to your optimizer first, or add `lc.penalty()` to your loss.
+        l_step: `l_step(k)` trains the model for LC step k = 0, 1, ... (mu is set already) and may return the training loss.
+        schedule: increasing values of mu, such as `leco.exponential(9e-5, 1.1, 40)`.
+        evaluate: returns (loss, error) of the model, on validation data, as it is when called: at w = Delta(Theta). The net of least
+            (error, loss) is kept; without `evaluate`, the last one.
+        batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation.
+        tolerance: stop when the relative gap falls below it.
+        checkpoint: a file, written after each step (beside, then renamed). Where it exists, the run goes on from it, exactly.
+        stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such as the optimizer: kept in the checkpoint.
+        progress: show a bar.
+
+    Raises:
+        ValueError: an empty, non-positive or decreasing schedule; a checkpoint of other tasks or another schedule.
+
+    Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large.
+    """
+    mus = _checked(schedule)
+    state = _State(lc, mus, dict(stateful or {}), Path(checkpoint) if checkpoint is not None else None)
+    stopped = "schedule"
+    columns = (TextColumn("LC"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        line = bar.add_task("", total=len(mus))
+        try:
+            if not state.resume():
+                lc.mu = mus[0]
+                state.add(lc.record(), evaluate, batches)
+                state.save()
+            for k in range(len(state.records) - 1, len(mus)):
+                bar.update(line, completed=k, description=_describe(state.records[-1]))
+                if k and state.records[-1].relative_gap < tolerance:
+                    stopped = "gap"
+                    break
+                lc.mu = mus[k]
+                start = time.perf_counter()
+                loss = l_step(k)
+                seconds = time.perf_counter() - start
+                record = lc.step()._replace(l_seconds=seconds, loss=math.nan if loss is None else float(loss))
+                state.add(record, evaluate, batches)
+                state.save()
+            bar.update(line, completed=len(mus), description=_describe(state.records[-1]))
+        except KeyboardInterrupt:
+            if state.best is None:
+                raise
+            stopped = "interrupted"
+            warnings.warn(f"leco.run: interrupted in LC step {len(state.records) - 1}; the result holds the steps before it", stacklevel=2)
+    last = state.records[-1]
+    if stopped == "schedule" and last.relative_gap > LARGE_GAP:
+        warnings.warn(
+            f"leco.run: mu ended at {last.mu:g} with ||w - Delta(Theta)|| still {last.relative_gap:.1%} of ||w||; "
+            "add steps, or raise the factor of the schedule",
+            stacklevel=2,
+        )
+    assert state.best is not None
+    return Result(state.records, state.best, state.best_step, stopped)
+
+
+def _checked(schedule: Sequence[float]) -> list[float]:
+    mus = [float(mu) for mu in schedule]
+    if not mus:
+        raise ValueError("leco.run: schedule is empty; give at least one mu")
+    for k, mu in enumerate(mus):
+        if not 0 < mu < math.inf:
+            raise ValueError(f"leco.run: schedule[{k}] = {mu} must be positive and finite")
+        if k and mu < mus[k - 1]:
+            raise ValueError(f"leco.run: schedule[{k}] = {mu} is below schedule[{k - 1}] = {mus[k - 1]}; mu must not decrease")
+    return mus
+
+
+def _describe(record: Record) -> str:
+    parts = [f"mu {record.mu:.2g}", f"gap {record.relative_gap:.2g}", f"{record.bits / 8e3:.3g} kB"]
+    if not math.isnan(record.compressed_error):
+        parts.append(f"error {record.compressed_error:.4g}")
+    return ", ".join(parts)
+
+
+class _State:
+    """Records, the best net, and their checkpoint."""
+
+    def __init__(self, lc: LC, mus: list[float], stateful: dict[str, Any], path: Path | None):
+        self.lc, self.mus, self.stateful, self.path = lc, mus, stateful, path
+        self.records: list[Record] = []
+        self.best: Snapshot | None = None
+        self.best_step = 0
+
+    def add(self, record: Record, evaluate: Callable[[], tuple[float, float]] | None, batches: Callable[[], Iterable[Any]] | None) -> None:
+        with self.lc.compressed(batches() if batches is not None else None):
+            if evaluate is not None:
+                loss, error = evaluate()
+                record = record._replace(compressed_loss=float(loss), compressed_error=float(error))
+            if self.best is None or evaluate is None or _score(record) < _score(self.records[self.best_step]):
+                self.best, self.best_step = self.lc.snapshot(), len(self.records)
+        self.records.append(record)
+
+    def save(self) -> None:
+        if self.path is None or self.best is None:
+            return
+        best = {"thetas": {name: theta_state(theta) for name, theta in self.best.thetas.items()}, "rest": self.best.rest}
+        state = {
+            "schedule": self.mus,
+            "lc": self.lc.state_dict(),
+            "model": self.lc.model.state_dict(),
+            "stateful": {name: part.state_dict() for name, part in self.stateful.items()},
+            "records": [tuple(record) for record in self.records],
+            "best": best,
+            "best_step": self.best_step,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        atomically(self.path, lambda temporary: torch.save(state, temporary))
+
+    def resume(self) -> bool:
+        """Load the checkpoint where there is one; False where there is none."""
+        if self.path is None or not self.path.exists():
+            return False
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        if state["schedule"] != self.mus:
+            raise ValueError(f"leco.run: checkpoint {self.path} is of another schedule, from mu = {state['schedule'][0]:g}")
+        if set(state["stateful"]) != set(self.stateful):
+            raise ValueError(f"leco.run: checkpoint {self.path} has the state of {sorted(state['stateful'])}, not of {sorted(self.stateful)}")
+        self.lc.model.load_state_dict(state["model"])
+        self.lc.load_state_dict(state["lc"])
+        for name, part in self.stateful.items():
+            part.load_state_dict(state["stateful"][name])
+        self.records = [Record(*values) for values in state["records"]]
+        forms = {name: self.lc.forms(name) for name in self.lc.tasks}
+        thetas = {name: theta_from_state(theta, forms[name]) for name, theta in state["best"]["thetas"].items()}
+        self.best, self.best_step = Snapshot(thetas, state["best"]["rest"]), state["best_step"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return True
+
+
+def _score(record: Record) -> tuple[float, float]:
+    """Least is best; a diverged net is never best."""
+    error, loss = record.compressed_error, record.compressed_loss
+    return math.inf if math.isnan(error) else error, math.inf if math.isnan(loss) else loss
+
+
+def atomically(path: Path, write: Callable[[str], None]) -> None:
+    """Write a file beside `path` and rename it: `path` is the old file or the new one, never half of either."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

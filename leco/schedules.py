@@ -1,0 +1,33 @@
+"""Schedules of mu and of the L step's learning rate, as plain functions."""
+
+
+def exponential(start: float, factor: float, steps: int) -> list[float]:
+    """start * factor^k for k = 0, ..., steps - 1: mu with a factor slightly above 1, learning rates with one slightly below.
+
+    Starting points of the authors, for mu: 9e-5 and 1.1 for 40 steps (LeNet300, quantization and pruning), 1e-3 and 1.25 for 50 (ResNets).
+
+    >>> import leco
+    >>> leco.exponential(1.0, 2.0, 4)
+    [1.0, 2.0, 4.0, 8.0]
+    """
+    if not 0 < start < float("inf") or not 0 < factor < float("inf"):
+        raise ValueError(f"exponential: start = {start} and factor = {factor} must be positive and finite")
+    if steps < 1:
+        raise ValueError(f"exponential: steps = {steps} must be at least 1")
+    return [start * factor**k for k in range(steps)]
+
+
+def stable_lr(lr: float, mu: float, momentum: float = 0.0, nesterov: bool = False) -> float:
+    """min(lr, c/mu), half of the largest rate at which gradient descent on the penalty, of curvature mu, is stable.
+
+    c = 1 without momentum (Part I, section 5), 1 + beta with heavy-ball momentum beta, (1 + beta)/(1 + 2 beta) with Nesterov's, from the
+    largest lr mu for which the roots of z^2 - (1 + beta)(1 - lr mu) z + beta (1 - lr mu) (Nesterov) and z^2 - (1 + beta - lr mu) z + beta
+    (heavy ball) stay in the unit disc.
+
+    >>> import leco
+    >>> leco.stable_lr(0.1, mu=100.0), round(leco.stable_lr(0.1, mu=100.0, momentum=0.9, nesterov=True), 5)
+    (0.01, 0.00679)
+    """
+    if not 0 < lr < float("inf") or not 0 < mu < float("inf") or not 0 <= momentum < 1:
+        raise ValueError(f"stable_lr: lr = {lr} and mu = {mu} must be positive and finite, momentum = {momentum} at least 0 and below 1")
+    return min(lr, (1 + momentum) / (1 + 2 * momentum if nesterov else 1) / mu)

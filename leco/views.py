@@ -1,0 +1,208 @@
+"""Views: bijections between a task's tensors and the one array that its compression works on. A view decides *what is compressed jointly*.
+
+The last dimension (the last two, for a matrix) is what a compression sees as one problem; leading dimensions are a batch of separate
+ones. `Vector` gives one problem over all tensors, `Rows` one for each output channel, `Groups` one for each run of `size` weights.
+"""
+
+import difflib
+import fnmatch
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Shapes = Sequence[torch.Size]
+
+
+class View(Protocol):
+    """A frozen dataclass with options only. `backward(forward(tensors), shapes)` equals `tensors`, and the other way round."""
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        """The array's shape for tensors of these shapes. Raises ValueError, with the reason, for tensors that the view can't take."""
+        ...
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The array. It may share memory with a single tensor."""
+        ...
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        """The tensors, as views of the array where strides allow."""
+        ...
+
+
+def _split(x: Tensor, shapes: Shapes, sizes: Sequence[int]) -> list[Tensor]:
+    return [part.reshape(shape) for part, shape in zip(x.split(list(sizes)), shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """All entries of all tensors, as one vector (n,): one codebook, one sparsity, for all of them.
+
+    >>> import torch, leco
+    >>> leco.Vector().forward([torch.zeros(2, 3), torch.ones(4)])
+    tensor([0., 0., 0., 0., 0., 0., 1., 1., 1., 1.])
+    """
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        return torch.Size([sum(math.prod(s) for s in shapes)])
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        return tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([t.reshape(-1) for t in tensors])
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        return _split(x, shapes, [math.prod(s) for s in shapes])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A row for each index of dimension `dim` (0: output channels of Linear and Conv; 1: of ConvTranspose), (rows, length).
+
+    Several tensors are stacked and need equal row lengths; otherwise make a task for each of them with `leco.each`.
+    """
+
+    dim: int = 0
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        for shape in shapes:
+            if not 0 <= self.dim < len(shape):
+                raise ValueError(f"dim = {self.dim} must be at least 0 and below {len(shape)}, the number of dimensions of {tuple(shape)}")
+        lengths = [math.prod(shape) // shape[self.dim] if shape[self.dim] else 0 for shape in shapes]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"rows of lengths {lengths} can't be stacked; make a task for each parameter: leco.each(...)")
+        return torch.Size([sum(shape[self.dim] for shape in shapes), lengths[0]])
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        rows = [t.movedim(self.dim, 0).reshape(t.shape[self.dim], -1) for t in tensors]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        moved = [torch.Size([s[self.dim], *s[: self.dim], *s[self.dim + 1 :]]) for s in shapes]
+        return [t.movedim(0, self.dim) for t in _split(x, moved, [s[0] for s in moved])]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Runs of `size` neighbouring entries of each tensor (in row-major order), (groups, size). `size` must divide every tensor's length."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Groups: size = {self.size} must be at least 1")
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        for shape in shapes:
+            if math.prod(shape) % self.size:
+                raise ValueError(f"size = {self.size} does not divide the {math.prod(shape)} entries of a tensor of shape {tuple(shape)}")
+        return torch.Size([sum(math.prod(s) for s in shapes) // self.size, self.size])
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        return Vector().forward(tensors).view(-1, self.size)
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        return Vector().backward(x.reshape(-1), shapes)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix whose rows run over the dimensions `rows` of a tensor, and whose columns run over the others.
+
+    `rows=(0,)` is a Linear's own matrix and the convolution's scheme 1, out x (in height width); `rows=(0, 2)` is scheme 2,
+    (out height) x (in width). Several tensors are stacked along the rows (a low rank then has its right factor in common).
+    """
+
+    rows: tuple[int, ...] = (0,)
+
+    def _order(self, shape: torch.Size) -> tuple[int, ...]:
+        return (*self.rows, *(d for d in range(len(shape)) if d not in self.rows))
+
+    def _sides(self, shape: torch.Size) -> tuple[int, int]:
+        return math.prod(shape[d] for d in self.rows), math.prod(n for d, n in enumerate(shape) if d not in self.rows)
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        for shape in shapes:
+            if len(shape) < 2 or len(set(self.rows)) != len(self.rows) or not all(0 <= d < len(shape) for d in self.rows):
+                raise ValueError(f"rows = {self.rows} must be distinct dimensions of {tuple(shape)}, which needs at least 2")
+        sides = [self._sides(shape) for shape in shapes]
+        if len({columns for _, columns in sides}) > 1:
+            raise ValueError(f"matrices of shapes {sides} can't be stacked; make a task for each parameter: leco.each(...)")
+        return torch.Size([sum(rows for rows, _ in sides), sides[0][1]])
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        matrices = [t.permute(self._order(t.shape)).reshape(self._sides(t.shape)) for t in tensors]
+        return matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        orders = [self._order(shape) for shape in shapes]
+        permuted = [torch.Size([shape[d] for d in order]) for shape, order in zip(shapes, orders, strict=True)]
+        parts = _split(x, permuted, [self._sides(shape)[0] for shape in shapes])
+        return [part.permute([order.index(d) for d in range(len(order))]) for part, order in zip(parts, orders, strict=True)]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One tensor as it is: for compressions that choose its layout themselves, such as `leco.ConvRankSelection`."""
+
+    def shape(self, shapes: Shapes) -> torch.Size:
+        if len(shapes) != 1:
+            raise ValueError(f"takes one parameter, not {len(shapes)}; make a task for each: leco.each(...)")
+        return shapes[0]
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        return tensors[0]
+
+    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+        return [x]
+
+
+VIEWS: tuple[type, ...] = (Vector, Rows, Groups, Matrix, Kernel)
+"""The views that a file may name."""
+
+Pattern = str | re.Pattern[str] | type[nn.Module]
+
+
+def match(model: nn.Module, *patterns: Pattern, exclude: Sequence[Pattern] = ()) -> tuple[str, ...]:
+    """Qualified names of parameters, in the model's order; a tied parameter appears once, under its first name.
+
+    Args:
+        patterns: a string is a glob over the whole name ("layers.*.weight"); a compiled regular expression must match the whole name;
+            a module type stands for the `weight` of every such module.
+        exclude: patterns of the same kinds, taken away afterwards.
+
+    Raises:
+        ValueError: a pattern that matches no parameter, or nothing left after `exclude`.
+
+    >>> import leco, torch.nn as nn
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> leco.match(model, "*.weight")
+    ('0.weight', '2.weight')
+    >>> leco.match(model, nn.Linear, exclude=["0.*"])
+    ('2.weight',)
+    """
+    if not patterns:
+        raise ValueError('match: give at least one pattern, such as "*.weight" or torch.nn.Linear')
+    names = [name for name, _ in model.named_parameters()]
+    chosen = set[str]().union(*(_matching(model, names, pattern) for pattern in patterns))
+    dropped = set[str]().union(*(_matching(model, names, pattern) for pattern in exclude))
+    left = tuple(name for name in names if name in chosen - dropped)
+    if not left:
+        raise ValueError(f"match: exclude = {list(exclude)} leaves none of the {len(chosen)} parameters that {list(patterns)} match")
+    return left
+
+
+def _matching(model: nn.Module, names: list[str], pattern: Pattern) -> set[str]:
+    if isinstance(pattern, str):
+        found = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
+    elif isinstance(pattern, re.Pattern):
+        found = {name for name in names if pattern.fullmatch(name)}
+    else:
+        weights = [getattr(module, "weight", None) for module in model.modules() if isinstance(module, pattern)]
+        found = {name for name, parameter in model.named_parameters() if any(parameter is weight for weight in weights)}
+    if not found:
+        close = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.3) or names[:3]
+        raise ValueError(f"match: {pattern!r} matches none of the model's {len(names)} parameters (there are {', '.join(close)}, ...)")
+    return found
