@@ -1,6 +1,6 @@
 """leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min L(w) subject to w = Delta(Theta)."""
 
-from leco.algorithm import LC, Record, Snapshot, Task, each
+from leco.algorithm import LC, Record, Snapshot
 from leco.artifact import dense_bytes, load, save
 from leco.batchnorm import recalibrate_
 from leco.coding import bits
@@ -26,6 +26,7 @@ from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
 from leco.schedules import exponential, stable_lr
+from leco.task import Task, each
 from leco.views import Groups, Kernel, Matrix, Rows, Vector, match
 
 __version__ = "0.1.0"

@@ -10,13 +10,11 @@ The L step knows the compression only as Delta(Theta) + lambda/mu, a point that 
 the augmented Lagrangian; with lambda = 0 throughout it is the quadratic penalty. Carreira-Perpinan, arXiv 1707.01209, sections 3 and 4.
 """
 
-import difflib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -24,42 +22,8 @@ from torch import Tensor, nn
 
 from leco.batchnorm import batchnorm_statistics, recalibrate_
 from leco.coding import bits
-from leco.compressions.protocol import Compression
-from leco.theta import THETAS, Theta
-from leco.views import View
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is compressed and how: parameters, by their qualified names, seen through `view`, compressed by `compression`.
-
-    >>> import leco
-    >>> leco.Task("fc.weight", leco.Vector(), leco.TopK(0.05)).params
-    ('fc.weight',)
-    """
-
-    params: Sequence[str]
-    view: View
-    compression: Compression[Any]
-
-    def __post_init__(self) -> None:
-        params = (self.params,) if isinstance(self.params, str) else tuple(self.params)
-        if not params:
-            raise ValueError("Task: params is empty; name at least one parameter")
-        for name, value, methods in (("view", self.view, "forward"), ("compression", self.compression, "compress")):
-            if isinstance(value, type) or not hasattr(value, methods):
-                raise TypeError(f"Task {params}: {name} = {value!r} is not an instance of a {name}; the order is Task(params, view, compression)")
-        object.__setattr__(self, "params", params)
-
-
-def each(params: Iterable[str], view: View, compression: Compression[Any]) -> dict[str, Task]:
-    """A task for each parameter, named after it: codebooks, sparsities or ranks of their own.
-
-    >>> import leco
-    >>> list(leco.each(["a.weight", "b.weight"], leco.Rows(), leco.Binary()))
-    ['a.weight', 'b.weight']
-    """
-    return {name: Task(name, view, compression) for name in params}
+from leco.task import Task, resolve
+from leco.theta import THETAS, Theta, theta_from_state, theta_state
 
 
 class Record(NamedTuple):
@@ -132,7 +96,7 @@ class LC:
         self.model = model
         self.tasks = dict(tasks)
         self.thetas: dict[str, Theta] = {}
-        self._params, self.names = _resolve(model, self.tasks)
+        self._params, self.names = resolve(model, self.tasks)
         self._mu: float | None = None
         self._steps = 0
         self._inside = False
@@ -440,64 +404,5 @@ class LC:
             raise RuntimeError(f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and not w")
 
 
-def theta_state(theta: Theta) -> dict[str, Any]:
-    """A Theta as a dict: the name of its form, and its fields."""
-    return {"form": type(theta).__name__, "fields": dict(zip(theta._fields, theta, strict=True))}
-
-
-def theta_from_state(state: Mapping[str, Any], forms: Sequence[type]) -> Theta:
-    """The Theta that `theta_state` described. Raises ValueError for a form that is not among `forms`."""
-    form = next((f for f in forms if f.__name__ == state["form"]), None)
-    if form is None:
-        raise ValueError(f"unknown form of Theta {state['form']!r}; known are {[f.__name__ for f in forms]}")
-    return form(**state["fields"])
-
-
 def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(torch.linalg.vector_norm(t.detach().float() if t.element_size() < 4 else t)) ** 2 for t in tensors))
-
-
-def _resolve(model: nn.Module, tasks: Mapping[str, Task]) -> tuple[dict[str, nn.Parameter], dict[str, tuple[str, ...]]]:
-    """The tasks' parameters under their first names, and those names by task, after every check."""
-    params: dict[str, nn.Parameter] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(p): name for name, p in model.named_parameters()}
-    owner: dict[str, str] = {}
-    for task_name, task in tasks.items():
-        own: list[str] = []
-        for given in task.params:
-            if given not in every:
-                close = difflib.get_close_matches(given, list(every), n=3)
-                raise ValueError(f"task {task_name!r}: the model has no parameter {given!r}" + (f" (there are {close})" if close else ""))
-            name = first[id(every[given])]
-            tied = "" if name == given else f" (tied to {name!r})"
-            if list(task.params).count(given) > 1:
-                raise ValueError(f"task {task_name!r}: parameter {given!r} stands in it twice")
-            if owner.get(name, task_name) != task_name:
-                raise ValueError(f"task {task_name!r}: parameter {given!r}{tied} is in task {owner[name]!r} already; one task must hold it")
-            if name not in owner:  # a tied weight named twice is compressed once
-                owner[name], params[name] = task_name, every[given]
-                own.append(name)
-                _check_parameter(task_name, given, every[given])
-        names[task_name] = tuple(own)
-        try:
-            shape = task.view.shape([params[name].shape for name in own])
-            task.compression.check(shape)
-        except ValueError as error:
-            raise ValueError(f"task {task_name!r}, parameters {', '.join(own)}: {type(task.view).__name__}: {error}") from error
-    return params, names
-
-
-def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
-    place = f"task {task!r}: parameter {name!r}"
-    if p.is_meta:
-        raise ValueError(f"{place} is on the meta device and has no values; load or initialise the model first")
-    if not p.is_floating_point():
-        raise ValueError(f"{place} has dtype {p.dtype}; only floating-point weights can be compressed")
-    if p.numel() == 0:
-        raise ValueError(f"{place} has shape {tuple(p.shape)}, no entries")
-    if not torch.isfinite(p).all():
-        raise ValueError(f"{place} has {int((~torch.isfinite(p)).sum())} NaN or infinite entries of {p.numel()}")
-    if not p.requires_grad:
-        warnings.warn(f"{place} is frozen (requires_grad = False): it can be compressed directly, but no L step will move it", stacklevel=4)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from leco.algorithm import LC, Record, Snapshot, theta_from_state, theta_state
+from leco.algorithm import LC, Record, Snapshot
+from leco.theta import theta_from_state, theta_state
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
 

@@ -4,7 +4,7 @@ A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was foun
 of Thetas loads without the compressions, options or costs that made them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -150,3 +150,16 @@ class ConvFactors(NamedTuple):
 
 THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, Affine, Sparse, Dense, Factors, ConvFactors)
 """The forms that a file may name."""
+
+
+def theta_state(theta: Theta) -> dict[str, Any]:
+    """A Theta as a dict: the name of its form, and its fields."""
+    return {"form": type(theta).__name__, "fields": dict(zip(theta._fields, theta, strict=True))}
+
+
+def theta_from_state(state: Mapping[str, Any], forms: Sequence[type]) -> Theta:
+    """The Theta that `theta_state` described. Raises ValueError for a form that is not among `forms`."""
+    form = next((f for f in forms if f.__name__ == state["form"]), None)
+    if form is None:
+        raise ValueError(f"unknown form of Theta {state['form']!r}; known are {[f.__name__ for f in forms]}")
+    return form(**state["fields"])

@@ -115,6 +115,8 @@ class ConvRankSelection(Compression[ConvFactors | Dense]):
     def check(self, shape: torch.Size) -> None:
         if len(shape) != 4:
             raise ValueError(f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}")
+        for scheme in self.schemes:
+            _costs(self.cost, _scheme_view(scheme).shape([shape]))
 
     def compress(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> ConvFactors | Dense:
         check_finite(x)

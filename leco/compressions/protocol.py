@@ -1,5 +1,6 @@
 """What a compression is: a family of forms Theta with its C step."""
 
+from numbers import Real
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -47,5 +48,7 @@ def check_count(name: str, value: Any, low: int, high: int | None = None) -> Non
 
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """Raise where an option is not a finite number at or above 0 (above 0)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} = {value!r} must be a number")
     if not (0 <= value < float("inf")) or (positive and value == 0):
         raise ValueError(f"{name} = {value} must be finite and {'above' if positive else 'at least'} 0")

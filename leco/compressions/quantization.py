@@ -61,7 +61,7 @@ class Codebook(Compression[Codes]):
         if self._is_exact(x.shape):
             codebook = optimal_codebook(data, self.k, data.candidates(data.n))
         elif theta is not None and theta.codebook.shape[-1] == self.k:
-            codebook = lloyd(data, theta.codebook.double())
+            codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)  # retraining may have changed their order
         else:
             codebook = lloyd(data, optimal_codebook(data, self.k, data.candidates(COARSE_CUTS)))
         del data
@@ -78,7 +78,7 @@ def _compress_fixed(x: Tensor, values: Tensor, scale: bool, theta: Fixed | Scale
         largest = torch.maximum(data.values[..., -1].abs(), data.values[..., 0].abs()).double() / values.abs().max().double()
         starts = largest.unsqueeze(-1) * torch.logspace(-2, 0, SCALES, dtype=torch.float64, device=x.device)
         if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
-            starts = torch.cat([starts, theta.scale.double().unsqueeze(-1)], dim=-1)
+            starts = torch.cat([starts, theta.scale.double().abs().unsqueeze(-1)], dim=-1)
         fit = fit_scale(data, values.double().expand(*starts.shape, -1), starts)
         found = fit.scale.gather(-1, fit.gain.argmax(-1, keepdim=True)).squeeze(-1)
         del data
@@ -106,7 +106,10 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     scale: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(sorted(float(v) for v in self.values)))
+        try:
+            object.__setattr__(self, "values", tuple(sorted(map(float, self.values))))
+        except (TypeError, ValueError):
+            raise TypeError(f"FixedCodebook: values = {self.values!r} must be a sequence of numbers") from None
         if not 1 <= len(self.values) <= 65536 or len(set(self.values)) < len(self.values) or not all(map(math.isfinite, self.values)):
             raise ValueError(f"FixedCodebook: values = {self.values} must be 1 to 65536 distinct finite numbers")
         if self.scale and not any(self.values):

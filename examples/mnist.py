@@ -1,0 +1,149 @@
+"""LeNet300 and LeNet5 on MNIST, by the authors' settings: direct compression, DC + retraining and LC, to files and a record.
+
+    python examples/mnist.py --data FOLDER --net lenet300 --compression codebook2 --seed 0 --record result.json
+
+FOLDER holds the four IDX files of MNIST (train-images-idx3-ubyte.gz, ...). Nets train on all 60,000 images, as in the papers; the result of
+LC is its last net, and the test error is used for nothing but the report. A run goes on from its checkpoint in --out.
+"""
+
+import argparse
+import dataclasses
+import gzip
+import json
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+from torch import nn
+
+import leco
+
+AUTHORS = common.Settings(
+    mu=9e-5, factor=1.1, steps=40, epochs=20, first_epochs=40, lr=0.1, decay=0.98, batch=256, retrain_epochs=60, retrain_lr=1e-3
+)
+FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
+RANKS = dataclasses.replace(AUTHORS, mu=1e-3)
+
+REFERENCES = {  # epochs, learning rate, its decay by epoch, batch
+    "lenet300": (100, 0.02, 0.99, 256),
+    "lenet300-relu": (60, 0.05, 0.97, 256),
+    "lenet5": (30, 0.02, 0.95, 256),
+}
+
+
+def lenet300(activation: type[nn.Module]) -> nn.Module:
+    """784-300-100-10: 266,200 weights."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 300), activation(), nn.Linear(300, 100), activation(), nn.Linear(100, 10))
+
+
+def lenet5() -> nn.Module:
+    """Caffe's LeNet5: 20 and 50 filters of 5 x 5, 500 hidden units; 431,080 parameters."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
+    )
+
+
+NETS = {"lenet300": lambda: lenet300(nn.Tanh), "lenet300-relu": lambda: lenet300(nn.ReLU), "lenet5": lenet5}
+
+
+def tasks(compression: str, model: nn.Module) -> dict[str, leco.Task]:
+    weights = leco.match(model, "*.weight")
+    if compression == "codebook2":
+        return leco.each(weights, leco.Vector(), leco.Codebook(2))
+    if compression == "binary":
+        return leco.each(weights, leco.Vector(), leco.Binary())
+    if compression == "prune5":
+        return {"all": leco.Task(weights, leco.Vector(), leco.TopK(0.05))}
+    if compression == "ranks":
+        return leco.each(weights, leco.Matrix(), leco.RankSelection(alpha=1e-6, cost=leco.storage))
+    raise ValueError(f"unknown compression {compression!r}")
+
+
+def load(folder: Path, smoke: bool) -> common.Data:
+    """Pixels in [0, 1], less the training set's mean image."""
+
+    def read(name: str, offset: int) -> np.ndarray:
+        with gzip.open(folder / name) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=offset)
+
+    def split(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.from_numpy(read(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28).copy()).float() / 255
+        labels = torch.from_numpy(read(f"{name}-labels-idx1-ubyte.gz", 8).astype(np.int64))
+        return (images[:2000], labels[:2000]) if smoke else (images, labels)
+
+    train, test = split("train"), split("t10k")
+    mean = train[0].mean(0)
+    train, test = (train[0] - mean, train[1]), (test[0] - mean, test[1])
+    return common.Data(train, train, test)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the four IDX files")
+    parser.add_argument("--net", choices=list(NETS), default="lenet300")
+    parser.add_argument("--compression", choices=["codebook2", "binary", "prune5", "ranks"], nargs="+", default=["codebook2", "prune5", "ranks"])
+    parser.add_argument("--methods", nargs="+", choices=["DC", "DC + retraining", "LC"], default=["DC", "DC + retraining", "LC"])
+    parser.add_argument("--preset", choices=["authors", "fast"], default="authors", help="fast: 154 epochs of batch 2048, for a ReLU net")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("mnist-out"), help="folder for files, checkpoints and reference weights")
+    parser.add_argument("--record", type=Path, help="write the result here, as JSON")
+    parser.add_argument("--smoke", action="store_true", help="2,000 images and two short steps: shows that it runs")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = load(args.data, args.smoke)
+    folder = args.out / f"{args.net}-seed{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    torch.manual_seed(args.seed)
+    reference = NETS[args.net]()
+    epochs, lr, decay, batch = REFERENCES[args.net]
+    kept = folder / "reference.pt"
+    if kept.exists():
+        reference.load_state_dict(torch.load(kept, weights_only=True))
+    else:
+        common.train_reference(reference, data, 1 if args.smoke else epochs, lr, decay, batch)
+        torch.save(reference.state_dict(), kept)
+    reference_loss, reference_error = common.evaluate(reference, data.train)[0], common.evaluate(reference, data.test)[1]
+    dense = leco.dense_bytes(reference)
+    print(f"reference: {reference_error:.2f} % test error, {dense:,} bytes")
+
+    rows: list[common.Row] = []
+    curves, used, start = {}, {}, time.perf_counter()
+    for compression in args.compression:
+        settings = FAST if args.preset == "fast" else RANKS if compression == "ranks" else AUTHORS
+        if args.smoke:
+            settings = dataclasses.replace(settings, steps=2, epochs=1, first_epochs=1, retrain_epochs=1)
+        comparison = common.Comparison(reference, data, settings, folder)
+        torch.manual_seed(1000 + args.seed)
+        rows += comparison.run(compression, tasks(compression, reference), tuple(args.methods), progress=sys.stderr.isatty())
+        curves |= {name: [r._asdict() for r in records] for name, records in comparison.records.items()}
+        used[compression] = dataclasses.asdict(settings)
+    title = f"{args.net} on MNIST, seed {args.seed}"
+    common.table(rows, title, reference_error, dense)
+    common.draw(rows, title, reference_error, dense, folder / "error-against-bytes.png")
+    if args.record:
+        args.record.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "command": shlex.join(["python", *sys.argv]),
+            "seed": args.seed,
+            "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+            "seconds": time.perf_counter() - start,
+            "settings": used,
+            "reference": {"test_error": reference_error, "train_loss": reference_loss, "bytes": dense},
+            "rows": [row._asdict() for row in rows],
+            "curves": curves,
+        }
+        args.record.write_text(json.dumps(record, indent=1))
+        print(f"recorded in {args.record}")
+
+
+if __name__ == "__main__":
+    main()

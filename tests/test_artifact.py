@@ -1,0 +1,217 @@
+"""The file: its length, what it gives back, what it refuses."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import leco
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(10, 12)
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+        self.a = nn.Linear(12, 9)
+        self.b = nn.Linear(9, 8)
+        self.head = nn.Linear(12, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def problem(seed: int = 0):
+    torch.manual_seed(seed)
+    net = Net()
+    tasks = {
+        "embed": leco.Task("embed.weight", leco.Groups(6), leco.Ternary()),
+        "conv": leco.Task("conv.weight", leco.Kernel(), leco.ConvRankSelection(0.02)),
+        "a": leco.Task("a.weight", leco.Matrix(), leco.LowRank(3)),
+        "b": leco.Task("b.weight", leco.Vector(), leco.TopK(7)),
+    }
+    lc = leco.LC(net, tasks)
+    lc.mu = 0.5
+    return net, lc
+
+
+COMPRESSIONS = {
+    "codebook": (leco.Vector(), leco.Codebook(5)),
+    "large codebook": (leco.Vector(), leco.Codebook(100)),
+    "codebook per row": (leco.Rows(), leco.Codebook(3)),
+    "fixed": (leco.Vector(), leco.FixedCodebook((-0.1, 0.2))),
+    "binary": (leco.Rows(), leco.Binary()),
+    "ternary": (leco.Vector(), leco.Ternary(scale=False)),
+    "powers": (leco.Vector(), leco.PowersOfTwo(3, scale=True)),
+    "uniform": (leco.Rows(), leco.Uniform(4, zero_point=True)),
+    "sparse": (leco.Vector(), leco.TopK(0.05)),
+    "nothing kept": (leco.Vector(), leco.TopK(0)),
+    "ball": (leco.Vector(), leco.L2Ball(0.5)),
+    "ranks": (leco.Matrix(), leco.RankSelection(1e-4)),
+    "rank 0": (leco.Matrix(), leco.LowRank(0)),
+    "full rank": (leco.Matrix(), leco.LowRank(9)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_a_file_gives_delta_back_to_the_bit(tmp_path, name, dtype):
+    torch.manual_seed(0)
+    net = nn.Linear(12, 9).to(dtype)
+    lc = leco.LC(net, {"t": leco.Task("weight", *COMPRESSIONS[name])})
+    lc.mu = 1.0
+    size = leco.save(tmp_path / "m.safetensors", lc)
+    assert size == os.path.getsize(tmp_path / "m.safetensors")
+    again = leco.load(tmp_path / "m.safetensors", nn.Linear(12, 9).to(dtype))
+    assert torch.equal(again.weight, lc.delta["weight"])
+    assert torch.equal(again.bias, net.bias)
+
+
+def test_the_coded_payload_has_exactly_the_bits_that_are_reported(tmp_path):
+    _, lc = problem()
+    leco.save(tmp_path / "m.safetensors", lc)
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        sizes = {key: file.get_tensor(key).nbytes for key in file.keys()}  # noqa: SIM118
+    assert 8 * sum(size for key, size in sizes.items() if not key.startswith("rest.")) == lc.bits() == lc.record().bits
+
+
+def test_everything_else_comes_back_too_and_tied_weights_stay_tied(tmp_path):
+    net, lc = problem()
+    net.norm.running_mean.uniform_()
+    leco.save(tmp_path / "m.safetensors", lc)
+    other = problem(seed=1)[0]
+    same = leco.load(tmp_path / "m.safetensors", other)
+    assert same is other
+    assert other.head.weight is other.embed.weight
+    with lc.compressed():
+        for (name, p), q in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(p, q), name
+
+
+def test_a_tied_weight_in_no_task_is_written_once(tmp_path):
+    torch.manual_seed(0)
+    net = Net()
+    lc = leco.LC(net, {"a": leco.Task("a.weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    for number, snapshot in enumerate((None, lc.snapshot())):
+        path = tmp_path / f"{number}.safetensors"
+        leco.save(path, lc, snapshot)
+        with safe_open(path, framework="pt") as file:
+            assert sum("embed" in key or "head" in key for key in file.keys()) == 1  # noqa: SIM118
+        other = leco.load(path, Net())
+        assert torch.equal(other.head.weight, net.embed.weight)
+
+
+def test_a_snapshot_is_saved_as_it_was(tmp_path):
+    net, lc = problem()
+    kept = lc.snapshot()
+    wanted = {name: value.clone() for name, value in lc.delta.items()} | {"b.bias": net.b.bias.detach().clone()}
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(2).add_(0.1)
+    lc.c_step()
+    leco.save(tmp_path / "m.safetensors", lc, kept)
+    other = leco.load(tmp_path / "m.safetensors", Net())
+    for name, value in wanted.items():
+        assert torch.equal(other.get_parameter(name), value)
+
+
+def test_a_binary_layer_takes_a_thirtieth(tmp_path):
+    net = nn.Linear(1000, 300)
+    lc = leco.LC(net, {"t": leco.Task("weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    assert leco.save(tmp_path / "m.safetensors", lc) < leco.dense_bytes(net) / 29
+
+
+def test_dense_bytes_count_a_tied_weight_once():
+    net = Net()
+    distinct = {id(t): t for t in net.state_dict(keep_vars=True).values()}
+    assert leco.dense_bytes(net) == sum(t.nbytes for t in distinct.values()) == sum(t.nbytes for t in net.state_dict().values()) - 480
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    _, lc = problem()
+    path = tmp_path / "m.safetensors"
+    leco.save(path, lc)
+    before = path.read_bytes()
+
+    def half(tensors, file, metadata):
+        with open(file, "wb") as out:
+            out.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("leco.artifact.save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        leco.save(path, lc)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_before_a_c_step_is_refused(tmp_path):
+    lc = leco.LC(nn.Linear(2, 2), {"t": leco.Task("weight", leco.Vector(), leco.Binary())})
+    with pytest.raises(ValueError, match="no Theta yet"):
+        leco.save(tmp_path / "m.safetensors", lc)
+
+
+def rewrite(path, change) -> None:
+    with safe_open(path, framework="pt") as file:
+        tensors, description = {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["leco"])  # noqa: SIM118
+    change(description, tensors)
+    save_file(tensors, path, {"leco": json.dumps(description)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d, t: d.update(version=99), "format version 99"),
+        (lambda d, t: d["tasks"]["a"].update(form="Evil"), r"task 'a' has a Theta of unknown form 'Evil'"),
+        (lambda d, t: d["tasks"]["a"]["view"].update(name="Evil"), r"task 'a' is damaged"),
+        (lambda d, t: d["tasks"]["a"]["fields"]["u"].update(tensor="gone"), r"task 'a' is damaged"),
+        (lambda d, t: d["tasks"]["embed"]["fields"]["indices"].update(shape=[20, 7]), r"task 'embed' is damaged: \d+ bytes do not hold 140 integers"),
+        (lambda d, t: t.update({"2.u": torch.zeros(9, 4)}), r"task 'a' is damaged"),
+        (lambda d, t: t.pop("rest.b.bias"), r"lacks \['b.bias'\]"),
+        (lambda d, t: t.update({"rest.b.bias": torch.zeros(3)}), r"'b.bias' is \(3,\) in the file and \(8,\) in the model"),
+        (lambda d, t: t.update({"rest.c.bias": torch.zeros(3)}), r"has \['c.bias'\]"),
+    ],
+)
+def test_damaged_files_are_refused_and_the_model_stays(tmp_path, change, message):
+    _, lc = problem()
+    path = tmp_path / "m.safetensors"
+    leco.save(path, lc)
+    rewrite(path, change)
+    other = problem(seed=1)[0]
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        leco.load(path, other)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_what_is_not_a_file_of_leco_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"not a file")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        leco.load(path, Net())
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not one of leco"):
+        leco.load(path, Net())
+    _, lc = problem()
+    leco.save(path, lc)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="is not a safetensors file, or is damaged"):
+        leco.load(path, Net())
+    leco.save(path, lc)
+    with pytest.raises(ValueError, match="another architecture"):
+        leco.load(path, nn.Linear(2, 2))
+
+
+def test_nothing_is_pickled(tmp_path):
+    _, lc = problem()
+    leco.save(tmp_path / "m.safetensors", lc)
+    assert b"\x80\x02" not in (tmp_path / "m.safetensors").read_bytes()[:8]
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        description = json.loads(file.metadata()["leco"])
+    assert description["tasks"]["b"]["view"] == {"name": "Vector", "options": {}}

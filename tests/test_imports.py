@@ -1,0 +1,49 @@
+"""Dependencies point one way."""
+
+import ast
+from pathlib import Path
+
+import leco
+
+ROOT = Path(leco.__file__).parent
+LAYERS = {  # a file may import those of its set only
+    "leco.theta": set(),
+    "leco.views": set(),
+    "leco.costs": set(),
+    "leco.schedules": set(),
+    "leco.coding": set(),
+    "leco.batchnorm": set(),
+    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs"},
+    "leco.task": {"leco.compressions", "leco.views"},
+    "leco.algorithm": {"leco.task", "leco.theta", "leco.coding", "leco.batchnorm"},
+    "leco.run": {"leco.algorithm", "leco.theta"},
+    "leco.retrain": {"leco.algorithm", "leco.theta"},
+    "leco.artifact": {"leco.algorithm", "leco.run", "leco.theta", "leco.views", "leco.coding"},
+    "leco.report": {"leco.algorithm"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of leco that a file imports, those of the compressions as one."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} has a relative import, which this test would not see"
+        names |= {".".join(m.split(".")[:2]) for m in modules if m and m.split(".")[0] == "leco"}
+    return names
+
+
+def test_imports_point_one_way():
+    seen = set()
+    for path in ROOT.rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts[:2])
+        if module == "leco.__init__":
+            continue
+        seen.add(module)
+        assert imported(path) <= LAYERS[module], f"{path} imports {imported(path) - LAYERS[module]}"
+    assert seen == set(LAYERS)
+
+
+def test_public_names_exist_and_are_documented():
+    for name in leco.__all__:
+        assert getattr(leco, name).__doc__, name

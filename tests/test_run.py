@@ -1,0 +1,294 @@
+"""The loop, its checkpoints and the baselines."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import leco
+from leco.run import atomically
+
+X = torch.randn(64, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+Y = (X[:, :3].sum(1) > 0).long()
+
+
+class Problem:
+    """A small classifier, its LC and its training."""
+
+    def __init__(self, compression=None):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2)).double()
+        weights = leco.match(self.model, nn.Linear)
+        self.lc = leco.LC(self.model, leco.each(weights, leco.Vector(), compression or leco.Binary()))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
+        self.lc.attach(self.optimizer)
+        self.calls: list[int] = []
+
+    def train(self, k: int) -> float:
+        self.calls.append(k)
+        self.model.train()
+        if self.lc.attached:
+            self.optimizer.param_groups[0]["lr"] = leco.stable_lr(0.1, self.lc.mu, 0.9)
+        loss = torch.zeros(())
+        for chosen in torch.cat([torch.randperm(64) for _ in range(5)]).split(16):
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(X[chosen]), Y[chosen])
+            loss.backward()
+            self.optimizer.step()
+        return float(loss.detach())
+
+    def evaluate(self) -> tuple[float, float]:
+        self.model.eval()
+        with torch.no_grad():
+            logits = self.model(X)
+        return float(nn.functional.cross_entropy(logits, Y)), 100 * float((logits.argmax(1) != Y).double().mean())
+
+    def run(self, mus, **options) -> leco.Result:
+        options = {"evaluate": self.evaluate, "batches": lambda: [X], "progress": False, "stateful": {"optimizer": self.optimizer}, **options}
+        return leco.run(self.lc, self.train, mus, **options)
+
+
+MUS = leco.exponential(0.3, 3.0, 8)
+
+
+def test_run_records_every_step_and_keeps_the_best():
+    problem = Problem()
+    result = problem.run(MUS)
+    assert problem.calls == list(range(8))
+    assert [r.step for r in result.records] == list(range(9))
+    assert [r.mu for r in result.records] == [MUS[0], *MUS]
+    assert result.stopped == "schedule"
+    assert result.records[0].multiplier_norm == 0
+    last = result.records[-1]
+    assert last.relative_gap < 0.05 < result.records[0].relative_gap
+    assert last.multiplier_norm > 0
+    assert last.l_seconds > 0
+    assert last.c_seconds > 0
+    assert last.loss == last.loss
+    assert last.bits == sum(leco.bits(theta) for theta in problem.lc.thetas.values())
+    least = min((r.compressed_error, r.compressed_loss) for r in result.records)
+    assert (result.records[result.best_step].compressed_error, result.records[result.best_step].compressed_loss) == least
+    problem.lc.restore_(result.best)
+    loss, error = problem.evaluate()  # with the batch-norm statistics that were found for it
+    assert (error, loss) == pytest.approx(least, abs=1e-12)
+
+
+def test_run_stops_when_the_gap_is_small():
+    problem = Problem()
+    result = problem.run(MUS, tolerance=0.2)
+    assert result.stopped == "gap"
+    assert result.records[-1].relative_gap < 0.2
+    assert all(r.relative_gap >= 0.2 for r in result.records[1:-1])
+    assert len(result.records) < 9
+
+
+def test_run_warns_when_mu_ended_too_early():
+    with pytest.warns(UserWarning, match=r"mu ended at 0.001 with .* still \d\d"):
+        Problem().run([0.0005, 0.001])
+
+
+@pytest.mark.parametrize("compression", [leco.Binary(), leco.TopK(0.25), leco.Codebook(3, exact=False), leco.Uniform(3)])
+def test_six_steps_are_three_and_a_checkpoint_and_three(tmp_path, compression):
+    mus = leco.exponential(0.3, 5.0, 6)
+    whole = Problem(compression)
+    expected = whole.run(mus)
+
+    path = tmp_path / "run.checkpoint"
+    first = Problem(compression)
+    train, first.train = first.train, None  # type: ignore[assignment]
+
+    def interrupted(k: int) -> float:
+        if k == 3:
+            raise KeyboardInterrupt
+        return train(k)
+
+    first.train = interrupted  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match="interrupted in LC step 3"):
+        partial = first.run(mus, checkpoint=path)
+    assert partial.stopped == "interrupted"
+    assert len(partial.records) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["run.checkpoint"]
+
+    second = Problem(compression)
+    torch.manual_seed(99)  # the generator's state comes from the checkpoint
+    result = second.run(mus, checkpoint=path)
+    assert second.calls == [3, 4, 5]
+    for p, q in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.equal(p, q)
+    timeless = [
+        [r._replace(c_seconds=0.0, l_seconds=0.0, loss=r.loss if r.step else 0.0) for r in records] for records in (expected.records, result.records)
+    ]
+    assert timeless[0] == timeless[1]
+    assert result.best_step == expected.best_step
+    third = Problem(compression)
+    assert third.run(mus, checkpoint=path).records[1:] == result.records[1:]  # a finished run is only read
+    assert third.calls == []
+
+
+def test_checkpoint_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    Problem().run(MUS, checkpoint=path)
+    with pytest.raises(ValueError, match="another schedule"):
+        Problem().run(MUS[:5], checkpoint=path)
+    with pytest.raises(ValueError, match=r"state of \['optimizer'\]"):
+        Problem().run(MUS, checkpoint=path, stateful={})
+    with pytest.raises(ValueError, match=r"multipliers|tasks|Theta"):
+        other = Problem()
+        other.lc = leco.LC(other.model, {"a": leco.Task("0.weight", leco.Vector(), leco.Binary())})
+        other.run(MUS, checkpoint=path)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.checkpoint"
+    problem = Problem()
+    problem.run(MUS, checkpoint=path)
+    before = path.read_bytes()
+    monkeypatch.setattr(torch, "save", lambda state, file: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        atomically(path, lambda file: torch.save({}, file))
+    with pytest.raises(OSError, match="disk full"):
+        Problem().run(MUS, checkpoint=tmp_path / "new.checkpoint")
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run.checkpoint"]  # no temporary left
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([], "schedule is empty"),
+        ([1.0, 0.5], r"schedule\[1\] = 0.5 is below schedule\[0\] = 1.0"),
+        ([0.0, 1.0], r"schedule\[0\] = 0.0 must be positive"),
+        ([1.0, float("nan")], r"schedule\[1\] = nan must be positive"),
+    ],
+)
+def test_schedules_are_checked_before_anything_runs(schedule, message):
+    problem = Problem()
+    with pytest.raises(ValueError, match=message):
+        problem.run(schedule)
+    assert problem.lc.thetas == {}
+
+
+def test_run_keeps_the_last_net_without_evaluation():
+    problem = Problem()
+    result = leco.run(problem.lc, problem.train, MUS, progress=False)
+    assert result.best_step == 8
+    assert torch.equal(result.best.thetas["0.weight"].indices, problem.lc.thetas["0.weight"].indices)
+
+
+def test_a_diverged_net_is_never_best():
+    problem = Problem()
+    errors = iter([5.0] + [float("nan")] * 20)
+    result = problem.run(MUS, evaluate=lambda: (0.0, next(errors)))
+    assert result.best_step == 0
+
+
+# --- retraining
+
+
+@pytest.mark.parametrize("compression", [leco.Codebook(3), leco.Binary(), leco.TopK(0.3), leco.PowersOfTwo(2, scale=True), leco.Uniform(3)])
+def test_retraining_moves_only_what_is_free_and_lowers_the_loss(compression):
+    problem = Problem(compression)
+    problem.lc.detach()
+    problem.lc.mu = 1.0
+    before = copy.deepcopy(problem.lc.thetas)
+    free = leco.Retraining(problem.lc)
+    problem.optimizer = torch.optim.SGD(free.parameters(), lr=0.01)
+    start = problem.evaluate()[0]
+    free.attach(problem.optimizer)
+    for k in range(20):
+        problem.train(k)
+    assert problem.evaluate()[0] < start
+    for name, theta in problem.lc.thetas.items():
+        for field, old, new in zip(theta._fields, before[name], theta, strict=True):
+            assert torch.equal(old, new) == (field not in theta.free()), field
+        assert torch.equal(theta.decompress(), problem.model.get_parameter(name).detach().reshape(-1))
+    free.detach()
+
+
+def test_retraining_gradient_is_the_chain_rule():
+    """d L/d codebook_k is the sum of d L/d w over the weights of entry k: the gradient of a net that shares them."""
+    problem = Problem(leco.Codebook(2))
+    problem.lc.detach()
+    problem.lc.mu = 1.0
+    free = leco.Retraining(problem.lc)
+    optimizer = torch.optim.SGD(free.parameters(), lr=0.0)
+    free.attach(optimizer)
+    problem.model.eval()
+    nn.functional.cross_entropy(problem.model(X), Y).backward()
+    gradient = problem.model[0].weight.grad.clone().reshape(-1)
+    indices = problem.lc.thetas["0.weight"].indices
+    optimizer.step()
+    expected = torch.stack([gradient[indices == k].sum() for k in range(2)])
+    torch.testing.assert_close(free.parameters()[0].grad, expected)
+    assert problem.model[0].weight.grad is None
+
+
+def test_fixed_values_have_nothing_free():
+    problem = Problem(leco.Binary(scale=False))
+    problem.lc.detach()
+    problem.lc.mu = 1.0
+    free = leco.Retraining(problem.lc)
+    problem.optimizer = torch.optim.SGD(free.parameters(), lr=0.1)
+    free.attach(problem.optimizer)
+    problem.train(0)
+    assert problem.model[0].weight.unique().tolist() == [-1.0, 1.0]
+
+
+def test_retraining_refuses_what_would_not_work():
+    problem = Problem()
+    with pytest.raises(ValueError, match="no Theta yet"):
+        leco.Retraining(problem.lc)
+    problem.lc.mu = 1.0
+    free = leco.Retraining(problem.lc)
+    good = torch.optim.SGD(free.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"call lc.detach"):
+        free.attach(good)
+    problem.lc.detach()
+    with pytest.raises(ValueError, match=r"does not hold the Theta of task '0.weight'"):
+        free.attach(problem.optimizer)
+    both = torch.optim.SGD([*free.parameters(), problem.model[0].weight], lr=0.1)
+    with pytest.raises(ValueError, match="holds compressed parameters"):
+        free.attach(both)
+    free.attach(good)
+    with pytest.raises(ValueError, match="attached already"):
+        free.attach(good)
+
+
+def test_iterated_direct_compression_trains_from_each_projection():
+    problem = Problem(leco.TopK(0.25))
+    starts = []
+
+    def train(k: int) -> None:
+        starts.append(int(problem.model[0].weight.count_nonzero()))
+        problem.train(k)
+
+    with pytest.raises(ValueError, match=r"call lc.detach"):
+        leco.iterated_direct_compression(problem.lc, train, 3, mu=1.0)
+    problem.lc.detach()
+    records = leco.iterated_direct_compression(problem.lc, train, 3, mu=1.0)
+    assert starts == [12, 12, 12]
+    assert [r.step for r in records] == [1, 2, 3]
+    assert all(r.gap > 0 and r.multiplier_norm == 0 for r in records)
+    assert int(problem.model[0].weight.count_nonzero()) == 12
+
+
+# --- tables
+
+
+def test_plan_names_every_parameter_with_its_task_or_none():
+    problem = Problem()
+    text = leco.plan(problem.lc)
+    lines = {name: next(line for line in text.splitlines() if f" {name} " in line) for name, _ in problem.model.named_parameters()}
+    assert "Vector()" in lines["0.weight"]
+    assert "(8, 6)" in lines["0.weight"]
+    assert "(48,)" in lines["0.weight"]
+    assert "not compressed" in lines["0.bias"]
+    assert "64 of 90 weights (71.11%)" in text
+
+
+def test_history_has_a_line_a_step():
+    problem = Problem()
+    result = problem.run(MUS, tolerance=0.0)
+    lines = leco.history(result.records).splitlines()
+    assert sum(line.split()[1].isdigit() for line in lines if line.startswith("│")) == 9

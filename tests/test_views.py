@@ -1,0 +1,168 @@
+"""Views are bijections; `match` finds parameters."""
+
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import leco
+from leco.views import VIEWS
+
+CASES = {
+    "vector": (leco.Vector(), [(2, 3), (4,), ()]),
+    "vector of one": (leco.Vector(), [(2, 3, 2)]),
+    "rows": (leco.Rows(), [(4, 3, 2, 2), (5, 12)]),
+    "rows of a transposed convolution": (leco.Rows(1), [(3, 4, 2, 2)]),
+    "groups": (leco.Groups(3), [(2, 3), (9,)]),
+    "matrix": (leco.Matrix(), [(4, 6)]),
+    "matrices stacked": (leco.Matrix(), [(4, 6), (2, 3, 2)]),
+    "scheme 1": (leco.Matrix((0,)), [(4, 3, 5, 2)]),
+    "scheme 2": (leco.Matrix((0, 2)), [(4, 3, 5, 2)]),
+    "kernel": (leco.Kernel(), [(4, 3, 5, 2)]),
+}
+
+
+def numbered(shapes):
+    """Tensors whose entries are all different."""
+    sizes = [math.prod(s) for s in shapes]
+    return [part.reshape(s) for part, s in zip(torch.arange(sum(sizes), dtype=torch.float64).split(sizes), shapes, strict=True)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_backward_undoes_forward_and_forward_undoes_backward(case):
+    view, shapes = CASES[case]
+    shapes = [torch.Size(s) for s in shapes]
+    tensors = numbered(shapes)
+    x = view.forward(tensors)
+    assert x.shape == view.shape(shapes)
+    assert sorted(x.reshape(-1).tolist()) == sorted(v for t in tensors for v in t.reshape(-1).tolist())
+    back = view.backward(x, shapes)
+    assert all(torch.equal(a, b) for a, b in zip(back, tensors, strict=True))
+    y = torch.randn_like(x)
+    assert torch.equal(view.forward(view.backward(y, shapes)), y)
+
+
+def test_every_view_is_tried():
+    assert {type(view) for view, _ in CASES.values()} == set(VIEWS)
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.data())
+def test_matrix_is_a_bijection_for_any_rows(shape, data):
+    rows = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
+    view, shapes = leco.Matrix(tuple(rows)), [torch.Size(shape)]
+    tensors = numbered(shapes)
+    assert torch.equal(view.backward(view.forward(tensors), shapes)[0], tensors[0])
+
+
+def test_rows_are_output_channels_and_scheme_2_is_out_height_by_in_width():
+    kernel = torch.randn(4, 3, 5, 2)
+    assert torch.equal(leco.Rows().forward([kernel])[2], kernel[2].reshape(-1))
+    assert torch.equal(leco.Rows(1).forward([kernel])[2], kernel[:, 2].reshape(-1))
+    matrix = leco.Matrix((0, 2)).forward([kernel])
+    assert matrix.shape == (20, 6)
+    assert matrix[3 * 5 + 4, 2 * 2 + 1] == kernel[3, 2, 4, 1]
+
+
+def test_channels_last_tensors_are_seen_in_logical_order():
+    kernel = torch.randn(4, 3, 5, 2)
+    for view in (leco.Vector(), leco.Rows(), leco.Matrix((0, 2))):
+        assert torch.equal(view.forward([kernel.to(memory_format=torch.channels_last)]), view.forward([kernel]))
+
+
+@pytest.mark.parametrize(
+    ("view", "shapes", "message"),
+    [
+        (leco.Rows(), [(2, 3), (2, 4)], r"lengths \[3, 4\]"),
+        (leco.Rows(2), [(2, 3)], r"dim = 2 must be at least 0 and below 2"),
+        (leco.Groups(4), [(2, 3)], r"size = 4 does not divide the 6 entries"),
+        (leco.Matrix((0, 0)), [(2, 3)], r"rows = \(0, 0\) must be distinct"),
+        (leco.Matrix((2,)), [(2, 3)], r"rows = \(2,\)"),
+        (leco.Matrix(), [(5,)], r"needs at least 2"),
+        (leco.Matrix(), [(2, 3), (2, 4)], "can't be stacked"),
+        (leco.Kernel(), [(2, 3), (2, 3)], "takes one parameter, not 2"),
+    ],
+)
+def test_views_refuse_what_they_can_not_take(view, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        view.shape([torch.Size(s) for s in shapes])
+
+
+def test_groups_need_a_positive_size():
+    with pytest.raises(ValueError, match="size = 0 must be at least 1"):
+        leco.Groups(0)
+
+
+def model() -> nn.Module:
+    return nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "layers": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))})
+
+
+def test_match_takes_globs_regular_expressions_and_module_types():
+    net = model()
+    assert leco.match(net, "layers.*.weight") == ("layers.0.weight", "layers.1.weight")
+    assert leco.match(net, re.compile(r"layers\.\d\..*")) == ("layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias")
+    assert leco.match(net, nn.Linear, nn.Conv2d) == ("conv.weight", "layers.0.weight", "layers.1.weight")
+    assert leco.match(net, "*.weight", exclude=[nn.BatchNorm2d, "layers.1.*"]) == ("conv.weight", "layers.0.weight")
+
+
+def test_match_says_what_matched_nothing():
+    net = model()
+    with pytest.raises(ValueError, match=r"'layer.*.weight' matches none of the model's 8 parameters \(there are .*layers"):
+        leco.match(net, "layer.*.weight")
+    with pytest.raises(ValueError, match=r"Conv1d.* matches none"):
+        leco.match(net, nn.Conv1d)
+    with pytest.raises(ValueError, match=r"leaves none of the 1 parameters"):
+        leco.match(net, "conv.weight", exclude=["conv.*"])
+    with pytest.raises(ValueError, match="at least one pattern"):
+        leco.match(net)
+
+
+# --- costs and schedules
+
+
+def test_multiply_adds_are_positions_times_weights():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 4))
+    counts = leco.multiply_adds(net, torch.zeros(1, 3, 10, 10))
+    assert counts == {"0": 8 * 3 * 9 * 25, "3": 8 * 25 * 4}
+    assert net.training
+    cost = leco.MultiplyAdds(counts["0"] // net[0].weight.numel())
+    assert cost(torch.Size([8, 27]), 2) == 2 * (8 + 27) * 25
+    assert cost(torch.Size([8, 27]), 8) == 8 * 27 * 25  # dense is cheaper
+
+
+def test_table_needs_a_value_for_each_rank():
+    table = leco.Table([0.0, 1.0, 1.0, 2.0])
+    assert table(torch.Size([3, 5]), 2) == 1.0
+    with pytest.raises(ValueError, match="4 values must be 5, one for each rank from 0 to 4"):
+        table(torch.Size([4, 5]), 2)
+
+
+def test_exponential_and_its_bounds():
+    assert leco.exponential(2.0, 0.5, 3) == [2.0, 1.0, 0.5]
+    for bad, message in (((0.0, 1.1, 3), "start = 0.0"), ((1.0, -1.0, 3), "factor = -1.0"), ((1.0, 1.1, 0), "steps = 0 must be at least 1")):
+        with pytest.raises(ValueError, match=message):
+            leco.exponential(*bad)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)])
+def test_stable_lr_is_half_of_what_sgd_on_the_penalty_bears(momentum, nesterov):
+    mu = 3.0
+    rate = leco.stable_lr(1e9, mu, momentum, nesterov)
+
+    def end(lr: float) -> float:
+        w = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+        optimizer = torch.optim.SGD([w], lr=lr, momentum=momentum, nesterov=nesterov)
+        for _ in range(2000):
+            w.grad = mu * w.detach()
+            optimizer.step()
+        return float(w.detach().abs())
+
+    assert end(rate) < 1e-12
+    assert end(1.98 * rate) < 1.0
+    assert end(2.02 * rate) > 1.0
+    assert leco.stable_lr(1e-9, mu, momentum, nesterov) == 1e-9
+    with pytest.raises(ValueError, match=r"momentum = 1.0 at least 0 and below 1"):
+        leco.stable_lr(0.1, mu, 1.0)
