@@ -217,21 +217,7 @@ class LC:
         self._handles.clear()
 
     def _hook(self, names: list[str]) -> Callable[[Any, Any, Any], Any]:
-        """An optimizer's step pre-hook. A closure computes the gradients inside the step (Lightning's does): it is wrapped."""
-
-        def before_step(optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if closure is None:
-                return self._add_gradient(optimizer, names)
-
-            def with_penalty() -> Any:
-                loss = closure()
-                self._add_gradient(optimizer, names)
-                return loss
-
-            return (args[0], with_penalty), {name: value for name, value in kwargs.items() if name != "closure"}
-
-        return before_step
+        return lambda optimizer, args, kwargs: before_step(lambda: self._add_gradient(optimizer, names), args, kwargs)
 
     @torch.no_grad()
     def _add_gradient(self, optimizer: Any, names: list[str]) -> None:
@@ -402,6 +388,20 @@ class LC:
     def _require_outside(self, verb: str) -> None:
         if self._inside:
             raise RuntimeError(f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and not w")
+
+
+def before_step(change_gradients: Callable[[], None], args: Any, kwargs: dict[str, Any]) -> Any:
+    """An optimizer's step pre-hook. A closure computes the gradients inside the step (Lightning's does): it is wrapped."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        return change_gradients()
+
+    def wrapped() -> Any:
+        loss = closure()
+        change_gradients()
+        return loss
+
+    return (args[0], wrapped), {name: value for name, value in kwargs.items() if name != "closure"}
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -25,7 +25,7 @@ from leco.theta import THETAS
 from leco.views import VIEWS
 
 VERSION = 1
-DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, torch.uint8, torch.int32, torch.int64)}
+DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}
 
 
 def save(path: str | os.PathLike[str], lc: LC, snapshot: Snapshot | None = None) -> int:
@@ -55,8 +55,8 @@ def save(path: str | os.PathLike[str], lc: LC, snapshot: Snapshot | None = None)
         shapes = {n: list(lc.params[n].shape) for n in lc.names[name]}
         tasks[name] = {
             "params": shapes,
-            "view": _describe_view(lc.tasks[name].view),
-            "compression": repr(lc.tasks[name].compression),
+            "view": _describe(lc.tasks[name].view),
+            "compression": _describe(lc.tasks[name].compression),
             "form": type(theta).__name__,
             "fields": {f: _write(tensors, f"{index}.{f}", value) for f, value in zip(theta._fields, theta, strict=True)},
         }
@@ -74,12 +74,13 @@ def save(path: str | os.PathLike[str], lc: LC, snapshot: Snapshot | None = None)
     return Path(path).stat().st_size
 
 
-def load(path: str | os.PathLike[str], model: nn.Module, forms: Sequence[type] = ()) -> nn.Module:
+def load(path: str | os.PathLike[str], model: nn.Module, forms: Sequence[type] = (), views: Sequence[type] = ()) -> nn.Module:
     """Put the compressed net of a file into `model`, at w = Delta(Theta), and return it. Needs the architecture, not the training script.
 
     Args:
         model: a net of the same architecture, with any weights.
         forms: Theta classes of your own that the file uses, beside the library's.
+        views: view classes of your own, likewise.
 
     Raises:
         ValueError: not a file of leco, a version or form that is not known, damaged contents, or another architecture; `model` is unchanged.
@@ -95,7 +96,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, forms: Sequence[type] =
         shapes = [torch.Size(shape) for shape in task["params"].values()]
         try:
             theta = by_name[task["form"]](**{f: _value(tensors, spec) for f, spec in task["fields"].items()})
-            parts = _view(task["view"]).backward(theta.decompress(), shapes)
+            parts = _view(task["view"], views).backward(theta.decompress(), shapes)
         except (RuntimeError, TypeError, KeyError, IndexError, ValueError) as error:
             raise ValueError(f"{path}: task {name!r} is damaged: {error}") from error
         values |= dict(zip(task["params"], parts, strict=True))
@@ -134,12 +135,20 @@ def _value(tensors: dict[str, Tensor], spec: dict[str, Any]) -> Any:
     return decode(tensors[spec["tensor"]], spec["coding"], torch.Size(spec["shape"]), DTYPES[spec["dtype"]])
 
 
-def _describe_view(view: Any) -> dict[str, Any]:
-    return {"name": type(view).__name__, "options": dataclasses.asdict(view)}
+def _describe(value: Any) -> Any:
+    """A dataclass as its name and options; functions by name, so that equal nets make equal files."""
+    if dataclasses.is_dataclass(value):
+        options = {field.name: _describe(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {"name": type(value).__name__, "options": options}
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_describe(member) for member in value] if len(value) <= 64 else f"{len(value)} values"
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _view(description: dict[str, Any]) -> Any:
-    view = {v.__name__: v for v in VIEWS}[description["name"]]
+def _view(description: dict[str, Any], views: Sequence[type]) -> Any:
+    view = {v.__name__: v for v in (*VIEWS, *views)}[description["name"]]
     return view(**{name: tuple(value) if isinstance(value, list) else value for name, value in description["options"].items()})
 
 

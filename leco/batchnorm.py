@@ -29,6 +29,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
 
     Raises:
         ValueError: no batches.
+        TypeError: a list, as a DataLoader of inputs and targets gives.
 
     >>> import leco, torch
     >>> net = torch.nn.BatchNorm1d(2)
@@ -52,6 +53,8 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
         layer.train()
     try:
         for batch in itertools.chain([first], remaining):
+            if isinstance(batch, list):
+                raise TypeError("recalibrate_: batches must give inputs, not lists of inputs and targets; pass (x for x, y in loader)")
             model(*batch) if isinstance(batch, tuple) else model(batch)
     finally:
         for layer, momentum in momenta.items():

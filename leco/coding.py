@@ -75,7 +75,12 @@ def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: to
 
 
 def _base(x: Tensor) -> int:
-    return int(x.max()) + 1 if x.numel() else 1
+    if not x.numel():
+        return 1
+    low, high = torch.aminmax(x)
+    if low < 0:
+        raise ValueError(f"the integers of a Theta must be at least 0 to be coded; the least is {int(low)}")
+    return int(high) + 1
 
 
 def _width(base: int) -> int:

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC, Record
+from leco.algorithm import LC, Record, before_step
 from leco.theta import Theta
 
 
 class Retraining:
     """w = Delta(Theta), with Theta's floats (codebook values, scales, kept weights, factors) and the uncompressed weights as the variables.
 
-    The training code stays as it is: before an optimizer steps, the gradient by w becomes the gradient by Theta (the chain rule through
-    Delta, by autograd); afterwards w is Delta(Theta) again, and `lc` holds the new Theta.
+    The training code stays as it is: during the backward pass the gradient by w becomes the gradient by Theta (the chain rule through
+    Delta, by autograd), so accumulation, closures, clipping and loss scaling see Theta's; after an optimizer's step w is Delta(Theta)
+    again, and `lc` holds the new Theta. A shared value's gradient sums over its weights: use an optimizer that adapts to it, such as Adam.
 
     >>> import leco, torch
     >>> model = torch.nn.Linear(4, 1)
@@ -39,6 +40,7 @@ class Retraining:
     def __init__(self, lc: LC):
         lc.project_()
         self._lc = lc
+        self._params = {name: [lc.params[n] for n in names] for name, names in lc.names.items()}
         self._free: dict[str, list[nn.Parameter]] = {}
         self._handles: list[Any] = []
         for name, theta in lc.thetas.items():
@@ -68,6 +70,9 @@ class Retraining:
         if any(id(p) in held for p in self._lc.params.values()):
             raise ValueError("Retraining: the optimizer holds compressed parameters of the model; make it of retraining.parameters()")
         self._handles = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
+        for name, params in self._params.items():
+            if self._free[name]:
+                self._handles += [p.register_post_accumulate_grad_hook(lambda _, name=name: self._arrived(name)) for p in params]
 
     def detach(self) -> None:
         """Undo `attach`."""
@@ -79,24 +84,34 @@ class Retraining:
         theta = self._lc.thetas[name]
         return theta._replace(**dict(zip(theta.free(), self._free[name], strict=True)))  # type: ignore[attr-defined]
 
-    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """d L/d Theta = (d Delta/d Theta)' d L/d w."""
-        for name, free in self._free.items():
-            if not free:
-                continue
-            params = [self._lc.params[n] for n in self._lc.names[name]]
-            view = self._lc.tasks[name].view
-            gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-            with torch.enable_grad():
-                delta = self._theta(name).decompress()
-            wanted = view.forward(gradients).to(delta)
-            for variable, gradient in zip(free, torch.autograd.grad(delta, free, wanted), strict=True):
-                variable.grad = gradient
+    def _arrived(self, name: str) -> None:
+        if all(p.grad is not None for p in self._params[name]):
+            self._chain(name)
+
+    def _chain(self, name: str) -> None:
+        """d L/d Theta += (d Delta/d Theta)' d L/d w, and the latter is gone."""
+        params, free = self._params[name], self._free[name]
+        gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+        with torch.enable_grad():
+            delta = self._theta(name).decompress()
+        wanted = self._lc.tasks[name].view.forward(gradients).to(delta)
+        for variable, gradient in zip(free, torch.autograd.grad(delta, free, wanted), strict=True):
+            variable.grad = gradient if variable.grad is None else variable.grad + gradient
+        for p in params:
+            p.grad = None
+
+    def _collect(self) -> None:
+        for name, params in self._params.items():
+            if self._free[name] and any(p.grad is not None for p in params):  # a task with parameters that the loss does not reach
+                self._chain(name)
+
+    def _before(self, optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return before_step(self._collect, args, kwargs)
 
     @torch.no_grad()
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         for p in self._lc.params.values():
-            p.grad = None  # the optimizer does not hold w, so its zero_grad would leave these to pile up
+            p.grad = None
         thetas = {name: self._theta(name) for name in self._free}
         detached = {n: type(t)(*(f.detach().clone() if isinstance(f, Tensor) and f.requires_grad else f for f in t)) for n, t in thetas.items()}
         self._lc.set_thetas(detached)

@@ -57,7 +57,7 @@ def run(
         progress: show a bar.
 
     Raises:
-        ValueError: an empty, non-positive or decreasing schedule; a checkpoint of other tasks or another schedule.
+        ValueError: an empty, non-positive or decreasing schedule; a checkpoint of other tasks, or of other mu than the schedule's first ones.
 
     Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large.
     """
@@ -160,12 +160,13 @@ class _State:
         if self.path is None or not self.path.exists():
             return False
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        if state["schedule"] != self.mus:
+        done = len(state["records"]) - 1
+        if state["schedule"][:done] != self.mus[:done]:  # what is still ahead may change
             raise ValueError(f"leco.run: checkpoint {self.path} is of another schedule, from mu = {state['schedule'][0]:g}")
         if set(state["stateful"]) != set(self.stateful):
             raise ValueError(f"leco.run: checkpoint {self.path} has the state of {sorted(state['stateful'])}, not of {sorted(self.stateful)}")
+        self.lc.load_state_dict(state["lc"])  # first: it refuses other tasks
         self.lc.model.load_state_dict(state["model"])
-        self.lc.load_state_dict(state["lc"])
         for name, part in self.stateful.items():
             part.load_state_dict(state["stateful"][name])
         self.records = [Record(*values) for values in state["records"]]

@@ -130,13 +130,14 @@ def test_checkpoint_of_something_else_is_refused(tmp_path):
     path = tmp_path / "run.checkpoint"
     Problem().run(MUS, checkpoint=path)
     with pytest.raises(ValueError, match="another schedule"):
-        Problem().run(MUS[:5], checkpoint=path)
+        Problem().run([2 * mu for mu in MUS], checkpoint=path)
+    assert len(Problem().run([*MUS, 2 * MUS[-1]], checkpoint=path).records) == 10  # a longer schedule goes on
     with pytest.raises(ValueError, match=r"state of \['optimizer'\]"):
-        Problem().run(MUS, checkpoint=path, stateful={})
+        Problem().run([*MUS, 2 * MUS[-1]], checkpoint=path, stateful={})
     with pytest.raises(ValueError, match=r"multipliers|tasks|Theta"):
         other = Problem()
         other.lc = leco.LC(other.model, {"a": leco.Task("0.weight", leco.Vector(), leco.Binary())})
-        other.run(MUS, checkpoint=path)
+        other.run([*MUS, 2 * MUS[-1]], checkpoint=path)
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -215,13 +216,52 @@ def test_retraining_gradient_is_the_chain_rule():
     optimizer = torch.optim.SGD(free.parameters(), lr=0.0)
     free.attach(optimizer)
     problem.model.eval()
-    nn.functional.cross_entropy(problem.model(X), Y).backward()
-    gradient = problem.model[0].weight.grad.clone().reshape(-1)
+    loss = nn.functional.cross_entropy(problem.model(X), Y)
+    gradient = torch.autograd.grad(loss, problem.model[0].weight, retain_graph=True)[0].reshape(-1)
+    loss.backward()
     indices = problem.lc.thetas["0.weight"].indices
     optimizer.step()
     expected = torch.stack([gradient[indices == k].sum() for k in range(2)])
     torch.testing.assert_close(free.parameters()[0].grad, expected)
     assert problem.model[0].weight.grad is None
+
+
+@pytest.mark.parametrize("mode", ["accumulated", "closure", "scaled"])
+def test_retraining_works_with_accumulation_closures_and_loss_scaling(mode):
+    """Each gives the step that the plain loop gives; the joint task has a parameter that the loss does not reach (but for scaling)."""
+
+    scaling = mode == "scaled"
+
+    def step(mode: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"a": nn.Linear(6, 2), "unused": nn.Linear(3, 3)}).double()
+        lc = leco.LC(model, {"all": leco.Task(leco.match(model, "a.weight" if scaling else "*.weight"), leco.Vector(), leco.Codebook(3))})
+        lc.mu = 1.0
+        free = leco.Retraining(lc)
+        optimizer = torch.optim.SGD(free.parameters(), lr=0.1)
+        free.attach(optimizer)
+
+        def backward(scale: float = 1.0, parts: int = 1) -> None:
+            for x, y in zip(X.chunk(parts), Y.chunk(parts), strict=True):
+                (nn.functional.cross_entropy(model["a"](x), y) * scale / parts).backward()
+
+        for _ in range(3):
+            optimizer.zero_grad()
+            if mode == "closure":
+                optimizer.step(lambda: (optimizer.zero_grad(), backward())[1])
+            elif mode == "scaled":
+                backward(scale=128.0)
+                for p in free.parameters():
+                    p.grad = None if p.grad is None else p.grad / 128.0
+                optimizer.step()
+            else:
+                backward(parts=4 if mode == "accumulated" else 1)
+                optimizer.step()
+        return lc.thetas["all"].codebook
+
+    plain = step("plain")
+    torch.testing.assert_close(step(mode), plain, rtol=0, atol=1e-12)
+    assert step("plain").equal(plain)
 
 
 def test_fixed_values_have_nothing_free():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leco.compressions.protocol import Compression, check_count, check_finite
-from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, fit_scale, lloyd, midpoints, optimal_codebook, sort
+from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, lloyd, midpoints, optimal_codebook, search_scale, sort
 from leco.theta import Affine, Codes, Fixed, Scaled
 
 SCALES = 32  # starting points of the search for a scale that is too large to enumerate
@@ -29,7 +29,7 @@ class Codebook(Compression[Codes]):
     """min ||x - c[z]||^2 over a codebook c of k values and assignments z: one-dimensional k-means.
 
     Exact by dynamic programming, or by Lloyd's algorithm on the sorted values: a descent step, warm-started from the last codebook, cold
-    from the best cells on a grid of quantiles. O(n log n) to sort, then O(k log n) a sweep. Part II, section 4.1.
+    from the best of coarse cells. O(n log n) to sort, then O(k log n) a sweep. Part II, section 4.1.
 
     Args:
         k: codebook entries, at least 1.
@@ -55,6 +55,11 @@ class Codebook(Compression[Codes]):
         work = math.prod(shape) * (1 + max(0, self.k - 2) * math.log2(n + 1))
         return work <= EXACT_WORK if self.exact is None else self.exact
 
+    def _coarse_cuts(self, shape: torch.Size) -> int:
+        """So many that the cold start of all leading indices costs about what an exact program may cost."""
+        rows = math.prod(shape[:-1])
+        return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
+
     def compress(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
         check_finite(x)
         data = Sorted(x)
@@ -63,7 +68,7 @@ class Codebook(Compression[Codes]):
         elif theta is not None and theta.codebook.shape[-1] == self.k:
             codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)  # retraining may have changed their order
         else:
-            codebook = lloyd(data, optimal_codebook(data, self.k, data.candidates(COARSE_CUTS)))
+            codebook = lloyd(data, optimal_codebook(data, self.k, data.candidates(self._coarse_cuts(x.shape))))
         del data
         return Codes(_nearest(x, codebook), codebook.to(x.dtype))
 
@@ -79,8 +84,7 @@ def _compress_fixed(x: Tensor, values: Tensor, scale: bool, theta: Fixed | Scale
         starts = largest.unsqueeze(-1) * torch.logspace(-2, 0, SCALES, dtype=torch.float64, device=x.device)
         if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
             starts = torch.cat([starts, theta.scale.double().abs().unsqueeze(-1)], dim=-1)
-        fit = fit_scale(data, values.double().expand(*starts.shape, -1), starts)
-        found = fit.scale.gather(-1, fit.gain.argmax(-1, keepdim=True)).squeeze(-1)
+        found = search_scale(data, values.double().expand(*starts.shape, -1), starts)[0].squeeze(-1)
         del data
     return Scaled(_nearest(x, found.unsqueeze(-1) * values if x.dim() > 1 else found * values), values, found.to(x.dtype))
 
@@ -240,9 +244,8 @@ class Uniform(Compression[Affine]):
             scale = torch.cat([scale, theta.scale.double().unsqueeze(-1)], dim=-1)
             zero = torch.cat([zero, theta.zero_point.double().unsqueeze(-1)], dim=-1)
         grid = torch.arange(levels, dtype=torch.float64, device=x.device)
-        fit = fit_scale(data, grid - zero.unsqueeze(-1), scale)
+        s, best = search_scale(data, grid - zero.unsqueeze(-1), scale)
         del data
-        best = fit.gain.argmax(-1, keepdim=True)
-        s, z = fit.scale.gather(-1, best).to(x.dtype), zero.gather(-1, best)
+        s, z = s.to(x.dtype), zero.gather(-1, best)
         q = torch.where(s > 0, x / torch.where(s > 0, s, 1), 0).add_(z.to(x.dtype)).round_().clamp_(0, levels - 1)
         return Affine(q.to(torch.uint8), s.squeeze(-1), z.squeeze(-1).to(torch.uint8))

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCKS = 4096  # at most; a query then adds up to n / BLOCKS entries itself
-COARSE_CUTS = 1024  # candidate cell borders of the dynamic program that starts Lloyd's algorithm
+BLOCK = 64  # values a coarse prefix sum steps over, at most; a query adds the rest itself
+COARSE_CUTS = 1024  # at most: candidate cell borders of the dynamic program that starts Lloyd's algorithm
 EXACT_WORK = 2**23  # evaluations that an exact dynamic program may cost by default: about a second
 MAX_SWEEPS = 300
+TRIAL_SWEEPS = 3  # of each starting scale, before only the best goes on
 
 
 def sort(x: Tensor, descending: bool = False) -> Tensor:
@@ -30,7 +31,7 @@ class Sorted:
     def __init__(self, x: Tensor):
         self.values = sort(x).contiguous()
         self.n = x.shape[-1]
-        self.block = max(8, self.n // BLOCKS)
+        self.block = min(BLOCK, max(8, self.n // (4 * COARSE_CUTS)))
         whole = self.n // self.block * self.block
         self._blocks = self.values[..., :whole].unflatten(-1, (-1, self.block)) if whole else self.values[..., None, :0]
         self._sums = self._prefix(self._blocks.sum(-1).double())
@@ -41,10 +42,14 @@ class Sorted:
 
     def prefix_sums(self, cuts: Tensor) -> Tensor:
         """Sums of the first `cuts` (..., q) values, float64."""
-        block = (cuts // self.block).clamp(max=self._sums.shape[-1] - 1)
+        return self._until(cuts, self._sums, 1)
+
+    def _until(self, cuts: Tensor, sums: Tensor, power: int) -> Tensor:
+        """Sums of the first `cuts` values to a power, from such sums up to each block."""
+        block = (cuts // self.block).clamp(max=sums.shape[-1] - 1)
         places = (block * self.block).unsqueeze(-1) + torch.arange(self.block, device=cuts.device)
         rest = self.values.gather(-1, places.clamp(max=self.n - 1).flatten(-2)).view(places.shape)
-        return self._sums.gather(-1, block) + rest.double().mul_(places < cuts.unsqueeze(-1)).sum(-1)
+        return sums.gather(-1, block) + rest.double().pow_(power).mul_(places < cuts.unsqueeze(-1)).sum(-1)
 
     def cells(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers and sums of the values in the cells that the increasing `edges` (..., K-1) cut: v <= edges_0 < v <= edges_1 ..., each (..., K)."""
@@ -54,20 +59,18 @@ class Sorted:
         return cuts.diff(dim=-1), self.prefix_sums(cuts).diff(dim=-1)
 
     def candidates(self, count: int) -> "Candidates":
-        """At most `count` + 1 positions where cells may end, with their prefix sums: all positions where n <= count, else ends of blocks."""
+        """At most `count` + 1 positions where cells may end, with their prefix sums: all of them where n <= count, else half at equal
+        numbers of values and half at equal distances, which the tails need."""
+        values = self.values
         if self.n <= count:
-            values = self.values.double()
             positions = torch.arange(self.n + 1, device=values.device).expand(*values.shape[:-1], -1)
-            return Candidates(positions, self._prefix(values), self._prefix(values.square()))
+            return Candidates(positions, self._prefix(values.double()), self._prefix(values.double().square()))
+        numbers = torch.linspace(0, self.n, count // 2 + 1, device=values.device).long().expand(*values.shape[:-1], -1)
+        shares = torch.linspace(0, 1, count // 2, dtype=values.dtype, device=values.device)
+        distances = torch.searchsorted(values, torch.lerp(values[..., :1], values[..., -1:], shares))
+        positions = torch.cat([numbers, distances], dim=-1).sort(dim=-1).values
         squares = self._prefix(torch.linalg.vector_norm(self._blocks, dim=-1).double().square())
-        picked = torch.arange(0, squares.shape[-1], -(-squares.shape[-1] // count), device=squares.device)
-        end = torch.full((*squares.shape[:-1], 1), self.n, device=squares.device)
-        tail = self.values[..., self._blocks.shape[-2] * self.block :].double().square().sum(-1, keepdim=True)
-        return Candidates(
-            torch.cat([(picked * self.block).expand(*squares.shape[:-1], -1), end], dim=-1),
-            torch.cat([self._sums[..., picked], self.prefix_sums(end)], dim=-1),
-            torch.cat([squares[..., picked], squares[..., -1:] + tail], dim=-1),
-        )
+        return Candidates(positions, self.prefix_sums(positions), self._until(positions, squares, 2))
 
 
 class Candidates(NamedTuple):
@@ -169,7 +172,15 @@ class Fit(NamedTuple):
     gain: Tensor
 
 
-def fit_scale(data: Sorted, values: Tensor, scale: Tensor) -> Fit:
+def search_scale(data: Sorted, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The best scale (..., 1) that `fit_scale` reaches from the candidates (..., C), and the index (..., 1) of the one it came from."""
+    trial = fit_scale(data, values, scale, TRIAL_SWEEPS)
+    best = trial.gain.argmax(-1, keepdim=True)
+    chosen = values.gather(-2, best.unsqueeze(-1).expand(*best.shape, values.shape[-1]))
+    return fit_scale(data, chosen, trial.scale.gather(-1, best), MAX_SWEEPS).scale, best
+
+
+def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:
     """Alternate nearest value and least-squares scale from each of the candidate scales (..., C); `values` (..., C, K), increasing.
 
     With A = sum over cells of value_k sum_k and B = sum of value_k^2 number_k, the best scale of an assignment is A/B and lowers ||x||^2
@@ -177,7 +188,7 @@ def fit_scale(data: Sorted, values: Tensor, scale: Tensor) -> Fit:
     """
     *batch, count, k = values.shape
     gain = torch.full_like(scale, -torch.inf)
-    for _ in range(MAX_SWEEPS):
+    for _ in range(sweeps):
         edges = (scale.unsqueeze(-1) * midpoints(values)).reshape(*batch, count * (k - 1))
         cells = _candidate_cells(data, edges, count, k)
         a = (cells[0] * values).sum(-1)
@@ -205,25 +216,24 @@ def _candidate_cells(data: Sorted, edges: Tensor, count: int, k: int) -> tuple[T
 def best_scale(x: Tensor, values: Tensor) -> Tensor:
     """The scale s >= 0 of least ||x - s values[nearest]||^2, exactly: (...) for x (..., n) and increasing `values` (K,).
 
-    As s grows from 0 each x_i starts at the outermost value on its side, and steps inwards where x_i = s m_j for a midpoint m_j of its
-    sign. All n (K - 1) such scales are sorted; between two of them the assignment is fixed, and A^2/B (see `fit_scale`) is its gain.
-    O(n K log(n K)).
+    As s falls from infinity each x_i starts at the innermost value on its side, and steps outwards where x_i = s m_j for a midpoint m_j of
+    its sign. All n (K - 1) such scales are sorted; between two of them the assignment is fixed, and A^2/B (see `fit_scale`) is its gain.
+    Every step adds to A and to B, so that nothing cancels. O(n K log(n K)).
     """
     x, values = x.double(), values.double()
     edges, steps = midpoints(values), values.diff()
-    zero_level = values[torch.searchsorted(edges, edges.new_zeros(()))]
-    start = torch.where(x > 0, values[-1], torch.where(x < 0, values[0], zero_level))
+    zero = edges.new_zeros(())
+    inner = torch.where(x > 0, values[torch.searchsorted(edges, zero, right=True)], values[torch.searchsorted(edges, zero)])
     ratio = x.unsqueeze(-1) / torch.where(edges == 0, torch.inf, edges)
     meets = ratio > 0
-    sign = torch.where(x > 0, -1.0, 1.0).unsqueeze(-1)  # the value steps down for a positive x_i, up for a negative one
-    delta_a = torch.where(meets, sign * steps * x.unsqueeze(-1), 0).flatten(-2)
-    delta_b = torch.where(meets, sign * (values[1:].square() - values[:-1].square()), 0).flatten(-2)
-    order = torch.where(meets, ratio, torch.inf).flatten(-2).argsort(dim=-1)
-    a = (start * x).sum(-1, keepdim=True)
-    b = start.square().sum(-1, keepdim=True)
-    a = torch.cat([a, a + delta_a.gather(-1, order).cumsum(-1)], dim=-1)
-    b = torch.cat([b, b + delta_b.gather(-1, order).cumsum(-1)], dim=-1)
-    valid = (a > 0) & (b > 1e-12 * b[..., :1])
+    step_a = torch.where(meets, steps * x.unsqueeze(-1).abs(), 0).flatten(-2)
+    step_b = torch.where(meets, 2 * steps * edges.abs(), 0).flatten(-2)
+    order = ratio.flatten(-2).argsort(dim=-1, descending=True)
+    a = (inner * x).sum(-1, keepdim=True)
+    b = inner.square().sum(-1, keepdim=True)
+    a = torch.cat([a, a + step_a.gather(-1, order).cumsum(-1)], dim=-1)
+    b = torch.cat([b, b + step_b.gather(-1, order).cumsum(-1)], dim=-1)
+    valid = (a > 0) & (b > 0)
     gain = torch.where(valid, a.square() / torch.where(valid, b, 1.0), 0.0)
     best = gain.argmax(dim=-1, keepdim=True)
     return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0).gather(-1, best).squeeze(-1)

@@ -1,0 +1,56 @@
+"""Timing in one process, and the record of a benchmark."""
+
+import json
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import leco
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def paired(ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+    """Medians of ours and of the yardstick, and of their ratio pair by pair (A B A B ...), after a warm-up of each."""
+    ours(), yardstick()
+    pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
+    return tuple(statistics.median(values) for values in (*zip(*pairs, strict=True), [a / b for a, b in pairs]))  # pyright: ignore[reportReturnType]
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """How far the process's resident memory rises above its start while the function runs (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = _status("VmRSS")
+    function()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+    return int(line.split()[1]) * 1024
+
+
+def machine() -> dict[str, Any]:
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads()}
+
+
+def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
+    """Write the rows with the command, versions and machine to results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    versions = {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    content = {"command": shlex.join(["python", *sys.argv]), "versions": versions, "machine": machine(), **extra, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

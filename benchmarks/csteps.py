@@ -1,0 +1,87 @@
+"""Time and memory of the C steps, each against the plain operation that it can't do without, in one run.
+
+    python benchmarks/csteps.py [--weights 25000000] [--record]
+
+Ratios are medians over pairs, the C step and its yardstick in turn. Memory is the peak of the C step above its input, in copies of
+the input, its result included.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import common
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import leco
+
+
+def warm(compression: Any, x: torch.Tensor) -> Callable[[], Any]:
+    """The C step from the Theta of a slightly different x, as one LC step is from the next."""
+    theta = compression.compress(x + 0.01 * x.std() * torch.randn_like(x), 1.0)
+    return lambda: compression.compress(x, 1.0, theta)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=int, default=25_000_000)
+    parser.add_argument("--side", type=int, default=1200, help="side of the square matrix of the low-rank rows")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/csteps.json")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    x = torch.randn(args.weights) * 0.05
+    rows_of = x[: args.weights // 1000 * 1000].view(-1, 1000)
+    matrix = torch.randn(args.side, args.side)
+    kappa = args.weights // 20
+    place = args.weights - kappa + 1
+
+    def sort() -> Any:
+        return torch.sort(x)
+
+    def svd() -> Any:
+        return torch.linalg.svd(matrix, full_matrices=False)
+
+    def cold(compression: Any, array: torch.Tensor = x) -> Callable[[], Any]:
+        return lambda: compression.compress(array, 1.0)
+
+    cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
+        ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
+        ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of |x|", lambda: x.abs().kthvalue(place), 1.2, x),
+        ("TopK, 5 %", cold(leco.TopK(kappa)), "topk of |x|", lambda: x.abs().topk(kappa), 1.2, x),
+        ("Ternary()", cold(leco.Ternary()), "torch.sort", sort, 1.5, x),
+        ("Codebook(16), cold", cold(leco.Codebook(16)), "torch.sort", sort, 3.0, x),
+        ("Codebook(16), warm", warm(leco.Codebook(16), x), "torch.sort", sort, 1.0, x),
+        ("PowersOfTwo(4, scale)", cold(leco.PowersOfTwo(4, scale=True)), "torch.sort", sort, None, x),
+        ("Uniform(4)", cold(leco.Uniform(4)), "torch.sort", sort, None, x),
+        ("Uniform(8, zero_point)", cold(leco.Uniform(8, zero_point=True)), "torch.sort", sort, None, x),
+        ("L1Ball", cold(leco.L1Ball(float(x.abs().sum()) / 10)), "torch.sort", sort, None, x),
+        ("Codebook(4), rows of 1,000", cold(leco.Codebook(4), rows_of), "torch.sort", sort, None, rows_of),
+        ("RankSelection", cold(leco.RankSelection(1.0), matrix), "torch.linalg.svd", svd, 1.1, matrix),
+    ]
+    table = Table("C step", "s", "yardstick", "s", "ratio", "bound", "peak, copies", title=f"{args.weights:,} float32 weights")
+    rows = []
+    for name, step, yardstick_name, yardstick, bound, array in cases:
+        ours, theirs, ratio = common.paired(step, yardstick, args.repeats)
+        copies = common.peak_bytes(step) / array.nbytes
+        table.add_row(name, f"{ours:.3f}", yardstick_name, f"{theirs:.3f}", f"{ratio:.2f}", "" if bound is None else f"{bound}", f"{copies:.2f}")
+        rows.append(
+            {
+                "c_step": name,
+                "seconds": ours,
+                "yardstick": yardstick_name,
+                "yardstick_seconds": theirs,
+                "ratio": ratio,
+                "bound": bound,
+                "copies": copies,
+            }
+        )
+    Console(width=120).print(table)
+    if args.record:
+        common.record("csteps", rows, weights=args.weights, side=args.side, repeats=args.repeats)
+
+
+if __name__ == "__main__":
+    main()

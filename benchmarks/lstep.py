@@ -1,0 +1,80 @@
+"""What the attached penalty adds to a training step of ResNet-20 at batch 128, in time and memory.
+
+    python benchmarks/lstep.py [--record]
+
+Whole steps (forward, backward, SGD with momentum) on random images; plain and penalised in turn, the ratio pair by pair.
+"""
+
+import argparse
+import copy
+import statistics
+
+import common
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import leco
+
+
+class Block(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside)
+        self.conv2, self.norm2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside)
+        self.stride, self.pad = stride, outside - inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))  # option A: no parameters
+        return F.relu(y + shortcut)
+
+
+def resnet20() -> nn.Module:
+    """The CIFAR net of He et al., section 4.2: 3 stages of 3 blocks, 16, 32 and 64 filters."""
+    widths = [(16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)]
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*stem, *(Block(*w) for w in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=30, help="pairs of steps")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/results/lstep.json")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    x, y = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
+    base = resnet20()
+    rows = []
+    for multipliers in (True, False):
+        models = [copy.deepcopy(base), copy.deepcopy(base)]
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9, nesterov=True) for m in models]
+        lc = leco.LC(models[0], leco.each(leco.match(models[0], nn.Conv2d, nn.Linear), leco.Vector(), leco.Binary()), multipliers=multipliers)
+        lc.attach(optimizers[0])
+        lc.mu = 1e-3
+
+        def step(which: int, models=models, optimizers=optimizers) -> None:
+            optimizers[which].zero_grad()
+            F.cross_entropy(models[which](x), y).backward()
+            optimizers[which].step()
+
+        for _ in range(2):
+            step(0), step(1)
+        pairs = [(common.seconds(lambda: step(0)), common.seconds(lambda: step(1))) for _ in range(args.steps)]
+        held = sum(t.untyped_storage().nbytes() for t in [*lc.delta.values(), *lc.multipliers.values()])
+        row = {
+            "method": "augmented Lagrangian" if multipliers else "quadratic penalty",
+            "penalised_seconds": statistics.median(a for a, _ in pairs),
+            "plain_seconds": statistics.median(b for _, b in pairs),
+            "ratio": statistics.median(a / b for a, b in pairs),
+            "copies_of_the_compressed_weights": held / sum(p.nbytes for p in lc.params.values()),
+        }
+        rows.append(row)
+        Console(width=120).print(row)
+    if args.record:
+        common.record("lstep", rows, steps=args.steps)
+
+
+if __name__ == "__main__":
+    main()
