@@ -2,11 +2,15 @@
 
 import copy
 import dataclasses
+import json
+import platform
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import torch
@@ -169,6 +173,23 @@ class Comparison:
         )
         self.records[name] = result.records
         return result.best if chosen is self.data.validation else None  # with no validation data: the last net, whatever the test error was
+
+
+def record(path: Path, seed: int, seconds: float, reference: dict[str, float], rows: list[Row], **extra: Any) -> None:
+    """Write a run, with its command, versions and machine, as JSON."""
+    content = {
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "seconds": seconds,
+        "reference": reference,
+        "rows": [{**row._asdict(), "path": Path(row.path).name} for row in rows],
+        **extra,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"recorded in {path}")
 
 
 def table(rows: list[Row], title: str, reference_error: float, dense: int) -> None:

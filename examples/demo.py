@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for the files and the figure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a few short steps: shows that it runs")
+    parser.add_argument("--record", type=Path, help="write the result here, as JSON")
     parser.add_argument("--check", type=Path, help="load this file and print its test error; nothing else")
     args = parser.parse_args()
     data = digits()
@@ -87,6 +88,9 @@ def main() -> None:
     answer = subprocess.run([sys.executable, __file__, "--check", best.path], capture_output=True, text=True, check=True)
     error = float(answer.stdout)
     print(f"loaded in a new process: test error {error:.2f} % (here {best.error:.2f} %), in {time.perf_counter() - start:.0f} s in all")
+    if args.record:
+        found = {"test_error": reference_error, "bytes": dense}
+        common.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=dataclasses.asdict(settings))
     if error != best.error:
         sys.exit("the file does not give the net that was saved")
 

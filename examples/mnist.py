@@ -9,9 +9,6 @@ LC is its last net, and the test error is used for nothing but the report. A run
 import argparse
 import dataclasses
 import gzip
-import json
-import platform
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import leco
@@ -65,7 +63,15 @@ def tasks(compression: str, model: nn.Module) -> dict[str, leco.Task]:
     raise ValueError(f"unknown compression {compression!r}")
 
 
-def load(folder: Path, smoke: bool) -> common.Data:
+def enlarged_digits() -> common.Data:
+    """scikit-learn's 8 x 8 digits as 28 x 28 images: for --smoke, where there is no MNIST."""
+    images, labels = load_digits(return_X_y=True)
+    x = torch.nn.functional.interpolate(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, 28) - 0.3
+    train, test = (x[:1297], torch.tensor(labels[:1297])), (x[1297:], torch.tensor(labels[1297:]))
+    return common.Data(train, train, test)
+
+
+def load(folder: Path) -> common.Data:
     """Pixels in [0, 1], less the training set's mean image."""
 
     def read(name: str, offset: int) -> np.ndarray:
@@ -75,7 +81,7 @@ def load(folder: Path, smoke: bool) -> common.Data:
     def split(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         images = torch.from_numpy(read(f"{name}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28).copy()).float() / 255
         labels = torch.from_numpy(read(f"{name}-labels-idx1-ubyte.gz", 8).astype(np.int64))
-        return (images[:2000], labels[:2000]) if smoke else (images, labels)
+        return images, labels
 
     train, test = split("train"), split("t10k")
     mean = train[0].mean(0)
@@ -85,7 +91,7 @@ def load(folder: Path, smoke: bool) -> common.Data:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of the four IDX files")
+    parser.add_argument("--data", type=Path, help="the folder of the four IDX files")
     parser.add_argument("--net", choices=list(NETS), default="lenet300")
     parser.add_argument("--compression", choices=["codebook2", "binary", "prune5", "ranks"], nargs="+", default=["codebook2", "prune5", "ranks"])
     parser.add_argument("--methods", nargs="+", choices=["DC", "DC + retraining", "LC"], default=["DC", "DC + retraining", "LC"])
@@ -94,10 +100,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("mnist-out"), help="folder for files, checkpoints and reference weights")
     parser.add_argument("--record", type=Path, help="write the result here, as JSON")
-    parser.add_argument("--smoke", action="store_true", help="2,000 images and two short steps: shows that it runs")
+    parser.add_argument("--smoke", action="store_true", help="two short steps, without --data on scikit-learn's digits: shows that it runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = load(args.data, args.smoke)
+    if args.data is None and not args.smoke:
+        parser.error("--data is needed: the folder of MNIST's four IDX files (or --smoke, on scikit-learn's digits)")
+    data = load(args.data) if args.data else enlarged_digits()
     folder = args.out / f"{args.net}-seed{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -119,30 +127,18 @@ def main() -> None:
     for compression in args.compression:
         settings = FAST if args.preset == "fast" else RANKS if compression == "ranks" else AUTHORS
         if args.smoke:
-            settings = dataclasses.replace(settings, steps=2, epochs=1, first_epochs=1, retrain_epochs=1)
+            settings = dataclasses.replace(settings, steps=2, factor=1e4, epochs=1, first_epochs=1, retrain_epochs=1)
         comparison = common.Comparison(reference, data, settings, folder)
         torch.manual_seed(1000 + args.seed)
         rows += comparison.run(compression, tasks(compression, reference), tuple(args.methods), progress=sys.stderr.isatty())
         curves |= {name: [r._asdict() for r in records] for name, records in comparison.records.items()}
         used[compression] = dataclasses.asdict(settings)
-    title = f"{args.net} on MNIST, seed {args.seed}"
+    title = f"{args.net} on {'MNIST' if args.data else 'digits'}, seed {args.seed}"
     common.table(rows, title, reference_error, dense)
     common.draw(rows, title, reference_error, dense, folder / "error-against-bytes.png")
     if args.record:
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "seed": args.seed,
-            "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
-            "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-            "seconds": time.perf_counter() - start,
-            "settings": used,
-            "reference": {"test_error": reference_error, "train_loss": reference_loss, "bytes": dense},
-            "rows": [row._asdict() for row in rows],
-            "curves": curves,
-        }
-        args.record.write_text(json.dumps(record, indent=1))
-        print(f"recorded in {args.record}")
+        found = {"test_error": reference_error, "train_loss": reference_loss, "bytes": dense}
+        common.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=used, curves=curves)
 
 
 if __name__ == "__main__":

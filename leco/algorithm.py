@@ -158,7 +158,7 @@ class LC:
             raise ValueError(f"LC: the state is of tasks {sorted(state['thetas'])}, this LC has {sorted(self.tasks)}")
         if set(state["multipliers"]) != set(self._multipliers or {}):
             raise ValueError(f"LC: the state has multipliers of {sorted(state['multipliers'])}, this LC of {sorted(self.multipliers)}")
-        thetas = {name: theta_from_state(s, self.forms(name)) for name, s in state["thetas"].items()}
+        thetas = self.thetas_from_state(state["thetas"])
         for name, theta in thetas.items():
             expected, got = self._view_shape(name), theta.decompress().shape
             if got != expected:
@@ -344,9 +344,13 @@ class LC:
     def _task_of(self, param: str) -> str:
         return next(task for task, names in self.names.items() if param in names)
 
-    def forms(self, name: str) -> tuple[type, ...]:
-        """The forms that a Theta of this task may have: the library's, and those that its compression lists as `forms`."""
-        return (*THETAS, *getattr(self.tasks[name].compression, "forms", ()))
+    def thetas_from_state(self, state: Mapping[str, Any]) -> dict[str, Theta]:
+        """Thetas from the dicts that `leco.theta.theta_state` made, of the library's forms or those that a compression lists as `forms`."""
+        thetas = {}
+        for name, described in state.items():
+            forms = (*THETAS, *getattr(self.tasks[name].compression, "forms", ()))
+            thetas[name] = theta_from_state(described, forms, self._params[self.names[name][0]].device)
+        return thetas
 
     def _view_shape(self, name: str) -> torch.Size:
         return self.tasks[name].view.shape([self._params[n].shape for n in self.names[name]])

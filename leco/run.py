@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from leco.algorithm import LC, Record, Snapshot
-from leco.theta import theta_from_state, theta_state
+from leco.theta import theta_state
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
 
@@ -170,9 +170,7 @@ class _State:
         for name, part in self.stateful.items():
             part.load_state_dict(state["stateful"][name])
         self.records = [Record(*values) for values in state["records"]]
-        forms = {name: self.lc.forms(name) for name in self.lc.tasks}
-        thetas = {name: theta_from_state(theta, forms[name]) for name, theta in state["best"]["thetas"].items()}
-        self.best, self.best_step = Snapshot(thetas, state["best"]["rest"]), state["best_step"]
+        self.best, self.best_step = Snapshot(self.lc.thetas_from_state(state["best"]["thetas"]), state["best"]["rest"]), state["best_step"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -157,9 +157,9 @@ def theta_state(theta: Theta) -> dict[str, Any]:
     return {"form": type(theta).__name__, "fields": dict(zip(theta._fields, theta, strict=True))}
 
 
-def theta_from_state(state: Mapping[str, Any], forms: Sequence[type]) -> Theta:
-    """The Theta that `theta_state` described. Raises ValueError for a form that is not among `forms`."""
+def theta_from_state(state: Mapping[str, Any], forms: Sequence[type], device: torch.device) -> Theta:
+    """The Theta that `theta_state` described, on `device`. Raises ValueError for a form that is not among `forms`."""
     form = next((f for f in forms if f.__name__ == state["form"]), None)
     if form is None:
         raise ValueError(f"unknown form of Theta {state['form']!r}; known are {[f.__name__ for f in forms]}")
-    return form(**state["fields"])
+    return form(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in state["fields"].items()})
