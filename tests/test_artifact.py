@@ -1,7 +1,9 @@
 """The file: its length, what it gives back, what it refuses."""
 
+import dataclasses
 import json
 import os
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -130,6 +132,73 @@ def test_dense_bytes_count_a_tied_weight_once():
     net = Net()
     distinct = {id(t): t for t in net.state_dict(keep_vars=True).values()}
     assert leco.dense_bytes(net) == sum(t.nbytes for t in distinct.values()) == sum(t.nbytes for t in net.state_dict().values()) - 480
+
+
+def test_equal_nets_give_equal_files_that_say_what_compressed_them(tmp_path):
+    net = nn.Linear(5, 4)
+    files = []
+    for number in range(2):
+        costs = leco.Table([0.0, 1.0, 2.0, 3.0, 4.0])
+        lc = leco.LC(net, {"a": leco.Task("weight", leco.Matrix(), leco.RankSelection(0.1, costs))})
+        lc.mu = 1.0
+        leco.save(tmp_path / f"{number}", lc)
+        files.append((tmp_path / f"{number}").read_bytes())
+    assert files[0] == files[1]
+    lc = leco.LC(net, {"a": leco.Task("weight", leco.Matrix(), leco.RankSelection(0.1))})
+    lc.mu = 1.0
+    leco.save(tmp_path / "named", lc)
+    with safe_open(tmp_path / "named", framework="pt") as file:
+        described = json.loads(file.metadata()["leco"])["tasks"]["a"]["compression"]
+    assert described == {"name": "RankSelection", "options": {"alpha": 0.1, "cost": "storage"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """A view of a user's own: the second half of a vector before the first."""
+
+    def shape(self, shapes):
+        return shapes[0]
+
+    def forward(self, tensors):
+        return tensors[0].roll(len(tensors[0]) // 2)
+
+    def backward(self, x, shapes):
+        return [x.roll(-(len(x) // 2))]
+
+
+class Signed(NamedTuple):
+    """A form of a user's own, with negative integers."""
+
+    signs: torch.Tensor
+
+    def decompress(self):
+        return self.signs.float()
+
+    def free(self):
+        return ()
+
+
+class SignOnly(leco.Compression):
+    def compress(self, x, mu, theta=None):
+        return Signed(x.sign().to(torch.int8))
+
+
+def test_views_of_ones_own_are_passed_by_their_class(tmp_path):
+    net = nn.Linear(5, 4)
+    lc = leco.LC(net, {"a": leco.Task("bias", Halves(), leco.Binary())})
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    with pytest.raises(ValueError, match="task 'a' is damaged: 'Halves'"):
+        leco.load(tmp_path / "m", nn.Linear(5, 4))
+    assert torch.equal(leco.load(tmp_path / "m", nn.Linear(5, 4), views=[Halves]).bias, lc.delta["bias"])
+
+
+def test_negative_integers_are_refused_when_saving(tmp_path):
+    lc = leco.LC(nn.Linear(5, 4), {"a": leco.Task("weight", leco.Vector(), SignOnly())})
+    with pytest.raises(ValueError, match="must be at least 0 to be coded; the least is -1"):
+        lc.mu = 1.0
+        leco.save(tmp_path / "m", lc)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
