@@ -43,6 +43,7 @@ class LowRank(Compression[Factors | Dense]):
         check_count("LowRank: rank", self.rank, 0, min(shape[-2:]))
 
     def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+        self.check(x.shape)
         check_finite(x)
         if self.rank >= min(x.shape[-2:]):
             return Dense(x.clone())
@@ -78,6 +79,7 @@ class RankSelection(Compression[Factors | Dense]):
         _costs(self.cost, shape)
 
     def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+        self.check(x.shape)
         check_finite(x)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         rank, _ = _select(s, self.alpha, mu, _costs(self.cost, x.shape))
@@ -119,6 +121,7 @@ class ConvRankSelection(Compression[ConvFactors | Dense]):
             _costs(self.cost, _scheme_view(scheme).shape([shape]))
 
     def compress(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> ConvFactors | Dense:
+        self.check(x.shape)
         check_finite(x)
         chosen: ConvFactors | Dense = Dense(x.clone())
         least = self.price(chosen)

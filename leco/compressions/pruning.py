@@ -18,6 +18,11 @@ def _sparse(x: Tensor, mask: Tensor) -> Sparse:
     return Sparse(mask, x[mask])
 
 
+def _shrunk(x: Tensor, mask: Tensor, by: Tensor | float) -> Sparse:
+    kept = x[mask]
+    return Sparse(mask, kept.sub_(kept.sign().mul_(by)))
+
+
 def _kth_largest(a: Tensor, kappa: int) -> Tensor:
     """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten. numpy's selection is vectorised, torch's is not."""
     place = a.shape[-1] - kappa
@@ -25,6 +30,17 @@ def _kth_largest(a: Tensor, kappa: int) -> Tensor:
         return a.kthvalue(place + 1, dim=-1, keepdim=True).values
     a.numpy().partition(place, axis=-1)
     return a[..., place : place + 1].clone()
+
+
+def _first_of_ties(row: Tensor, tied: Tensor, kappa: int) -> Tensor:
+    """Which of the candidates, in order and at least kappa in each row, stay so that each row keeps kappa: all but the last of the tied ones."""
+    places = tied.nonzero().squeeze(1)
+    rows = row[places]
+    rank = torch.arange(len(places), device=row.device) - torch.searchsorted(rows, rows)
+    room = kappa - (row.bincount() - rows.bincount(minlength=int(row[-1]) + 1))
+    stay = torch.ones_like(tied)
+    stay[places[rank >= room[rows]]] = False
+    return stay
 
 
 @dataclass(frozen=True)
@@ -64,19 +80,22 @@ class TopK(Compression[Sparse]):
             raise ValueError(f"TopK: kappa = {self.kappa} must be at most {shape[-1]}, the number of weights")
 
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        self.check(x.shape)
         check_finite(x)
         kappa = self.count(x.shape[-1])
         if kappa == 0:
             return _sparse(x, torch.zeros(x.shape, dtype=torch.bool, device=x.device))
         magnitude = x.abs()
         threshold = _kth_largest(magnitude.clone(), kappa)
-        mask = magnitude >= threshold
-        if int(mask.sum()) > kappa * (mask.numel() // mask.shape[-1]):  # ties at the threshold: the first of them
-            tied = magnitude == threshold
-            room = kappa - (mask ^ tied).sum(-1, keepdim=True)
-            mask &= ~tied | (tied.cumsum(-1, dtype=torch.int32) <= room)
-        kept = _sparse(x, mask)
-        return kept._replace(values=kept.values * (mu / (mu + self.gamma))) if self.gamma else kept
+        mask = (magnitude >= threshold).contiguous()
+        del magnitude
+        kept = mask.view(-1).nonzero().squeeze(1)
+        values = x.reshape(-1)[kept]
+        if len(kept) > kappa * threshold.numel():
+            stay = _first_of_ties(kept // x.shape[-1], values.abs() == threshold.view(-1)[kept // x.shape[-1]], kappa)
+            mask.view(-1)[kept[~stay]] = False
+            values = values[stay]
+        return Sparse(mask, values * (mu / (mu + self.gamma)) if self.gamma else values)
 
     def price(self, theta: Sparse) -> float:
         return self.gamma / 2 * float(theta.values.square().sum()) if self.gamma else 0.0
@@ -100,14 +119,13 @@ class L1Ball(Compression[Sparse]):
 
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         check_finite(x)
-        magnitude = x.abs()
-        tau = _l1_threshold(magnitude, self.kappa).to(x.dtype)
-        mask = magnitude > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)  # exactly, whatever the rounding of tau
-        return _sparse(x.sign() * (magnitude - tau), mask)
+        tau = _l1_threshold(x.abs().contiguous(), self.kappa).to(x.dtype)
+        mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)  # exactly, whatever the rounding of tau
+        return _shrunk(x, mask, tau.expand_as(x)[mask])
 
 
 def _l1_threshold(magnitude: Tensor, kappa: float) -> Tensor:
-    """tau (..., 1), float64: 0 inside the ball, (sum of the largest values less kappa) / (their number) outside.
+    """tau (..., 1), float64, from |x|, which is overwritten: 0 inside the ball, (sum of the largest values less kappa) / (their number) outside.
 
     The largest are those from the first place p, in increasing order, whose value is above the tau of p; that holds from p on: bisection.
     """
@@ -187,7 +205,7 @@ class L1Penalty(Compression[Sparse]):
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         check_finite(x)
         threshold = self.alpha / mu
-        return _sparse(torch.nn.functional.softshrink(x, threshold), x.abs() > threshold)
+        return _shrunk(x, x.abs() > threshold, threshold)
 
     def price(self, theta: Sparse) -> float:
         return self.alpha * float(theta.values.abs().sum())

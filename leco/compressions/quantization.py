@@ -11,17 +11,37 @@ import torch
 from torch import Tensor
 
 from leco.compressions.protocol import Compression, check_count, check_finite
-from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, lloyd, midpoints, optimal_codebook, search_scale, sort
+from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, lloyd, midpoints, optimal_codebook, search_scale, sort_
 from leco.theta import Affine, Codes, Fixed, Scaled
 
+COUNTED = 31  # borders; up to so many it is faster to count those below a value, in parts that stay in cache, than to search
+CHUNK = 2**20  # weights
+EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers for each
 SCALES = 32  # starting points of the search for a scale that is too large to enumerate
 
 
 def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest entry of the increasing `codebook` (..., K) or (K,), the lower of two at equal distance; uint8, or int32 for K > 256."""
-    edges = midpoints(codebook).to(x.dtype).expand(*x.shape[:-1], -1) if codebook.dim() > 1 else midpoints(codebook).to(x.dtype)
-    indices = torch.searchsorted(edges.contiguous(), x.contiguous(), out_int32=True)
-    return indices.to(torch.uint8) if codebook.shape[-1] <= 256 else indices
+    edges = midpoints(codebook).to(x.dtype).expand(*x.shape[:-1], -1).contiguous()
+    if edges.shape[-1] > COUNTED:
+        indices = torch.searchsorted(edges, x.contiguous(), out_int32=True)
+        return indices.to(torch.uint8) if codebook.shape[-1] <= 256 else indices
+    indices = torch.zeros(x.shape, dtype=torch.uint8, device=x.device)
+    values, found = x.reshape(-1, x.shape[-1]), indices.view(-1, x.shape[-1])
+    edges = edges.view(len(values), -1) if edges.numel() else edges.new_zeros(len(values), 0)
+    if len(values) == 1:  # one codebook: any cut of the values will do
+        pieces = [(part, own, edges) for part, own in zip(values.split(CHUNK, -1), found.split(CHUNK, -1), strict=True)]
+    else:
+        rows = max(1, CHUNK // x.shape[-1])
+        pieces = list(zip(values.split(rows), found.split(rows), edges.split(rows), strict=True))
+    for part, own, borders in pieces:
+        for j in range(borders.shape[-1]):
+            own += (part > borders[:, j : j + 1]).view(torch.uint8)
+    return indices
+
+
+def _copy(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,7 @@ class Codebook(Compression[Codes]):
     def _is_exact(self, shape: torch.Size) -> bool:
         n = shape[-1]
         work = math.prod(shape) * (1 + max(0, self.k - 2) * math.log2(n + 1))
-        return work <= EXACT_WORK if self.exact is None else self.exact
+        return work <= EXACT_WORK and math.prod(shape) <= EXACT_SIZE if self.exact is None else self.exact
 
     def _coarse_cuts(self, shape: torch.Size) -> int:
         """So many that the cold start of all leading indices costs about what an exact program may cost."""
@@ -61,8 +81,9 @@ class Codebook(Compression[Codes]):
         return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
 
     def compress(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
+        self.check(x.shape)
         check_finite(x)
-        data = Sorted(x)
+        data = Sorted(_copy(x))
         if self._is_exact(x.shape):
             codebook = optimal_codebook(data, self.k, data.candidates(data.n))
         elif theta is not None and theta.codebook.shape[-1] == self.k:
@@ -79,7 +100,7 @@ def _compress_fixed(x: Tensor, values: Tensor, scale: bool, theta: Fixed | Scale
     if x.numel() * len(values) <= EXACT_WORK // 4:
         found = best_scale(x, values)
     else:
-        data = Sorted(x)
+        data = Sorted(_copy(x))
         largest = torch.maximum(data.values[..., -1].abs(), data.values[..., 0].abs()).double() / values.abs().max().double()
         starts = largest.unsqueeze(-1) * torch.logspace(-2, 0, SCALES, dtype=torch.float64, device=x.device)
         if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
@@ -192,7 +213,7 @@ class Ternary(Compression[Fixed | Scaled]):
 
 def _ternary_scale(x: Tensor) -> Tensor:
     """The mean of the j largest |x_i|, j = argmax of their sum over sqrt(j), a block of j's at a time: the scan needs no copy of its own."""
-    ordered = sort(x.abs(), descending=True)
+    ordered = sort_(x.abs().contiguous()).flip(-1)
     block = max(1, 2**20 // max(1, x.numel() // x.shape[-1]))
     total = ordered.new_zeros(*x.shape[:-1], 1, dtype=torch.float64)
     best, scale = torch.full_like(total, -1.0), torch.zeros_like(total)
@@ -229,7 +250,7 @@ class Uniform(Compression[Affine]):
 
     def compress(self, x: Tensor, mu: float, theta: Affine | None = None) -> Affine:
         check_finite(x)
-        data = Sorted(x)
+        data = Sorted(_copy(x))
         levels, middle = 2**self.bits, 2 ** (self.bits - 1)
         low, high = data.values[..., :1].double().clamp(max=0), data.values[..., -1:].double().clamp(min=0)
         shares = torch.linspace(0.1, 1, SCALES // 2, dtype=torch.float64, device=x.device)
@@ -247,5 +268,5 @@ class Uniform(Compression[Affine]):
         s, best = search_scale(data, grid - zero.unsqueeze(-1), scale)
         del data
         s, z = s.to(x.dtype), zero.gather(-1, best)
-        q = torch.where(s > 0, x / torch.where(s > 0, s, 1), 0).add_(z.to(x.dtype)).round_().clamp_(0, levels - 1)
+        q = (x / torch.where(s > 0, s, torch.inf)).add_(z.to(x.dtype)).round_().clamp_(0, levels - 1)
         return Affine(q.to(torch.uint8), s.squeeze(-1), z.squeeze(-1).to(torch.uint8))

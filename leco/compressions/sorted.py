@@ -4,9 +4,9 @@ Cells of a scalar quantizer are runs of the sorted values, so a C step needs sum
 iteration of Lloyd's algorithm costs O(K (log n + block)) instead of O(K n). All sums across blocks are in float64.
 """
 
+import copy
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,27 +14,34 @@ BLOCK = 64  # values a coarse prefix sum steps over, at most; a query adds the r
 COARSE_CUTS = 1024  # at most: candidate cell borders of the dynamic program that starts Lloyd's algorithm
 EXACT_WORK = 2**23  # evaluations that an exact dynamic program may cost by default: about a second
 MAX_SWEEPS = 300
+QUERIES = 2**21  # values that queries of prefix sums look at in one go
 TRIAL_SWEEPS = 3  # of each starting scale, before only the best goes on
 
 
-def sort(x: Tensor, descending: bool = False) -> Tensor:
-    """Sorted along the last dimension. On the CPU numpy's sort is vectorised and needs no index array, unlike torch's."""
+def sort_(x: Tensor) -> Tensor:
+    """Sort along the last dimension, in place on the CPU: numpy's sort is vectorised and needs no index array, unlike torch's."""
     if x.device.type != "cpu":
-        return x.sort(dim=-1, descending=descending).values
-    ordered = torch.from_numpy(np.sort(x.numpy(), axis=-1))
-    return ordered.flip(-1) if descending else ordered
+        return x.sort(dim=-1).values
+    x.numpy().sort(axis=-1)
+    return x
 
 
 class Sorted:
-    """The values of x (..., n) in increasing order, with prefix sums at any position."""
+    """The values of x (..., n) in increasing order, with prefix sums at any position. `x` is overwritten."""
 
     def __init__(self, x: Tensor):
-        self.values = sort(x).contiguous()
+        self.values = sort_(x)
         self.n = x.shape[-1]
         self.block = min(BLOCK, max(8, self.n // (4 * COARSE_CUTS)))
         whole = self.n // self.block * self.block
         self._blocks = self.values[..., :whole].unflatten(-1, (-1, self.block)) if whole else self.values[..., None, :0]
         self._sums = self._prefix(self._blocks.sum(-1).double())
+
+    def rows(self, part: slice) -> "Sorted":
+        """The same of some of the leading indices, as one dimension (rows, n); shares memory."""
+        own = copy.copy(self)
+        own.values, own._sums = (t.view(-1, t.shape[-1])[part] for t in (self.values, self._sums))
+        return own
 
     @staticmethod
     def _prefix(blocks: Tensor) -> Tensor:
@@ -46,10 +53,19 @@ class Sorted:
 
     def _until(self, cuts: Tensor, sums: Tensor, power: int) -> Tensor:
         """Sums of the first `cuts` values to a power, from such sums up to each block."""
+        if not cuts.numel():
+            return cuts.double()
         block = (cuts // self.block).clamp(max=sums.shape[-1] - 1)
-        places = (block * self.block).unsqueeze(-1) + torch.arange(self.block, device=cuts.device)
-        rest = self.values.gather(-1, places.clamp(max=self.n - 1).flatten(-2)).view(places.shape)
-        return sums.gather(-1, block) + rest.double().pow_(power).mul_(places < cuts.unsqueeze(-1)).sum(-1)
+        out = sums.gather(-1, block)
+        values, rests = self.values.view(-1, self.n), out.view(-1, cuts.shape[-1])
+        start, stop = (block * self.block).view_as(rests), cuts.reshape(rests.shape)
+        offsets = torch.arange(self.block, device=cuts.device)
+        rows = max(1, QUERIES // (self.block * cuts.shape[-1]))  # at a time, for the memory's sake
+        for part in range(0, len(rests), rows):
+            places = start[part : part + rows].unsqueeze(-1) + offsets
+            rest = values[part : part + rows].gather(-1, places.clamp(max=self.n - 1).flatten(-2)).view(places.shape).double()
+            rests[part : part + rows] += rest.pow_(power).mul_(places < stop[part : part + rows].unsqueeze(-1)).sum(-1)
+        return out
 
     def cells(self, edges: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers and sums of the values in the cells that the increasing `edges` (..., K-1) cut: v <= edges_0 < v <= edges_1 ..., each (..., K)."""
@@ -65,7 +81,7 @@ class Sorted:
         if self.n <= count:
             positions = torch.arange(self.n + 1, device=values.device).expand(*values.shape[:-1], -1)
             return Candidates(positions, self._prefix(values.double()), self._prefix(values.double().square()))
-        numbers = torch.linspace(0, self.n, count // 2 + 1, device=values.device).long().expand(*values.shape[:-1], -1)
+        numbers = torch.linspace(0, self.n, count // 2 + 1, dtype=torch.float64, device=values.device).long().expand(*values.shape[:-1], -1)
         shares = torch.linspace(0, 1, count // 2, dtype=values.dtype, device=values.device)
         distances = torch.searchsorted(values, torch.lerp(values[..., :1], values[..., -1:], shares))
         positions = torch.cat([numbers, distances], dim=-1).sort(dim=-1).values
@@ -174,10 +190,18 @@ class Fit(NamedTuple):
 
 def search_scale(data: Sorted, values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The best scale (..., 1) that `fit_scale` reaches from the candidates (..., C), and the index (..., 1) of the one it came from."""
-    trial = fit_scale(data, values, scale, TRIAL_SWEEPS)
-    best = trial.gain.argmax(-1, keepdim=True)
-    chosen = values.gather(-2, best.unsqueeze(-1).expand(*best.shape, values.shape[-1]))
-    return fit_scale(data, chosen, trial.scale.gather(-1, best), MAX_SWEEPS).scale, best
+    *batch, count, k = values.shape
+    values, scale = values.reshape(-1, count, k), scale.reshape(-1, count)
+    found = []
+    rows = max(1, QUERIES // (count * k))  # at a time, for the memory's sake
+    for first in range(0, len(scale), rows):
+        part = slice(first, first + rows)
+        own = data.rows(part)
+        trial = fit_scale(own, values[part], scale[part], TRIAL_SWEEPS)
+        best = trial.gain.argmax(-1, keepdim=True)
+        chosen = values[part].gather(-2, best.unsqueeze(-1).expand(*best.shape, k))
+        found.append((fit_scale(own, chosen, trial.scale.gather(-1, best), MAX_SWEEPS).scale, best))
+    return tuple(torch.cat(parts).view(*batch, 1) for parts in zip(*found, strict=True))  # pyright: ignore[reportReturnType]
 
 
 def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:

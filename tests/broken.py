@@ -1,0 +1,395 @@
+"""Compressions that are wrong in one way each, with the law that must notice it. Most mistakes are ones that people made."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from leco.compressions import (
+    Binary,
+    Codebook,
+    ConvRankSelection,
+    FixedCodebook,
+    L0Penalty,
+    L1Ball,
+    L1Penalty,
+    L2Ball,
+    LowRank,
+    PowersOfTwo,
+    RankSelection,
+    Ternary,
+    TopK,
+    Uniform,
+)
+from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, Scaled, Sparse
+
+
+class Fault(NamedTuple):
+    """`compression` takes the place of the one in the case named `case`, where `law` must fail."""
+
+    law: str
+    case: str
+    compression: Any
+
+
+def sparse(x, mask):
+    return Sparse(mask, x[mask])
+
+
+class ThresholdsInPlace(TopK):
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x, mu)
+        x *= theta.mask
+        return theta
+
+
+class MovesTheWarmStart(Codebook):
+    def compress(self, x, mu, theta=None):
+        if theta is not None:
+            theta.codebook.mul_(0.9)
+        return super().compress(x, mu, theta)
+
+
+class SharesInside(L2Ball):
+    def compress(self, x, mu, theta=None):
+        return Dense(x)
+
+
+class SharesAtFullRank(LowRank):
+    def compress(self, x, mu, theta=None):
+        return Dense(x[..., :, :])
+
+
+class AlwaysSingle(Binary):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x.float(), mu)
+
+
+class AlwaysDouble(TopK):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x.double(), mu)
+
+
+class WideIndices(Codebook):
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x, mu)
+        return theta._replace(indices=theta.indices.long())
+
+
+class ComesBackOnTheCPU(Ternary):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x.cpu(), mu)
+
+
+class BreaksTiesAtRandom(TopK):
+    def compress(self, x, mu, theta=None):
+        order = torch.randperm(len(x))
+        kept = order[x[order].abs().argsort(descending=True)[: self.kappa]]
+        return sparse(x, torch.zeros_like(x, dtype=torch.bool).index_fill_(0, kept, True))
+
+
+class StartsAtRandom(Codebook):
+    def compress(self, x, mu, theta=None):
+        values = x[torch.randint(len(x), (self.k,))].sort().values
+        return Codes((x.unsqueeze(-1) - values).abs().argmin(-1).to(torch.uint8), values)
+
+
+class ReadsMemoryInOrder(L1Penalty):
+    def compress(self, x, mu, theta=None):
+        return super().compress(torch.as_strided(x, (len(x),), (1,)), mu)
+
+
+class KeepsOneMore(TopK):
+    def compress(self, x, mu, theta=None):
+        return TopK(self.kappa + 1).compress(x, mu)
+
+
+class KeepsAllForZero(TopK):
+    def compress(self, x, mu, theta=None):
+        kept = x.abs().argsort()[-self.kappa :]  # x[-0:] is x
+        return sparse(x, torch.zeros_like(x, dtype=torch.bool).index_fill_(0, kept, True))
+
+
+class KeepsAllTies(TopK):
+    def compress(self, x, mu, theta=None):
+        return sparse(x, x.abs() >= x.abs().sort(descending=True).values[self.kappa - 1])
+
+
+class ThresholdTooLate(L1Ball):
+    """The threshold of one entry more than belongs to the support: it is too low, and too much is left."""
+
+    late = 1
+
+    def compress(self, x, mu, theta=None):
+        a = x.abs().sort(descending=True).values
+        tau = (a.cumsum(0) - self.kappa) / torch.arange(1, len(x) + 1)
+        last = int((a > tau).nonzero()[-1]) + self.late
+        t = tau[min(max(last, 0), len(x) - 1)].clamp(min=0)
+        return sparse(x.sign() * (x.abs() - t), x.abs() > t)
+
+
+class ThresholdTooEarly(ThresholdTooLate):
+    """So is the threshold of one entry less."""
+
+    late = -1
+
+
+class RescalesToTheBall(L1Ball):
+    """A point of the ball, but not the nearest one."""
+
+    def compress(self, x, mu, theta=None):
+        delta = x * min(1.0, self.kappa / max(float(x.abs().sum()), 1e-300))
+        return sparse(delta, torch.ones_like(x, dtype=torch.bool))
+
+
+class OneValueMore(Codebook):
+    def compress(self, x, mu, theta=None):
+        return Codebook(self.k + 1).compress(x, mu)
+
+
+class OneRankMore(LowRank):
+    def compress(self, x, mu, theta=None):
+        return LowRank(self.rank + 1).compress(x, mu)
+
+
+class SignOfZeroIsZero(Binary):
+    def compress(self, x, mu, theta=None):
+        return Dense(x.sign())
+
+
+class ScaleForEachSign(Ternary):
+    """{-a, 0, +b}: trained ternary quantization, another set."""
+
+    def compress(self, x, mu, theta=None):
+        delta = super().compress(x, mu).decompress()
+        for side in (delta > 0, delta < 0):
+            delta[side] = x[side].mean()
+        return Dense(delta)
+
+
+class BothEndsOfTheGrid(Uniform):
+    """-2^(b-1) .. +2^(b-1): one level too many."""
+
+    def compress(self, x, mu, theta=None):
+        middle = 2 ** (self.bits - 1)
+        s = x.abs().max().clamp(min=1e-30) / middle
+        return Affine((x / s).round().add(middle).to(torch.uint8), s, torch.tensor(middle, dtype=torch.uint8))
+
+
+class RescalesInside(L2Ball):
+    def compress(self, x, mu, theta=None):
+        return Dense(x * (self.kappa / x.norm().clamp(min=1e-300)))
+
+
+class ShrinksABit(L2Ball):
+    """A margin for rounding errors, on points of the ball too."""
+
+    def compress(self, x, mu, theta=None):
+        return Dense(0.999 * super().compress(x, mu).values)
+
+
+class ShrinksTwice(L1Penalty):
+    def compress(self, x, mu, theta=None):
+        return super().compress(super().compress(x, mu).decompress(), mu)
+
+
+class ForgetsItsGrid(Uniform):
+    """The widest range at every call, also for data that lie on a narrower grid."""
+
+    def compress(self, x, mu, theta=None):
+        middle = 2 ** (self.bits - 1)
+        s = (x.max() - x.min()).clamp(min=1e-30) / (2 * middle - 1) * 1.1
+        return Affine((x / s).round().clamp(-middle, middle - 1).add(middle).to(torch.uint8), s, torch.tensor(middle, dtype=torch.uint8))
+
+
+class MedianScale(Binary):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x, mu)._replace(scale=x.abs().median())
+
+
+class UsualTernaryThreshold(Ternary):
+    """0 below 0.7 mean |x_i|: ternary weight networks, an approximation."""
+
+    def compress(self, x, mu, theta=None):
+        support = x.abs() > 0.7 * x.abs().mean()
+        a = x.abs()[support].sum() / support.sum().clamp(min=1)
+        return Scaled((x.sign() * support + 1).to(torch.uint8), torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype), a)
+
+
+class RoundsTheExponent(PowersOfTwo):
+    """Borders at 2^-(j + 1/2), where the logarithm is halfway, not at 3/4 2^-j."""
+
+    def compress(self, x, mu, theta=None):
+        j = (-x.abs().log2()).round().clamp(min=0)
+        return Dense(torch.where(j > self.c, 0.0, x.sign() * 2.0**-j))
+
+
+class NextValueDown(FixedCodebook):
+    def compress(self, x, mu, theta=None):
+        values = torch.tensor(self.values, dtype=x.dtype)
+        return Fixed((torch.searchsorted(values, x) - 1).clamp(min=0).to(torch.uint8), values)
+
+
+class Quantiles(Codebook):
+    def compress(self, x, mu, theta=None):
+        values = x.sort().values[(torch.arange(self.k) * 2 + 1) * len(x) // (2 * self.k)]
+        return Codes((x.unsqueeze(-1) - values).abs().argmin(-1).to(torch.uint8), values)
+
+
+class ThresholdWithoutSquareRoot(L0Penalty):
+    def compress(self, x, mu, theta=None):
+        return sparse(x, x.abs() > 2 * self.alpha / mu)
+
+
+class ThresholdWithoutMu(L1Penalty):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x, 1.0)
+
+
+class ForgetsToShrink(TopK):
+    def compress(self, x, mu, theta=None):
+        return TopK(self.kappa).compress(x, mu)
+
+
+class FirstColumns(LowRank):
+    """x projected on its first r columns instead of its first singular vectors."""
+
+    def compress(self, x, mu, theta=None):
+        u = torch.linalg.qr(x[..., : self.rank]).Q
+        return Factors(u, u.mT @ x)
+
+
+class EnergyRank(RankSelection):
+    """The rank that keeps 90 % of the energy, whatever it costs."""
+
+    def compress(self, x, mu, theta=None):
+        s = torch.linalg.svdvals(x).square()
+        return LowRank(int((s.cumsum(0) < 0.9 * s.sum()).sum()) + 1).compress(x, mu)
+
+
+class FirstScheme(ConvRankSelection):
+    """Scheme 1 without a look at scheme 2."""
+
+    def compress(self, x, mu, theta=None):
+        return ConvRankSelection(self.alpha, self.cost, schemes=(1,)).compress(x, mu)
+
+
+class WrongReshape(ConvRankSelection):
+    """Height and in not exchanged in scheme 2."""
+
+    def compress(self, x, mu, theta=None):
+        matrix = x.reshape(x.shape[0] * x.shape[2], -1)
+        theta = RankSelection(self.alpha, self.cost).compress(matrix, mu)
+        return Dense(x.clone()) if isinstance(theta, Dense) else ConvFactors(theta.u, theta.v, 2, x.shape[2], x.shape[3])
+
+
+class PriceWithoutAlpha(L0Penalty):
+    def price(self, theta):
+        return float(theta.values.count_nonzero())
+
+
+class PriceOfEntries(RankSelection):
+    """Numbers in the factors, also where a dense matrix is smaller, and whatever the cost."""
+
+    def price(self, theta):
+        return self.alpha * sum(field.numel() for field in theta)
+
+
+class StartsCold(Codebook):
+    """A uniform grid with no look at the warm start, and no iteration."""
+
+    def compress(self, x, mu, theta=None):
+        low, high = x.min(), x.max()
+        values = low + (high - low) * torch.linspace(0, 1, self.k, dtype=x.dtype)
+        return Codes((x.unsqueeze(-1) - values).abs().argmin(-1).to(torch.uint8), values)
+
+
+class KeepsTheOldIndices(Ternary):
+    """Refits the scale only, though with the wrong formula: the mean of all |x_i|."""
+
+    def compress(self, x, mu, theta=None):
+        return super().compress(x, mu) if theta is None else theta._replace(scale=x.abs().mean())
+
+
+class OneThresholdForAllRows(TopK):
+    def compress(self, x, mu, theta=None):
+        count = self.kappa * x.numel() // x.shape[-1]
+        return sparse(x, x.abs() >= x.abs().flatten().sort(descending=True).values[count - 1])
+
+
+class OneScaleForAllRows(Binary):
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x, mu)
+        return theta._replace(scale=theta.scale.mean().expand_as(theta.scale))
+
+
+class AcceptsEverything(Binary):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x.nan_to_num(), mu)
+
+
+class AcceptsInfinity(FixedCodebook):
+    def compress(self, x, mu, theta=None):
+        if x.isnan().any():
+            raise ValueError("NaN or infinite entries")
+        return super().compress(x.nan_to_num(), mu)
+
+
+@dataclass(frozen=True)
+class SignedIndices(Codebook):
+    """Indices from -1 on: indexing takes them, a file of unsigned integers does not."""
+
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x, mu)
+        return theta._replace(indices=theta.indices.int() - 1)
+
+
+FAULTS = (
+    Fault("input_untouched", "top 7", ThresholdsInPlace(7)),
+    Fault("input_untouched", "codebook 3", MovesTheWarmStart(3)),
+    Fault("own_memory", "l2 ball of 1000000.0", SharesInside(1e6)),
+    Fault("own_memory", "rank 5", SharesAtFullRank(5)),
+    Fault("dtype_kept", "binary", AlwaysSingle()),
+    Fault("dtype_kept", "top 7", AlwaysDouble(7)),
+    Fault("dtype_kept", "codebook 3", WideIndices(3)),
+    Fault("device_kept", "ternary", ComesBackOnTheCPU()),
+    Fault("deterministic", "top 7", BreaksTiesAtRandom(7)),
+    Fault("deterministic", "codebook 3, lloyd", StartsAtRandom(3)),
+    Fault("strides_do_not_matter", "l1 penalty 0.2", ReadsMemoryInOrder(0.2)),
+    Fault("member", "top 7", KeepsOneMore(7)),
+    Fault("member", "top 0", KeepsAllForZero(0)),
+    Fault("member", "top 7", KeepsAllTies(7)),
+    Fault("member", "l1 ball of 3.0", ThresholdTooLate(3.0)),
+    Fault("member", "l1 ball of 3.0", ThresholdTooEarly(3.0)),
+    Fault("member", "codebook 3", OneValueMore(3)),
+    Fault("member", "rank 2", OneRankMore(2)),
+    Fault("member", "signs", SignOfZeroIsZero(False)),
+    Fault("member", "ternary", ScaleForEachSign()),
+    Fault("member", "uniform 2 bits", BothEndsOfTheGrid(2)),
+    Fault("idempotent", "l2 ball of 1.5", ShrinksABit(1.5)),
+    Fault("idempotent", "l1 penalty 0.2", ShrinksTwice(0.2)),
+    Fault("idempotent", "uniform 4 bits", ForgetsItsGrid(4)),
+    Fault("optimal", "l1 ball of 3.0", RescalesToTheBall(3.0)),
+    Fault("optimal", "l2 ball of 1.5", RescalesInside(1.5)),
+    Fault("optimal", "binary", MedianScale()),
+    Fault("optimal", "ternary", UsualTernaryThreshold()),
+    Fault("optimal", "powers of two to 2^-3", RoundsTheExponent(3)),
+    Fault("optimal", "values", NextValueDown((2, -1, 0))),
+    Fault("optimal", "codebook 3", Quantiles(3)),
+    Fault("optimal", "l0 penalty 0.2", ThresholdWithoutSquareRoot(0.2)),
+    Fault("optimal", "l1 penalty 0.2", ThresholdWithoutMu(0.2)),
+    Fault("optimal", "top 7, l2", ForgetsToShrink(7, gamma=0.5)),
+    Fault("optimal", "rank 2", FirstColumns(2)),
+    Fault("optimal", "rank selection 0.2", EnergyRank(0.2)),
+    Fault("optimal", "conv ranks (1, 2), alpha 0.02", FirstScheme(0.02)),
+    Fault("optimal", "conv ranks (2,), alpha 0.1", WrongReshape(0.1, schemes=(2,))),
+    Fault("price_is_the_cost", "l0 penalty 0.2", PriceWithoutAlpha(0.2)),
+    Fault("price_is_the_cost", "table", PriceOfEntries(0.9, lambda shape, rank: 1.0)),
+    Fault("warm_start_is_never_worse", "codebook 3, lloyd", StartsCold(3)),
+    Fault("warm_start_is_never_worse", "ternary", KeepsTheOldIndices()),
+    Fault("leading_dimensions_are_a_batch", "top 7", OneThresholdForAllRows(7)),
+    Fault("leading_dimensions_are_a_batch", "binary", OneScaleForAllRows()),
+    Fault("nan_and_infinity_raise", "binary", AcceptsEverything()),
+    Fault("nan_and_infinity_raise", "values", AcceptsInfinity((2, -1, 0))),
+    Fault("bits_are_the_bytes_written", "codebook 3", SignedIndices(3)),
+)

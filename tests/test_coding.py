@@ -1,0 +1,174 @@
+"""Lossless coding: what is read is what was written, the size is the length, and damage is noticed."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import leco
+from leco.coding import bits, decode, encode, size
+
+quick = settings(max_examples=80, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**31)
+
+
+def comes_back(x: Tensor) -> int:
+    """The bytes it took, after all checks."""
+    payload, coding = encode(x)
+    assert payload.dtype == torch.uint8
+    assert payload.dim() == 1
+    assert size(x) == len(payload)
+    back = decode(payload, coding, x.shape, x.dtype)
+    assert back.dtype == x.dtype
+    assert torch.equal(back, x)
+    return len(payload)
+
+
+def digits(base: int, shape, seed: int, dtype: torch.dtype) -> Tensor:
+    """Random integers below `base`, with base - 1 among them."""
+    x = torch.randint(base, shape, generator=torch.Generator().manual_seed(seed))
+    if x.numel():
+        x.view(-1)[seed % x.numel()] = base - 1
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize("base", range(1, 301))
+def test_every_base_comes_back(base):
+    for count in (1, 7, 8, 9, 61):
+        for dtype in (torch.uint8, torch.int32, torch.int64) if base <= 256 else (torch.int32, torch.int64):
+            comes_back(digits(base, (count,), base + count, dtype))
+
+
+@quick
+@given(st.integers(1, 300), st.lists(st.integers(0, 6), max_size=3), seeds)
+def test_every_shape_comes_back(base, shape, seed):
+    comes_back(digits(base, shape, seed, torch.int32))
+
+
+@pytest.mark.parametrize("base", [257, 1000, 65536, 65537, 2**20])
+def test_wide_integers_come_back(base):
+    assert comes_back(digits(base, (1000,), 0, torch.int32)) == (base - 1).bit_length() * 125
+
+
+def test_a_number_without_dimensions_comes_back():
+    assert comes_back(torch.tensor(128, dtype=torch.uint8)) == 8
+    assert comes_back(torch.tensor(True)) == 1
+    assert comes_back(torch.tensor(0, dtype=torch.uint8)) == 0
+
+
+@pytest.mark.parametrize(("base", "length"), [(1, 0), (2, 125), (3, 200), (4, 250), (5, 334), (6, 334), (7, 375), (16, 500), (17, 625), (256, 1000)])
+def test_bytes_of_1000_integers(base, length):
+    """5 ternary digits to a byte (3^5 = 243), 3 of base 5 or 6, planes of bits elsewhere."""
+    assert comes_back(digits(base, (1000,), 0, torch.uint8)) == length
+
+
+@pytest.mark.parametrize("base", range(2, 257))
+def test_no_base_takes_more_than_its_width_or_less_than_its_entropy(base):
+    n = 800
+    assert n * math.log2(base) / 8 - 1e-6 <= comes_back(digits(base, (n,), 0, torch.uint8)) <= (base - 1).bit_length() * n // 8
+
+
+@quick
+@given(st.integers(0, 3000), st.floats(0, 1), seeds)
+def test_masks_of_every_density_come_back(count, density, seed):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(count, generator=generator) < density**4  # sparse ones often
+    assert comes_back(mask) <= -(-count // 8)
+    assert comes_back(~mask) <= -(-count // 8)
+
+
+@quick
+@given(st.lists(st.booleans(), max_size=40))
+def test_short_masks_come_back(values):
+    comes_back(torch.tensor(values, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("positions", [[], [0], [99_999], [0, 99_999], [3, 4, 5], [50_000], list(range(0, 100_000, 1000))])
+def test_sparse_masks_come_back_from_few_bytes(positions):
+    mask = torch.zeros(100_000, dtype=torch.bool)
+    mask[positions] = True
+    assert comes_back(mask) <= (16 + 2 * len(positions)) * bool(positions)
+    assert comes_back(mask.view(100, 1000)) == comes_back(mask)
+
+
+def test_masks_of_one_percent_take_near_their_entropy():
+    n, p = 200_000, 0.01
+    length = comes_back(torch.rand(n) < p)
+    entropy = -n * (p * math.log2(p) + (1 - p) * math.log2(1 - p)) / 8
+    assert entropy * 0.95 < length < entropy * 1.15
+
+
+@pytest.mark.parametrize("width", range(1, 8))
+def test_gaps_that_need_escapes_come_back(width):
+    """Gaps of 2^w - 2, one symbol, and of 2^w - 1, an escape and a 0, for the w that most of them choose."""
+    gaps = torch.tensor([2**width - 2] * 40 + [2**width - 1, 2 * (2**width - 1), 2 * (2**width - 1) + 1, 0] * 2 + [5 * 2**width])
+    mask = torch.zeros(int(gaps.sum()) + len(gaps) + 3000, dtype=torch.bool)
+    mask[gaps.cumsum(0) + torch.arange(len(gaps))] = True
+    assert mask.sum() == len(gaps)
+    assert encode(mask).coding["name"] == "gaps"
+    comes_back(mask)
+
+
+def sparse_mask() -> Tensor:
+    mask = torch.zeros(1000, dtype=torch.bool)
+    mask[[5, 300, 999]] = True
+    return mask
+
+
+ENCODED = [
+    *(digits(base, (37,), 0, torch.int32) for base in (1, 2, 3, 4, 6, 11, 200, 300)),
+    torch.rand(50, generator=torch.Generator().manual_seed(0)) < 0.5,
+    sparse_mask(),
+]
+
+
+@pytest.mark.parametrize("x", ENCODED, ids=lambda x: f"{x.dtype} below {int(x.max()) + 1}")
+def test_a_payload_of_another_length_raises(x):
+    payload, coding = encode(x)
+    longer = torch.cat([payload, payload.new_zeros(1)])
+    for damaged in [longer, *([payload[:-1], payload[:0]] if len(payload) else [])]:
+        with pytest.raises(ValueError, match=f"^{len(damaged)} bytes do not hold"):
+            decode(damaged, coding, x.shape, x.dtype)
+
+
+def test_another_shape_raises():
+    payload, coding = encode(digits(3, (100,), 0, torch.uint8))
+    with pytest.raises(ValueError, match="20 bytes do not hold 101 integers below 3"):
+        decode(payload, coding, torch.Size([101]), torch.uint8)
+
+
+@pytest.mark.parametrize("base", [0, -3])
+def test_a_base_below_1_raises(base):
+    with pytest.raises(ValueError, match="do not hold"):
+        decode(torch.zeros(0, dtype=torch.uint8), {"name": "digits", "base": base}, torch.Size([0]), torch.uint8)
+
+
+def test_a_position_beyond_the_end_raises():
+    payload, coding = encode(sparse_mask())
+    assert decode(payload, coding, torch.Size([1001]), torch.bool).sum() == 3
+    with pytest.raises(ValueError, match="position 999 of 999"):
+        decode(payload, coding, torch.Size([999]), torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [({"name": "zip"}, torch.bool), ({"width": 0}, torch.bool), ({"width": 17}, torch.bool), ({}, torch.uint8)],
+    ids=str,
+)
+def test_an_unknown_coding_raises(change, dtype):
+    payload, coding = encode(sparse_mask())
+    with pytest.raises(ValueError, match="unknown coding"):
+        decode(payload, coding | change, torch.Size([1000]), dtype)
+
+
+def test_bits_of_a_theta():
+    """10 ternary digits in 2 bytes, 3 values and a scale of 8 bytes each; a mask of 16 in 2 bytes, its kept values of 4; ints are free."""
+    assert bits(leco.Ternary().compress(torch.arange(10, dtype=torch.float64), 1.0)) == 8 * (2 + 3 * 8 + 8)
+    assert bits(leco.TopK(8).compress(torch.arange(16.0) % 2, 1.0)) == 8 * (2 + 8 * 4)
+    kernel = torch.zeros(6, 5, 3, 3)
+    assert bits(leco.ConvRankSelection(1.0).compress(kernel, 1.0)) == 0
+    assert bits(leco.LowRank(2).compress(torch.randn(7, 5), 1.0)) == 32 * 2 * (7 + 5)
+    assert size(torch.zeros(3, 4, dtype=torch.float16)) == 24
