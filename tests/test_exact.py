@@ -526,3 +526,19 @@ def test_conv_factors_are_two_convolutions(shape, r, stride_h, stride_w, pad_h, 
         torch.testing.assert_close(conv2d(inner, second, stride=(stride_h, 1), padding=(pad_h, 0)), one)
     else:
         assert one.count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    "compression", [leco.Codebook(4, exact=False), leco.PowersOfTwo(2, scale=True), leco.Uniform(4), leco.Uniform(3, zero_point=True)]
+)
+def test_working_in_parts_changes_nothing(compression, monkeypatch):
+    """What is done a part at a time, for the memory's sake, gives the same with parts of a row, or of a few weights."""
+    monkeypatch.setattr("leco.compressions.quantization.EXACT_WORK", 0)
+    x = torch.randn(7, 200, dtype=torch.float64)
+    whole = compression.compress(x, 1.0)
+    monkeypatch.setattr("leco.compressions.sorted.QUERIES", 8)
+    monkeypatch.setattr("leco.compressions.quantization.CHUNK", 16)
+    parts = compression.compress(x, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    alone = compression.compress(x[2], 1.0)
+    torch.testing.assert_close(alone.decompress(), whole.decompress()[2], rtol=1e-12, atol=0)

@@ -228,14 +228,14 @@ def test_retraining_gradient_is_the_chain_rule():
 
 @pytest.mark.parametrize("mode", ["accumulated", "closure", "scaled"])
 def test_retraining_works_with_accumulation_closures_and_loss_scaling(mode):
-    """Each gives the step that the plain loop gives; the joint task has a parameter that the loss does not reach (but for scaling)."""
+    """Each gives the step that the plain loop gives; with a closure, the joint task has a parameter that the loss does not reach."""
 
-    scaling = mode == "scaled"
+    whole = mode != "closure"
 
     def step(mode: str) -> torch.Tensor:
         torch.manual_seed(0)
         model = nn.ModuleDict({"a": nn.Linear(6, 2), "unused": nn.Linear(3, 3)}).double()
-        lc = leco.LC(model, {"all": leco.Task(leco.match(model, "a.weight" if scaling else "*.weight"), leco.Vector(), leco.Codebook(3))})
+        lc = leco.LC(model, {"all": leco.Task(leco.match(model, "a.weight" if whole else "*.weight"), leco.Vector(), leco.Codebook(3))})
         lc.mu = 1.0
         free = leco.Retraining(lc)
         optimizer = torch.optim.SGD(free.parameters(), lr=0.1)
