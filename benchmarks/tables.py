@@ -124,8 +124,8 @@ File bytes are the length of a file that loads; the ratio is against 32-bit weig
 784-300-100-10 with tanh, trained on all 60,000 images, three seeds. References: 100 epochs of SGD (Nesterov 0.9, learning rate 0.02, 0.99 by
 epoch, batch 256), from torch's default initialisation, or, for the ranks, from Xavier's, which the authors use: its larger singular values
 buy larger ranks at the same alpha. LC: 40 steps, mu = 9e-5 (ranks: 1e-3) times 1.1 a step, 20 epochs a step (40 in the first), learning
-rate 0.1 times 0.98 a step; its net is the last one, and the test set chose nothing. DC + retraining: 60 epochs of Adam on what is free. "Published" is the
-LC test error that the authors report for a reference at 2.13 % (arXiv 1707.04319, 2107.04380, 2005.07786).
+rate 0.1 times 0.98 a step; its net is the last one, and the test set chose nothing. DC + retraining: 60 epochs of Adam on what is free.
+"Published" is the LC test error that the authors report for a reference at 2.13 % (arXiv 1707.04319, 2107.04380, 2005.07786).
 
 {mnist_table()}
 
