@@ -118,7 +118,12 @@ class Comparison:
         self.records: dict[str, list[leco.Record]] = {}
 
     def run(self, name: str, tasks: dict[str, leco.Task], methods: Sequence[str] = METHODS, progress: bool = False) -> list[Row]:
-        steps: dict[str, Callable[[str, leco.LC, bool], leco.Snapshot | None]] = {"DC": self._dc, "DC + retraining": self._retrain, "LC": self._lc}
+        steps: dict[str, Callable[[str, leco.LC, bool], leco.Snapshot | None]] = {
+            "DC": self._dc,
+            "DC + retraining": self._retrain,
+            "LC": self._lc,
+            "LC + retraining": self._lc_retrain,
+        }
         rows = []
         for method in methods:
             lc = leco.LC(copy.deepcopy(self.reference), tasks)
@@ -142,8 +147,18 @@ class Comparison:
         lc.mu = self.settings.mu
 
     def _retrain(self, name: str, lc: leco.LC, progress: bool) -> None:
+        lc.mu = self.settings.mu
+        self._train_free(lc)
+
+    def _lc_retrain(self, name: str, lc: leco.LC, progress: bool) -> None:
+        best = self._lc(name, lc, progress)  # from its checkpoint, where LC has run already
+        if best is not None:
+            lc.restore_(best)
+        lc.detach()
+        self._train_free(lc)
+
+    def _train_free(self, lc: leco.LC) -> None:
         s = self.settings
-        lc.mu = s.mu
         free = leco.Retraining(lc)
         optimizer = torch.optim.Adam(free.parameters(), s.retrain_lr)  # a shared value's gradient sums over its weights: SGD would need a rate each
         free.attach(optimizer)
@@ -204,7 +219,7 @@ def table(rows: list[Row], title: str, reference_error: float, dense: int) -> No
 
 def draw(rows: list[Row], title: str, reference_error: float, dense: int, path: Path) -> None:
     """Error against bytes, a marker for each method, the rows of one compression joined by a line."""
-    markers = {"DC": "x", "DC + retraining": "s", "LC": "o"}
+    markers = {"DC": "x", "DC + retraining": "s", "LC": "o", "LC + retraining": "D"}
     colours = plt.get_cmap("tab10")
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for number, name in enumerate(dict.fromkeys(row.compression for row in rows)):

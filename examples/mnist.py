@@ -1,4 +1,5 @@
-"""LeNet300 and LeNet5 on MNIST, by the authors' settings: direct compression, DC + retraining and LC, to files and a record.
+"""LeNet300 and LeNet5 on MNIST, by the authors' settings: direct compression, DC + retraining, LC and LC + retraining, to files and
+a record.
 
     python examples/mnist.py --data FOLDER --net lenet300 --compression codebook2 --seed 0 --record result.json
 
@@ -28,6 +29,7 @@ AUTHORS = common.Settings(
 FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
 RANKS = dataclasses.replace(AUTHORS, mu=1e-3)
 
+METHODS = [*common.METHODS, "LC + retraining"]
 REFERENCES = {  # epochs, learning rate, its decay by epoch, batch
     "lenet300": (100, 0.02, 0.99, 256),
     "lenet300-relu": (60, 0.05, 0.97, 256),
@@ -103,7 +105,7 @@ def main() -> None:
     parser.add_argument("--net", choices=list(NETS), default="lenet300")
     parser.add_argument("--init", choices=["torch", "xavier"], default="torch", help="of the reference: torch's default, or the authors'")
     parser.add_argument("--compression", choices=["codebook2", "binary", "prune5", "ranks"], nargs="+", default=["codebook2", "prune5", "ranks"])
-    parser.add_argument("--methods", nargs="+", choices=["DC", "DC + retraining", "LC"], default=["DC", "DC + retraining", "LC"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--preset", choices=["authors", "fast"], default="authors", help="fast: 154 epochs of batch 2048, for a ReLU net")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -192,6 +192,7 @@ SETS = [
     (lambda scale: PowersOfTwo(1, scale), powers(1), 6),
     (lambda scale: PowersOfTwo(2, scale), powers(2), 5),
     (lambda scale: FixedCodebook((-1, 0.5, 2), scale), [-1, 0.5, 2], 7),
+    (lambda scale: FixedCodebook((-2, -1, 1, 2), scale), [-2, -1, 1, 2], 6),
     (lambda scale: FixedCodebook((1, 3), scale), [1, 3], 8),
     (lambda scale: FixedCodebook((-3, -2, -0.1), scale), [-3, -2, -0.1], 7),
     (lambda scale: FixedCodebook((0, 1), scale), [0, 1], 8),
@@ -244,8 +245,21 @@ def test_the_descent_of_a_scale_is_near_the_optimum(make, shift, monkeypatch):
     for x in (torch.randn(2000).double() + shift, laplace(2000).double() + shift):
         exact = error(make(True), x)
         monkeypatch.setattr(quantization, "EXACT_WORK", 0)
+        monkeypatch.setattr(quantization, "best_scale", None)
         assert exact * (1 - 1e-9) <= error(make(True), x) <= exact * 1.01
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_descent_of_a_scale_goes_on_from_the_last_one(sign, monkeypatch):
+    """All x near +-1 and +-2, and a value 100 that none needs: no start of the search finds the scale 1. Retraining may turn its sign."""
+    compression = FixedCodebook((-100, -2, -1, 1, 2, 100), scale=True)
+    x = torch.tensor([-2, -1, 1, 2]).repeat(100) + 0.1 * torch.randn(400, dtype=torch.float64)
+    exact = compression.compress(x, 1.0)
+    last = exact._replace(scale=sign * exact.scale, indices=exact.indices if sign == 1 else 5 - exact.indices)
+    assert torch.equal(last.decompress(), exact.decompress())
+    monkeypatch.setattr(quantization, "EXACT_WORK", 0)
+    torch.testing.assert_close(compression.compress(x, 1.0, last).decompress(), exact.decompress())
 
 
 @pytest.mark.parametrize("c", [0, 1, 2, 5])
