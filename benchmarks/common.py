@@ -52,5 +52,11 @@ def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
     """Write the rows with the command, versions and machine to results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     versions = {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    content = {"command": shlex.join(["python", *sys.argv]), "versions": versions, "machine": machine(), **extra, "rows": rows}
+    content = {
+        "command": shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
+        "versions": versions,
+        "machine": machine(),
+        **extra,
+        "rows": rows,
+    }
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
