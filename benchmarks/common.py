@@ -25,7 +25,8 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def paired(ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
     """Medians of ours and of the yardstick, and of their ratio pair by pair (A B A B ...), after a warm-up of each."""
-    ours(), yardstick()
+    ours()
+    yardstick()
     pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
     return tuple(statistics.median(values) for values in (*zip(*pairs, strict=True), [a / b for a, b in pairs]))  # pyright: ignore[reportReturnType]
 

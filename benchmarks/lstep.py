@@ -60,7 +60,8 @@ def main() -> None:
             optimizers[which].step()
 
         for _ in range(2):
-            step(0), step(1)
+            step(0)
+            step(1)
         pairs = [(common.seconds(lambda: step(0)), common.seconds(lambda: step(1))) for _ in range(args.steps)]
         held = sum(t.untyped_storage().nbytes() for t in [*lc.delta.values(), *lc.multipliers.values()])
         row = {

@@ -62,7 +62,7 @@ def mnist_table() -> str:
 def mnist_figure(path: Path) -> None:
     """Error against bytes, means over the seeds, a bar from the least to the greatest."""
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    markers = dict(zip(METHODS, "xsoD", strict=True))
+    markers: dict[str, str] = dict(zip(METHODS, "xsoD", strict=True))
     for number, (name, title) in enumerate(NAMES.items()):
         colour, runs = f"C{number}", mnist(name)
         points = [(statistics.mean(values(runs, m, "bytes")), values(runs, m, "error")) for m in methods(runs)]
