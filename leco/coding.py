@@ -114,15 +114,15 @@ def _pack(x: Tensor, base: int) -> Tensor:
 
 
 def _unpack(payload: Tensor, base: int, count: int) -> Tensor:
-    """`count` digits, uint8 or int32."""
-    if payload.numel() != (_packed_size(count, base) if base >= 1 else -1):
+    """`count` digits, uint8 or int64."""
+    if count < 0 or base < 1 or payload.numel() != _packed_size(count, base):
         raise ValueError(f"{payload.numel()} bytes do not hold {count} integers below {base}")
     if base == 1:
         return torch.zeros(count, dtype=torch.uint8)
     digits = _digits_per_byte(base)
     if not digits:
         planes = payload.view(_width(base), -1)
-        return sum((_unpack(plane, 2, count).int() << bit for bit, plane in enumerate(planes)), torch.zeros(count, dtype=torch.int32))
+        return sum((_unpack(plane, 2, count).long() << bit for bit, plane in enumerate(planes)), torch.zeros(count, dtype=torch.int64))
     columns = [(payload // base**digit) % base for digit in range(digits)]
     return torch.stack(columns, dim=1).view(-1)[:count]
 

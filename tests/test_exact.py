@@ -97,8 +97,9 @@ def test_codebook_of_a_batch_is_kmeans1d_of_each_row(rows, n, k, data):
     assert equal(error(Codebook(k), x), sum(kmeans_error(row, k) for row in x), x)
 
 
-def test_codebook_entries_are_centroids_of_their_cells_in_increasing_order():
-    theta = Codebook(5).compress(x := torch.randn(3, 200, dtype=torch.float64), 1.0)
+@pytest.mark.parametrize(("exact", "n"), [(True, 200), (False, 200), (False, 3000)])
+def test_codebook_entries_are_centroids_of_their_cells_in_increasing_order(exact, n):
+    theta = Codebook(5, exact).compress(x := torch.randn(3, n, dtype=torch.float64), 1.0)
     assert (theta.codebook.diff() > 0).all()
     for row, indices, codebook in zip(x, theta.indices, theta.codebook, strict=True):
         torch.testing.assert_close(codebook, torch.stack([row[indices == j].mean() for j in range(5)]))
@@ -488,7 +489,8 @@ def scheme_matrices(kernel: np.ndarray) -> dict[int, np.ndarray]:
 @pytest.mark.parametrize("shape", [(4, 3, 3, 2), (6, 2, 1, 5), (2, 6, 5, 1), (5, 1, 3, 3), (3, 4, 1, 1)])
 @pytest.mark.parametrize("schemes", [(1,), (2,), (1, 2)])
 @pytest.mark.parametrize("structure", [None, 1, 2])
-def test_conv_rank_selection_is_the_best_of_both_schemes(shape, schemes, structure):
+@pytest.mark.parametrize("cost", [leco.storage, lambda shape, r: r * (shape[0] + 0.1 * shape[1])], ids=["storage", "uneven"])
+def test_conv_rank_selection_is_the_best_of_both_schemes(shape, schemes, structure, cost):
     """On random kernels, and on ones that have rank 1 in one scheme, but for noise."""
     kernel = np.random.default_rng(0).normal(size=shape)
     if structure:
@@ -502,15 +504,17 @@ def test_conv_rank_selection_is_the_best_of_both_schemes(shape, schemes, structu
         for number in schemes:
             matrix = scheme_matrices(kernel)[number]
             m, n = matrix.shape
-            best[number] = best_rank(matrix, alpha, 2.0, [min(r * (m + n), m * n) for r in range(min(m, n) + 1)])
-        theta = ConvRankSelection(alpha, schemes=schemes).compress(x, 2.0)
-        assert equal(error(ConvRankSelection(alpha, schemes=schemes), x), min(least for least, _ in best.values()), x)
+            costs = [min(r * (m + n), m * n) if cost is leco.storage else r * (m + 0.1 * n) for r in range(min(m, n) + 1)]
+            best[number] = best_rank(matrix, alpha, 2.0, costs)
+        selection = ConvRankSelection(alpha, cost, schemes)
+        theta = selection.compress(x, 2.0)
+        assert equal(error(selection, x), min(least for least, _ in best.values()), x)
         assert theta.decompress().shape == x.shape
         if isinstance(theta, ConvFactors):
             won.add(theta.scheme)
             assert chosen_rank(theta) in best[theta.scheme][1]
     assert won <= set(schemes)
-    if structure in schemes and min(shape) > 1:
+    if structure in schemes and min(shape) > 1 and cost is leco.storage:
         assert structure in won
 
 

@@ -46,9 +46,9 @@ def check_count(name: str, value: Any, low: int, high: int | None = None) -> Non
         raise ValueError(f"{name} = {value} must be at least {low}" + (f" and at most {high}" if high is not None else ""))
 
 
-def check_number(name: str, value: float, *, positive: bool = False) -> None:
-    """Raise where an option is not a finite number at or above 0 (above 0)."""
+def check_number(name: str, value: float) -> None:
+    """Raise where an option is not a finite number at or above 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} = {value!r} must be a number")
-    if not (0 <= value < float("inf")) or (positive and value == 0):
-        raise ValueError(f"{name} = {value} must be finite and {'above' if positive else 'at least'} 0")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} = {value} must be finite and at least 0")
