@@ -176,11 +176,11 @@ def test_bits_of_a_theta():
 
 def test_the_widest_integers_come_back():
     x = torch.tensor([0, 2**31, 2**40 + 3], dtype=torch.int64)
-    coded = coding.encode(x)
-    assert torch.equal(coding.decode(coded.payload, coded.coding, x.shape, x.dtype), x)
+    coded = encode(x)
+    assert torch.equal(decode(coded.payload, coded.coding, x.shape, x.dtype), x)
 
 
 def test_a_negative_number_of_symbols_is_refused():
     empty = torch.zeros(0, dtype=torch.uint8)
     with pytest.raises(ValueError, match="do not hold -1 integers"):
-        coding.decode(empty, {"name": "gaps", "width": 1, "symbols": -1}, torch.Size([4]), torch.bool)
+        decode(empty, {"name": "gaps", "width": 1, "symbols": -1}, torch.Size([4]), torch.bool)
