@@ -49,8 +49,8 @@ def main() -> None:
 
     cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
         ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
-        ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of |x|", lambda: x.abs().kthvalue(place), 1.2, x),
-        ("TopK, 5 %", cold(leco.TopK(kappa)), "topk of |x|", lambda: x.abs().topk(kappa), 1.2, x),
+        ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of abs(x)", lambda: x.abs().kthvalue(place), 1.2, x),
+        ("TopK, 5 %", cold(leco.TopK(kappa)), "topk of abs(x)", lambda: x.abs().topk(kappa), 1.2, x),
         ("Ternary()", cold(leco.Ternary()), "torch.sort", sort, 1.5, x),
         ("Codebook(16), cold", cold(leco.Codebook(16)), "torch.sort", sort, 3.0, x),
         ("Codebook(16), warm", warm(leco.Codebook(16), x), "torch.sort", sort, 1.0, x),
