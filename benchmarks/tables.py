@@ -141,7 +141,8 @@ keep half of the bytes; at 1 bit and at 5 % it does not.
 
 ![error against bytes](figures/mnist.png)
 
-An L step of 20 epochs took {seconds:.0f} s (median) on one core of a machine that ran several at once, so a run about {seconds * 41 / 60:.0f} minutes:
+An L step of 20 epochs took {seconds:.0f} s (median) on one core of a machine that ran several at once, so a run about
+{seconds * 41 / 60:.0f} minutes:
 
 {commands}
 
@@ -153,8 +154,9 @@ An L step of 20 epochs took {seconds:.0f} s (median) on one core of a machine th
 
 ## Time and memory of the C steps
 
-{csteps["weights"]:,} float32 weights; ratios are medians over pairs in one run. Sorting and selection on the CPU are numpy's, which are vectorised.
-RankSelection works on a {csteps["side"]} x {csteps["side"]} matrix. Peak memory is the rise of the process's resident memory, without what it held already.
+{csteps["weights"]:,} float32 weights; ratios are medians over pairs in one run. Sorting and selection on the CPU are numpy's, which are
+vectorised. RankSelection works on a {csteps["side"]} x {csteps["side"]} matrix. Peak memory is the rise of the process's resident memory,
+without what it held already.
 {how(csteps)}.
 
 {csteps_table(csteps)}
