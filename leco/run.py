@@ -27,7 +27,7 @@ class Result:
     best: Snapshot
     best_step: int
     stopped: str
-    """"schedule" (all mu were used), "gap" (the relative gap is below the tolerance) or "interrupted"."""
+    """One of "schedule" (all mu were used), "gap" (the relative gap is below the tolerance), "interrupted"."""
 
 
 def run(
