@@ -7,7 +7,6 @@ Whole steps (forward, backward, SGD with momentum) on random images; plain and p
 
 import argparse
 import copy
-import statistics
 
 import common
 import torch
@@ -59,16 +58,13 @@ def main() -> None:
             F.cross_entropy(models[which](x), y).backward()
             optimizers[which].step()
 
-        for _ in range(2):
-            step(0)
-            step(1)
-        pairs = [(common.seconds(lambda: step(0)), common.seconds(lambda: step(1))) for _ in range(args.steps)]
+        penalised, plain, ratio = common.paired(lambda step=step: step(0), lambda step=step: step(1), args.steps)
         held = sum(t.untyped_storage().nbytes() for t in [*lc.delta.values(), *lc.multipliers.values()])
         row = {
             "method": "augmented Lagrangian" if multipliers else "quadratic penalty",
-            "penalised_seconds": statistics.median(a for a, _ in pairs),
-            "plain_seconds": statistics.median(b for _, b in pairs),
-            "ratio": statistics.median(a / b for a, b in pairs),
+            "penalised_seconds": penalised,
+            "plain_seconds": plain,
+            "ratio": ratio,
             "copies_of_the_compressed_weights": held / sum(p.nbytes for p in lc.params.values()),
         }
         rows.append(row)

@@ -7,7 +7,6 @@ executed: forms and views are looked up in fixed lists.
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,4 +169,4 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
 def dense_bytes(model: nn.Module) -> int:
     """Bytes of the model's distinct parameters and buffers as they are: what compression ratios are against."""
     distinct = {id(value): value for value in model.state_dict(keep_vars=True).values() if isinstance(value, Tensor)}
-    return sum(math.prod(value.shape) * value.element_size() for value in distinct.values())
+    return sum(value.nbytes for value in distinct.values())

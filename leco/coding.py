@@ -33,7 +33,7 @@ def bits(theta: Any) -> int:
 def size(x: Tensor) -> int:
     """Bytes that `encode(x)` gives; for floats, the bytes of the tensor itself."""
     if x.is_floating_point():
-        return x.numel() * x.element_size()
+        return x.nbytes
     if x.dtype == torch.bool:
         return min(-(-x.numel() // 8), _gap_width(_gaps(x))[1])
     return _packed_size(x.numel(), _base(x))

@@ -7,7 +7,7 @@ With `LC` this gives the baselines of the field from the same pieces:
     iterated DC                     `iterated_direct_compression`
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,9 +80,9 @@ class Retraining:
             handle.remove()
         self._handles.clear()
 
-    def _theta(self, name: str) -> Theta:
+    def _theta(self, name: str, free: Sequence[Tensor]) -> Theta:
         theta = self._lc.thetas[name]
-        return theta._replace(**dict(zip(theta.free(), self._free[name], strict=True)))  # type: ignore[attr-defined]
+        return theta._replace(**dict(zip(theta.free(), free, strict=True)))  # type: ignore[attr-defined]
 
     def _arrived(self, name: str) -> None:
         if all(p.grad is not None for p in self._params[name]):
@@ -93,7 +93,7 @@ class Retraining:
         params, free = self._params[name], self._free[name]
         gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         with torch.enable_grad():
-            delta = self._theta(name).decompress()
+            delta = self._theta(name, free).decompress()
         wanted = self._lc.tasks[name].view.forward(gradients).to(delta)
         for variable, gradient in zip(free, torch.autograd.grad(delta, free, wanted), strict=True):
             variable.grad = gradient if variable.grad is None else variable.grad + gradient
@@ -112,9 +112,7 @@ class Retraining:
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         for p in self._lc.params.values():
             p.grad = None
-        thetas = {name: self._theta(name) for name in self._free}
-        detached = {n: type(t)(*(f.detach().clone() if isinstance(f, Tensor) and f.requires_grad else f for f in t)) for n, t in thetas.items()}
-        self._lc.set_thetas(detached)
+        self._lc.set_thetas({name: self._theta(name, [p.detach().clone() for p in free]) for name, free in self._free.items()})
         self._lc.project_()
 
 

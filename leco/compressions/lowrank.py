@@ -88,7 +88,7 @@ class RankSelection(Compression[Factors | Dense]):
     def price(self, theta: Factors | Dense) -> float:
         if isinstance(theta, Dense):
             return self.alpha * self.cost(theta.values.shape, min(theta.values.shape))
-        return self.alpha * self.cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
+        return self.alpha * _cost_of_pair(self.cost, theta)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ConvRankSelection(Compression[ConvFactors | Dense]):
 
     def price(self, theta: ConvFactors | Dense) -> float:
         if isinstance(theta, ConvFactors):
-            return self.alpha * self.cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
+            return self.alpha * _cost_of_pair(self.cost, theta)
         shapes = [_scheme_view(scheme).shape([theta.values.shape]) for scheme in self.schemes]
         return self.alpha * min(self.cost(shape, min(shape)) for shape in shapes)
 
@@ -147,6 +147,10 @@ def _scheme_view(scheme: int) -> Matrix:
 def _check_matrix(name: str, shape: torch.Size) -> None:
     if len(shape) < 2:
         raise ValueError(f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()")
+
+
+def _cost_of_pair(cost: RankCost, theta: Factors | ConvFactors) -> float:
+    return cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
 
 
 def _costs(cost: RankCost, shape: torch.Size) -> list[float]:

@@ -92,7 +92,8 @@ class TopK(Compression[Sparse]):
         kept = mask.view(-1).nonzero().squeeze(1)
         values = x.reshape(-1)[kept]
         if len(kept) > kappa * threshold.numel():
-            stay = _first_of_ties(kept // x.shape[-1], values.abs() == threshold.view(-1)[kept // x.shape[-1]], kappa)
+            row = kept // x.shape[-1]
+            stay = _first_of_ties(row, values.abs() == threshold.view(-1)[row], kappa)
             mask.view(-1)[kept[~stay]] = False
             values = values[stay]
         return Sparse(mask, values * (mu / (mu + self.gamma)) if self.gamma else values)

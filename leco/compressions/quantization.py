@@ -53,7 +53,8 @@ class Codebook(Compression[Codes]):
 
     Args:
         k: codebook entries, at least 1.
-        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the former where it costs about a second or less.
+        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the former up to 2^20 weights
+            and about a second of work.
 
     >>> import torch, leco
     >>> leco.Codebook(2).compress(torch.tensor([0.0, 1.0, 10.0, 12.0]), mu=1.0).decompress()

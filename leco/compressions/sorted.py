@@ -68,11 +68,19 @@ class Sorted:
         return out
 
     def cells(self, edges: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers and sums of the values in the cells that the increasing `edges` (..., K-1) cut: v <= edges_0 < v <= edges_1 ..., each (..., K)."""
-        cuts = torch.searchsorted(self.values, edges.to(self.values.dtype).contiguous(), right=True)
-        cuts = torch.nn.functional.pad(cuts, (1, 0))
-        cuts = torch.cat([cuts, torch.full_like(cuts[..., :1], self.n)], dim=-1)
-        return cuts.diff(dim=-1), self.prefix_sums(cuts).diff(dim=-1)
+        """Numbers and sums of the values in the cells that increasing edges cut: v <= edges_0 < v <= edges_1 ...
+
+        `edges` (..., C, K-1) for C candidates at once, the results (..., C, K).
+        """
+        shape = edges.shape
+        flat = edges.flatten(-2).to(self.values.dtype).contiguous()
+        cuts = torch.searchsorted(self.values, flat, right=True)
+        end = cuts.new_full((*cuts.shape[:-1], 1), self.n)
+        sums = torch.nn.functional.pad(self.prefix_sums(cuts).view(shape), (1, 0))
+        total = self.prefix_sums(end).unsqueeze(-2).expand(*shape[:-1], 1)
+        numbers = torch.nn.functional.pad(cuts.view(shape), (1, 0))
+        numbers = torch.cat([numbers, end.unsqueeze(-2).expand(*shape[:-1], 1)], dim=-1)
+        return numbers.diff(dim=-1), torch.cat([sums, total], dim=-1).diff(dim=-1)
 
     def candidates(self, count: int) -> "Candidates":
         """At most `count` + 1 positions where cells may end, with their prefix sums: all of them where n <= count, else half at equal
@@ -130,9 +138,7 @@ def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
     for argument in reversed(arguments):
         cut = argument[cut]
         cuts.append(cut)
-    if k > 0:
-        cuts.append(offset.squeeze(1))
-    chosen = torch.stack(cuts[::-1], dim=-1)
+    chosen = torch.stack([offset.squeeze(1), *cuts[::-1]], dim=-1)
     number, total = flat.positions[chosen].diff(dim=-1), flat.sums[chosen].diff(dim=-1)
     rows = data.values.reshape(batch, -1)
     beside = rows.gather(-1, flat.positions[chosen][:, :-1].clamp(max=data.n - 1)).double()  # an empty cell repeats its neighbour's value
@@ -173,7 +179,7 @@ def lloyd(data: Sorted, codebook: Tensor) -> Tensor:
     """Lloyd's algorithm from `codebook` (..., K), float64 and increasing, until no cell changes. No sweep raises the error."""
     previous = None
     for _ in range(MAX_SWEEPS):
-        number, total = data.cells(midpoints(codebook))
+        number, total = (cells.squeeze(-2) for cells in data.cells(midpoints(codebook).unsqueeze(-2)))
         if previous is not None and torch.equal(number, previous):
             break
         codebook = torch.where(number > 0, total / number.clamp(min=1), codebook)
@@ -210,31 +216,17 @@ def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:
     With A = sum over cells of value_k sum_k and B = sum of value_k^2 number_k, the best scale of an assignment is A/B and lowers ||x||^2
     by A^2/B. Each sweep raises it.
     """
-    *batch, count, k = values.shape
     gain = torch.full_like(scale, -torch.inf)
     for _ in range(sweeps):
-        edges = (scale.unsqueeze(-1) * midpoints(values)).reshape(*batch, count * (k - 1))
-        cells = _candidate_cells(data, edges, count, k)
-        a = (cells[0] * values).sum(-1)
-        b = (cells[1] * values.square()).sum(-1)
+        numbers, sums = data.cells(scale.unsqueeze(-1) * midpoints(values))
+        a = (sums * values).sum(-1)
+        b = (numbers * values.square()).sum(-1)
         new = torch.where((a > 0) & (b > 0), a / b.clamp(min=torch.finfo(b.dtype).tiny), 0.0)
         reached = new * a
         if not bool((reached > gain * (1 + 1e-12)).any()):
             break
         scale, gain = new, torch.maximum(gain, reached)
     return Fit(scale, gain)
-
-
-def _candidate_cells(data: Sorted, edges: Tensor, count: int, k: int) -> tuple[Tensor, Tensor]:
-    """Sums and numbers of the values in each candidate's cells, (..., C, K) each."""
-    cuts = torch.searchsorted(data.values, edges.to(data.values.dtype).contiguous(), right=True)
-    sums = data.prefix_sums(cuts).unflatten(-1, (count, k - 1))
-    cuts = cuts.unflatten(-1, (count, k - 1))
-    end = cuts.new_full((*cuts.shape[:-1], 1), data.n)
-    total = data.prefix_sums(end[..., 0, :]).unsqueeze(-2).expand_as(end)
-    zero = torch.zeros_like(end)
-    sums = torch.cat([zero.double(), sums, total], dim=-1)
-    return sums.diff(dim=-1), torch.cat([zero, cuts, end], dim=-1).diff(dim=-1)
 
 
 def best_scale(x: Tensor, values: Tensor) -> Tensor:
