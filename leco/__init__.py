@@ -15,11 +15,14 @@ from leco.compressions import (
     L1Penalty,
     L2Ball,
     LowRank,
+    Part,
+    Penalty,
     PowersOfTwo,
     RankSelection,
     Ternary,
     TopK,
     Uniform,
+    each_part,
 )
 from leco.costs import MultiplyAdds, Table, multiply_adds, storage
 from leco.report import history, plan
@@ -27,13 +30,14 @@ from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
 from leco.schedules import exponential, stable_lr
 from leco.task import Task, each
-from leco.views import Groups, Kernel, Matrix, Rows, Vector, match
+from leco.views import Blocks, Groups, Kernel, Matrix, Rows, Vector, match
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LC",
     "Binary",
+    "Blocks",
     "Codebook",
     "Compression",
     "ConvRankSelection",
@@ -47,6 +51,8 @@ __all__ = [
     "LowRank",
     "Matrix",
     "MultiplyAdds",
+    "Part",
+    "Penalty",
     "PowersOfTwo",
     "RankSelection",
     "Record",
@@ -63,6 +69,7 @@ __all__ = [
     "bits",
     "dense_bytes",
     "each",
+    "each_part",
     "exponential",
     "history",
     "iterated_direct_compression",

@@ -24,6 +24,7 @@ from leco.batchnorm import batchnorm_statistics, recalibrate_
 from leco.coding import bits
 from leco.task import Task, resolve
 from leco.theta import THETAS, Theta, theta_from_state, theta_state
+from leco.views import VIEWS, array_shape
 
 
 class Record(NamedTuple):
@@ -160,9 +161,9 @@ class LC:
             raise ValueError(f"LC: the state has multipliers of {sorted(state['multipliers'])}, this LC of {sorted(self.multipliers)}")
         thetas = self.thetas_from_state(state["thetas"])
         for name, theta in thetas.items():
-            expected, got = self._view_shape(name), theta.decompress().shape
+            expected, got = self._view_shape(name), array_shape(theta.decompress())
             if got != expected:
-                raise ValueError(f"LC: task {name!r} has shape {tuple(expected)}, the state's Theta {tuple(got)}")
+                raise ValueError(f"LC: task {name!r} has shape {_plain(expected)}, the state's Theta {_plain(got)}")
         with torch.no_grad():
             for name, value in state["multipliers"].items():
                 self.multipliers[name].copy_(value)
@@ -348,14 +349,15 @@ class LC:
         """Thetas from the dicts that `leco.theta.theta_state` made, of the library's forms or those that a compression lists as `forms`."""
         thetas = {}
         for name, described in state.items():
-            forms = (*THETAS, *getattr(self.tasks[name].compression, "forms", ()))
-            thetas[name] = theta_from_state(described, forms, self._params[self.names[name][0]].device)
+            compression = self.tasks[name].compression
+            forms, views = (*THETAS, *getattr(compression, "forms", ())), (*VIEWS, *getattr(compression, "views", ()))
+            thetas[name] = theta_from_state(described, forms, self._params[self.names[name][0]].device, views)
         return thetas
 
-    def _view_shape(self, name: str) -> torch.Size:
+    def _view_shape(self, name: str) -> Any:
         return self.tasks[name].view.shape([self._params[n].shape for n in self.names[name]])
 
-    def _array(self, name: str) -> Tensor:
+    def _array(self, name: str) -> Any:
         """x = w - lambda/mu through the task's view; half precision is compressed in float32."""
         tensors, device = [], self._params[self.names[name][0]].device
         for n in self.names[name]:
@@ -406,6 +408,10 @@ def before_step(change_gradients: Callable[[], None], args: Any, kwargs: dict[st
         return loss
 
     return (args[0], wrapped), {name: value for name, value in kwargs.items() if name != "closure"}
+
+
+def _plain(shape: Any) -> tuple[Any, ...]:
+    return tuple(n if isinstance(n, int) else tuple(n) for n in shape)
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

@@ -1,7 +1,9 @@
 """Tables for people."""
 
 import math
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -35,9 +37,13 @@ def plan(lc: LC) -> str:
             continue
         inside += p.numel()
         array = lc.tasks[task].view.shape([lc.params[n].shape for n in lc.names[task]])
-        table.add_row(*row, task, str(lc.tasks[task].view), str(tuple(array)), str(lc.tasks[task].compression))
+        table.add_row(*row, task, str(lc.tasks[task].view), _shape(array), str(lc.tasks[task].compression))
     share = inside / total if total else 0.0
     return _render(table) + f"{inside:,} of {total:,} weights ({share:.2%}) are in a task.\n"
+
+
+def _shape(array: Any) -> str:
+    return str(tuple(array)) if isinstance(array, torch.Size) else " + ".join(str(tuple(block)) for block in array)
 
 
 def history(records: list[Record]) -> str:

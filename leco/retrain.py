@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC, Record, before_step
-from leco.theta import Theta
+from leco.theta import Theta, free_leaves, with_free_leaves
+from leco.views import blocks
 
 
 class Retraining:
@@ -44,8 +45,7 @@ class Retraining:
         self._free: dict[str, list[nn.Parameter]] = {}
         self._handles: list[Any] = []
         for name, theta in lc.thetas.items():
-            fields = theta._asdict()  # type: ignore[attr-defined]
-            self._free[name] = [nn.Parameter(fields[field].detach().clone()) for field in theta.free()]
+            self._free[name] = [nn.Parameter(field.detach().clone()) for field in free_leaves(theta)]
 
     def parameters(self) -> list[nn.Parameter]:
         """The variables, for an optimizer: Theta's free floats, then the parameters that no task compresses."""
@@ -81,8 +81,7 @@ class Retraining:
         self._handles.clear()
 
     def _theta(self, name: str, free: Sequence[Tensor]) -> Theta:
-        theta = self._lc.thetas[name]
-        return theta._replace(**dict(zip(theta.free(), free, strict=True)))  # type: ignore[attr-defined]
+        return with_free_leaves(self._lc.thetas[name], free)
 
     def _arrived(self, name: str) -> None:
         if all(p.grad is not None for p in self._params[name]):
@@ -93,9 +92,10 @@ class Retraining:
         params, free = self._params[name], self._free[name]
         gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         with torch.enable_grad():
-            delta = self._theta(name, free).decompress()
-        wanted = self._lc.tasks[name].view.forward(gradients).to(delta)
-        for variable, gradient in zip(free, torch.autograd.grad(delta, free, wanted), strict=True):
+            delta = blocks(self._theta(name, free).decompress())
+        wanted = [w.to(d) for w, d in zip(blocks(self._lc.tasks[name].view.forward(gradients)), delta, strict=True)]
+        moved = [(d, w) for d, w in zip(delta, wanted, strict=True) if d.requires_grad]  # a block that nothing stands for is 0
+        for variable, gradient in zip(free, torch.autograd.grad([d for d, _ in moved], free, [w for _, w in moved]), strict=True):
             variable.grad = gradient if variable.grad is None else variable.grad + gradient
         for p in params:
             p.grad = None

@@ -5,23 +5,31 @@ of Thetas loads without the compressions, options or costs that made them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from leco.views import VIEWS, View
+
+Array = Tensor | tuple[Tensor, ...]
+"""What a view gives and a compression takes: one tensor, or the blocks of `leco.Blocks`."""
 
 
 @runtime_checkable
 class Theta(Protocol):
     """What the algorithm and the file need of a compressed form. A new form is a NamedTuple with these two methods.
 
-    `free` names the float fields that stay free once the discrete choices (indices, masks, ranks) are fixed: what retraining moves.
+    A field is a tensor, an int, another Theta (quantized values of the kept weights), a view, or a tuple of these. `free` names the float
+    fields that stay free once the discrete choices (indices, masks, ranks) are fixed: what retraining moves.
     """
 
     _fields: tuple[str, ...]
 
     def __iter__(self) -> Iterator[Any]: ...
-    def decompress(self) -> Tensor: ...
+    def _replace(self, **fields: Any) -> "Theta": ...
+    def decompress(self) -> Any: ...
     def free(self) -> tuple[str, ...]: ...
 
 
@@ -95,7 +103,8 @@ class Sparse(NamedTuple):
     values: Tensor
 
     def decompress(self) -> Tensor:
-        return torch.zeros(self.mask.shape, dtype=self.values.dtype, device=self.mask.device).masked_scatter(self.mask, self.values)
+        kept = values(self.values)
+        return torch.zeros(self.mask.shape, dtype=kept.dtype, device=self.mask.device).masked_scatter(self.mask, kept)
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -120,7 +129,7 @@ class Factors(NamedTuple):
     v: Tensor
 
     def decompress(self) -> Tensor:
-        return self.u @ self.v
+        return values(self.u) @ values(self.v)
 
     def free(self) -> tuple[str, ...]:
         return ("u", "v")
@@ -139,7 +148,7 @@ class ConvFactors(NamedTuple):
     width: int
 
     def decompress(self) -> Tensor:
-        matrix = self.u @ self.v
+        matrix = values(self.u) @ values(self.v)
         if self.scheme == 1:
             return matrix.unflatten(1, (-1, self.height, self.width))
         return matrix.unflatten(1, (-1, self.width)).unflatten(0, (-1, self.height)).transpose(1, 2)
@@ -148,18 +157,109 @@ class ConvFactors(NamedTuple):
         return ("u", "v")
 
 
-THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, Affine, Sparse, Dense, Factors, ConvFactors)
+class Term(NamedTuple):
+    """A Theta seen through `view`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists."""
+
+    theta: Theta
+    view: View
+    at: tuple[int, ...]
+
+    def decompress(self) -> Any:
+        return self.theta.decompress()
+
+    def free(self) -> tuple[str, ...]:
+        return ("theta",)
+
+
+class Sum(NamedTuple):
+    """Block b is the sum of the terms that have b among their blocks; 0 where none has. `single`: 1 for one tensor, 0 for a tuple of blocks."""
+
+    terms: tuple[Term, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    single: int
+
+    def blocks(self) -> tuple[Tensor, ...]:
+        found: dict[int, Tensor] = {}
+        for term in self.terms:
+            parts = term.view.backward(term.decompress(), [torch.Size(self.shapes[b]) for b in term.at])
+            for b, part in zip(term.at, parts, strict=True):
+                found[b] = found[b] + part if b in found else part
+        like = next(iter(found.values()))
+        return tuple(found[b] if b in found else like.new_zeros(shape) for b, shape in enumerate(self.shapes))
+
+    def decompress(self) -> Array:
+        blocks = self.blocks()
+        return blocks[0] if self.single else blocks
+
+    def free(self) -> tuple[str, ...]:
+        return ("terms",)
+
+
+THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, Affine, Sparse, Dense, Factors, ConvFactors, Term, Sum)
 """The forms that a file may name."""
 
 
-def theta_state(theta: Theta) -> dict[str, Any]:
-    """A Theta as a dict: the name of its form, and its fields."""
-    return {"form": type(theta).__name__, "fields": dict(zip(theta._fields, theta, strict=True))}
+def values(field: Any) -> Any:
+    """The numbers of a field that is a tensor, or a Theta of it."""
+    return field if isinstance(field, Tensor) else field.decompress()
 
 
-def theta_from_state(state: Mapping[str, Any], forms: Sequence[type], device: torch.device) -> Theta:
-    """The Theta that `theta_state` described, on `device`. Raises ValueError for a form that is not among `forms`."""
-    form = next((f for f in forms if f.__name__ == state["form"]), None)
-    if form is None:
-        raise ValueError(f"unknown form of Theta {state['form']!r}; known are {[f.__name__ for f in forms]}")
-    return form(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in state["fields"].items()})
+def leaves(field: Any) -> list[Tensor]:
+    """All tensors of a Theta, those of the Thetas in it included, in order."""
+    if isinstance(field, Tensor):
+        return [field]
+    return [leaf for member in field for leaf in leaves(member)] if isinstance(field, tuple) else []
+
+
+def free_leaves(theta: Theta) -> list[Tensor]:
+    """The float tensors of a Theta, and of the Thetas in it, that stay free."""
+    found: list[Tensor] = []
+    for name in theta.free():
+        field = getattr(theta, name)
+        for member in field if type(field) is tuple else (field,):
+            found += [member] if isinstance(member, Tensor) else free_leaves(member)
+    return found
+
+
+def with_free_leaves(theta: Theta, new: Sequence[Tensor]) -> Theta:
+    """The Theta whose `free_leaves` are `new`."""
+    rest = iter(new)
+
+    def fill(field: Any) -> Any:
+        if isinstance(field, Tensor):
+            return next(rest)
+        if type(field) is tuple:
+            return tuple(fill(member) for member in field)
+        return field._replace(**{name: fill(getattr(field, name)) for name in field.free()})
+
+    filled = fill(theta)
+    assert next(rest, None) is None
+    return filled
+
+
+def theta_state(field: Any) -> Any:
+    """A Theta as a dict with the name of its form, and its fields, likewise all that stands in it; tensors and ints as they are."""
+    if hasattr(field, "_fields"):
+        return {"form": type(field).__name__, "fields": {name: theta_state(member) for name, member in zip(field._fields, field, strict=True)}}
+    if isinstance(field, tuple):
+        return [theta_state(member) for member in field]
+    if is_dataclass(field):
+        return {"view": type(field).__name__, "options": {f.name: getattr(field, f.name) for f in fields(field)}}
+    return field
+
+
+def theta_from_state(state: Any, forms: Sequence[type], device: torch.device, views: Sequence[type] = VIEWS) -> Any:
+    """The Theta that `theta_state` described, on `device`. Raises ValueError for a form or view that is not among `forms`, `views`."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, (list, tuple)):
+        return tuple(theta_from_state(member, forms, device, views) for member in state)
+    if not isinstance(state, Mapping):
+        return state
+    kind, known = ("form", forms) if "form" in state else ("view", views)
+    found = cast(Any, next((f for f in known if f.__name__ == state[kind]), None))
+    if found is None:
+        raise ValueError(f"unknown {'form of Theta' if kind == 'form' else kind} {state[kind]!r}; known are {sorted(f.__name__ for f in known)}")
+    if kind == "view":
+        return found(**{name: tuple(value) if isinstance(value, list) else value for name, value in state["options"].items()})
+    return found(**{name: theta_from_state(member, forms, device, views) for name, member in state["fields"].items()})

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,15 @@ Shapes = Sequence[torch.Size]
 class View(Protocol):
     """A frozen dataclass with options only. `backward(forward(tensors), shapes)` equals `tensors`, and the other way round."""
 
-    def shape(self, shapes: Shapes) -> torch.Size:
+    def shape(self, shapes: Shapes) -> Any:
         """The array's shape for tensors of these shapes. Raises ValueError, with the reason, for tensors that the view can't take."""
         ...
 
-    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+    def forward(self, tensors: Sequence[Tensor]) -> Any:
         """The array. It may share memory with a single tensor."""
         ...
 
-    def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
+    def backward(self, x: Any, shapes: Shapes) -> list[Tensor]:
         """The tensors, as views of the array where strides allow."""
         ...
 
@@ -159,7 +159,36 @@ class Kernel:
         return [x]
 
 
-VIEWS: tuple[type, ...] = (Vector, Rows, Groups, Matrix, Kernel)
+@dataclass(frozen=True)
+class Blocks:
+    """The tensors as they are, a tuple of blocks: for compressions whose parts have views of their own (`leco.Additive`, `leco.Budget`, ...).
+
+    >>> import torch, leco
+    >>> [tuple(block.shape) for block in leco.Blocks().forward([torch.zeros(2, 3), torch.ones(4)])]
+    [(2, 3), (4,)]
+    """
+
+    def shape(self, shapes: Shapes) -> tuple[torch.Size, ...]:
+        return tuple(torch.Size(shape) for shape in shapes)
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(tensors)
+
+    def backward(self, x: Sequence[Tensor], shapes: Shapes) -> list[Tensor]:
+        return list(x)
+
+
+def array_shape(x: Tensor | Sequence[Tensor]) -> torch.Size | tuple[torch.Size, ...]:
+    """The shape of a view's array: of one tensor, or of each block."""
+    return x.shape if isinstance(x, Tensor) else tuple(block.shape for block in x)
+
+
+def blocks(x: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The array as a tuple of tensors: itself, or its blocks."""
+    return (x,) if isinstance(x, Tensor) else tuple(x)
+
+
+VIEWS: tuple[type, ...] = (Vector, Rows, Groups, Matrix, Kernel, Blocks)
 """The views that a file may name."""
 
 Pattern = str | re.Pattern[str] | type[nn.Module]

@@ -7,7 +7,7 @@ import leco
 
 ROOT = Path(leco.__file__).parent
 LAYERS = {  # a file may import those of its set only
-    "leco.theta": set(),
+    "leco.theta": {"leco.views"},
     "leco.views": set(),
     "leco.costs": set(),
     "leco.schedules": set(),
@@ -15,9 +15,9 @@ LAYERS = {  # a file may import those of its set only
     "leco.batchnorm": set(),
     "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs"},
     "leco.task": {"leco.compressions", "leco.views"},
-    "leco.algorithm": {"leco.task", "leco.theta", "leco.coding", "leco.batchnorm"},
+    "leco.algorithm": {"leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm"},
     "leco.run": {"leco.algorithm", "leco.theta"},
-    "leco.retrain": {"leco.algorithm", "leco.theta"},
+    "leco.retrain": {"leco.algorithm", "leco.theta", "leco.views"},
     "leco.artifact": {"leco.algorithm", "leco.run", "leco.theta", "leco.views", "leco.coding"},
     "leco.report": {"leco.algorithm"},
 }

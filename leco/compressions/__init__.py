@@ -1,7 +1,8 @@
 """Compressions: pure tensor functions, each a family Delta with its C step. They know no module, no file and no loop."""
 
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
-from leco.compressions.protocol import Compression
+from leco.compressions.parts import Part, each_part
+from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
 from leco.compressions.quantization import Binary, Codebook, FixedCodebook, PowersOfTwo, Ternary, Uniform
 
@@ -35,9 +36,12 @@ __all__ = [
     "L1Penalty",
     "L2Ball",
     "LowRank",
+    "Part",
+    "Penalty",
     "PowersOfTwo",
     "RankSelection",
     "Ternary",
     "TopK",
     "Uniform",
+    "each_part",
 ]

@@ -3,12 +3,13 @@
 Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection), ICASSP 2021 (the matrix of a convolution).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, check_count, check_finite, check_number
+from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number
 from leco.costs import RankCost, storage
 from leco.theta import ConvFactors, Dense, Factors
 from leco.views import Matrix
@@ -52,7 +53,7 @@ class LowRank(Compression[Factors | Dense]):
 
 
 @dataclass(frozen=True)
-class RankSelection(Compression[Factors | Dense]):
+class RankSelection(Penalty[Factors | Dense]):
     """min over r, u, v of mu/2 ||x - u v||^2 + alpha C(r): the r of least alpha C(r) + mu/2 (sum of s_i^2 for i > r), by enumeration.
 
     One SVD, for any C. At full rank the matrix stays dense, at no error.
@@ -79,20 +80,28 @@ class RankSelection(Compression[Factors | Dense]):
         _costs(self.cost, shape)
 
     def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+        return self.family(x, mu)(self.alpha)
+
+    def family(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Callable[[float], Factors | Dense]:
         self.check(x.shape)
         check_finite(x)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        rank, _ = _select(s, self.alpha, mu, _costs(self.cost, x.shape))
-        return Dense(x.clone()) if rank == len(s) else _factors(u, s, vh, rank)
+        costs = _costs(self.cost, x.shape)
 
-    def price(self, theta: Factors | Dense) -> float:
+        def select(alpha: float) -> Factors | Dense:
+            rank, _ = _select(s, alpha, mu, costs)
+            return Dense(x.clone()) if rank == len(s) else _factors(u, s, vh, rank)
+
+        return select
+
+    def usage(self, theta: Factors | Dense) -> float:
         if isinstance(theta, Dense):
-            return self.alpha * self.cost(theta.values.shape, min(theta.values.shape))
-        return self.alpha * _cost_of_pair(self.cost, theta)
+            return self.cost(theta.values.shape, min(theta.values.shape))
+        return _cost_of_pair(self.cost, theta)
 
 
 @dataclass(frozen=True)
-class ConvRankSelection(Compression[ConvFactors | Dense]):
+class ConvRankSelection(Penalty[ConvFactors | Dense]):
     """`RankSelection` of a convolution kernel (out, in, height, width) that also chooses its matrix: the minimum over (scheme, r).
 
     Scheme 1, out x (in height width), is a convolution in -> r of height x width and then one r -> out of 1 x 1; scheme 2,
@@ -121,23 +130,30 @@ class ConvRankSelection(Compression[ConvFactors | Dense]):
             _costs(self.cost, _scheme_view(scheme).shape([shape]))
 
     def compress(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> ConvFactors | Dense:
+        return self.family(x, mu)(self.alpha)
+
+    def family(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> Callable[[float], ConvFactors | Dense]:
         self.check(x.shape)
         check_finite(x)
-        chosen: ConvFactors | Dense = Dense(x.clone())
-        least = self.price(chosen)
-        for scheme in self.schemes:
-            matrix = _scheme_view(scheme).forward([x])
-            u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-            rank, objective = _select(s, self.alpha, mu, _costs(self.cost, matrix.shape))
-            if rank < len(s) and objective < least:
-                chosen, least = ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]), objective
-        return chosen
+        matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
+        decompositions = {scheme: torch.linalg.svd(matrix, full_matrices=False) for scheme, matrix in matrices.items()}
+        costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
 
-    def price(self, theta: ConvFactors | Dense) -> float:
+        def select(alpha: float) -> ConvFactors | Dense:
+            chosen, least = None, alpha * min(own[-1] for own in costs.values())
+            for scheme, (u, s, vh) in decompositions.items():
+                rank, objective = _select(s, alpha, mu, costs[scheme])
+                if rank < len(s) and objective < least:
+                    chosen, least = ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]), objective
+            return Dense(x.clone()) if chosen is None else chosen
+
+        return select
+
+    def usage(self, theta: ConvFactors | Dense) -> float:
         if isinstance(theta, ConvFactors):
-            return self.alpha * _cost_of_pair(self.cost, theta)
+            return _cost_of_pair(self.cost, theta)
         shapes = [_scheme_view(scheme).shape([theta.values.shape]) for scheme in self.schemes]
-        return self.alpha * min(self.cost(shape, min(shape)) for shape in shapes)
+        return min(self.cost(shape, min(shape)) for shape in shapes)
 
 
 def _scheme_view(scheme: int) -> Matrix:

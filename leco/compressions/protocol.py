@@ -1,7 +1,9 @@
 """What a compression is: a family of forms Theta with its C step."""
 
+import dataclasses
+from collections.abc import Callable
 from numbers import Real
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,16 +21,36 @@ class Compression(Protocol[T]):
     the C step is exact); a warm start is never worse than the Theta it started from; NaN and infinity raise ValueError.
     """
 
-    def check(self, shape: torch.Size) -> None:
+    def check(self, shape: Any) -> None:
         """Raise ValueError, naming the option, its value and the bound, where an array of this shape can't be compressed."""
 
-    def compress(self, x: Tensor, mu: float, theta: T | None = None) -> T:
+    def compress(self, x: Any, mu: float, theta: T | None = None) -> T:
         """The C step: argmin over Theta of mu/2 ||x - Delta(Theta)||^2 + cost(Theta), warm-started from `theta` where that helps."""
         ...
 
     def price(self, theta: T) -> float:
         """alpha C(Theta): 0 for a set, the price paid in the objective for a penalty form."""
         return 0.0
+
+
+class Penalty(Compression[T], Protocol[T]):
+    """A compression by a price: `alpha` for each unit of a cost C(Theta) that `usage` counts. `compress` and `usage` must be written.
+
+    `leco.Budget` looks for the alpha at which the costs of its members meet a limit.
+    """
+
+    alpha: float
+
+    def usage(self, theta: T) -> float:
+        """C(Theta), without alpha: weights kept, parameters, multiply-adds, bits, seconds."""
+        ...
+
+    def family(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], T]:
+        """alpha to its C step, for one x: what does not depend on alpha, such as an SVD, is done once."""
+        return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).compress(x, mu, theta)
+
+    def price(self, theta: T) -> float:
+        return self.alpha * self.usage(theta)
 
 
 def check_finite(x: Tensor) -> None:

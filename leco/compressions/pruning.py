@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, check_count, check_finite, check_number
+from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number
 from leco.compressions.sorted import Sorted
 from leco.theta import Dense, Sparse
 
@@ -166,7 +166,7 @@ class L2Ball(Compression[Dense]):
 
 
 @dataclass(frozen=True)
-class L0Penalty(Compression[Sparse]):
+class L0Penalty(Penalty[Sparse]):
     """min mu/2 ||x - theta||^2 + alpha ||theta||_0: keep x_i where |x_i| > sqrt(2 alpha/mu). Exact, O(n). CVPR 2018.
 
     Small mu prunes most: with alpha fixed, the net regains weights as mu grows.
@@ -185,12 +185,12 @@ class L0Penalty(Compression[Sparse]):
         check_finite(x)
         return _sparse(x, x.abs() > (2 * self.alpha / mu) ** 0.5)
 
-    def price(self, theta: Sparse) -> float:
-        return self.alpha * int(theta.values.count_nonzero())
+    def usage(self, theta: Sparse) -> float:
+        return int(theta.values.count_nonzero())
 
 
 @dataclass(frozen=True)
-class L1Penalty(Compression[Sparse]):
+class L1Penalty(Penalty[Sparse]):
     """min mu/2 ||x - theta||^2 + alpha ||theta||_1: soft threshold, sign(x_i) max(|x_i| - alpha/mu, 0). Exact, O(n).
 
     >>> import torch, leco
@@ -208,5 +208,5 @@ class L1Penalty(Compression[Sparse]):
         threshold = self.alpha / mu
         return _shrunk(x, x.abs() > threshold, threshold)
 
-    def price(self, theta: Sparse) -> float:
-        return self.alpha * float(theta.values.abs().sum())
+    def usage(self, theta: Sparse) -> float:
+        return float(theta.values.abs().sum())

@@ -1,0 +1,79 @@
+"""A compression through a view of some of the blocks: what additive combinations, budgets and choices are made of."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leco.compressions.protocol import Compression
+from leco.theta import Array, Sum, Term, Theta
+from leco.views import View, blocks
+
+
+@dataclass(frozen=True)
+class Part:
+    """Delta of the blocks `at` (None: all of them, jointly), seen through `view`; in the other blocks it is 0.
+
+    Args:
+        unit: the cost of one unit of a penalty form's C(Theta), where it competes with others (`leco.Budget`): 4 bytes a parameter, say.
+
+    >>> import torch, leco
+    >>> x = (torch.randn(4, 3), torch.randn(2, 3))
+    >>> leco.Part(leco.Matrix(), leco.LowRank(1)).array(x).shape
+    torch.Size([6, 3])
+    """
+
+    view: View
+    compression: Compression[Any]
+    at: tuple[int, ...] | None = None
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value, method in (("view", self.view, "forward"), ("compression", self.compression, "compress")):
+            if isinstance(value, type) or not hasattr(value, method):
+                raise TypeError(f"Part: {name} = {value!r} is not an instance of a {name}; the order is Part(view, compression)")
+        if not 0 < self.unit < math.inf:
+            raise ValueError(f"Part: unit = {self.unit} must be positive and finite")
+
+    def places(self, count: int) -> tuple[int, ...]:
+        """The blocks that the part takes of `count`."""
+        return tuple(range(count)) if self.at is None else self.at
+
+    def check(self, shapes: Sequence[torch.Size]) -> None:
+        """Raise ValueError where blocks of these shapes can't be taken."""
+        places = self.places(len(shapes))
+        if not places or len(set(places)) < len(places) or not all(0 <= b < len(shapes) for b in places):
+            raise ValueError(f"Part: at = {self.at} must be distinct blocks from 0 to {len(shapes) - 1}")
+        self.compression.check(self.view.shape([shapes[b] for b in places]))
+
+    def array(self, x: Sequence[Tensor]) -> Any:
+        """What the compression sees of the blocks x."""
+        return self.view.forward([x[b] for b in self.places(len(x))])
+
+    def delta(self, theta: Theta, shapes: Sequence[torch.Size]) -> dict[int, Tensor]:
+        """Delta(Theta) by block."""
+        places = self.places(len(shapes))
+        return dict(zip(places, self.view.backward(theta.decompress(), [shapes[b] for b in places]), strict=True))
+
+    def term(self, theta: Theta, count: int) -> Term:
+        return Term(theta, self.view, self.places(count))
+
+
+def each_part(view: View, compression: Compression[Any], blocks: Iterable[int], unit: float = 1.0) -> tuple[Part, ...]:
+    """A part for each of the blocks: ranks, codebooks or sparsities of their own."""
+    return tuple(Part(view, compression, (block,), unit) for block in blocks)
+
+
+def block_shapes(shape: Any) -> tuple[torch.Size, ...]:
+    """Of an array or of blocks: the shapes of the blocks."""
+    return (shape,) if isinstance(shape, torch.Size) else tuple(shape)
+
+
+def join(parts: Sequence[Part], thetas: Sequence[Theta], x: Array) -> Sum:
+    """The Theta of the parts' Thetas together, of an x that is a tensor or a tuple of blocks."""
+    shapes = tuple(tuple(block.shape) for block in blocks(x))
+    terms = tuple(part.term(theta, len(shapes)) for part, theta in zip(parts, thetas, strict=True))
+    return Sum(terms, shapes, int(isinstance(x, Tensor)))
