@@ -1,15 +1,26 @@
 """leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min L(w) subject to w = Delta(Theta)."""
 
 from leco.algorithm import LC, Record, Snapshot
-from leco.artifact import dense_bytes, load, save
+from leco.artifact import dense_bytes, describe, load, save
 from leco.batchnorm import recalibrate_
 from leco.coding import bits
 from leco.compressions import (
+    CP,
+    NM,
+    Additive,
     Binary,
+    Budget,
+    Choice,
     Codebook,
+    Compose,
     Compression,
     ConvRankSelection,
+    EntropyCodebook,
     FixedCodebook,
+    GroupL0Penalty,
+    GroupL1Penalty,
+    GroupTopK,
+    Hashed,
     L0Penalty,
     L1Ball,
     L1Penalty,
@@ -19,30 +30,49 @@ from leco.compressions import (
     Penalty,
     PowersOfTwo,
     RankSelection,
+    TensorTrain,
     Ternary,
     TopK,
+    Tucker,
+    Tucker2,
+    TuckerSelection,
+    Uncompressed,
     Uniform,
+    VectorCodebook,
     each_part,
 )
-from leco.costs import MultiplyAdds, Table, multiply_adds, storage
+from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
+from leco.layers import factorize
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
 from leco.schedules import exponential, stable_lr
 from leco.task import Task, each
-from leco.views import Blocks, Groups, Kernel, Matrix, Rows, Vector, match
+from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector, match
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CP",
     "LC",
+    "NM",
+    "Additive",
     "Binary",
     "Blocks",
+    "Budget",
+    "Channels",
+    "Choice",
     "Codebook",
+    "Compose",
     "Compression",
     "ConvRankSelection",
+    "EntropyCodebook",
     "FixedCodebook",
+    "GroupL0Penalty",
+    "GroupL1Penalty",
+    "GroupTopK",
     "Groups",
+    "Hashed",
     "Kernel",
     "L0Penalty",
     "L1Ball",
@@ -56,21 +86,33 @@ __all__ = [
     "PowersOfTwo",
     "RankSelection",
     "Record",
+    "Reshape",
     "Result",
     "Retraining",
     "Rows",
     "Snapshot",
+    "Subvectors",
     "Table",
     "Task",
+    "TensorTrain",
     "Ternary",
+    "Tiles",
     "TopK",
+    "Tucker",
+    "Tucker2",
+    "TuckerMultiplyAdds",
+    "TuckerSelection",
+    "Uncompressed",
     "Uniform",
     "Vector",
+    "VectorCodebook",
     "bits",
     "dense_bytes",
+    "describe",
     "each",
     "each_part",
     "exponential",
+    "factorize",
     "history",
     "iterated_direct_compression",
     "load",
@@ -82,4 +124,5 @@ __all__ = [
     "save",
     "stable_lr",
     "storage",
+    "tucker_storage",
 ]

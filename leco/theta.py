@@ -4,6 +4,7 @@ A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was foun
 of Thetas loads without the compressions, options or costs that made them.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -81,6 +82,65 @@ class Scaled(NamedTuple):
         return ("scale",)
 
 
+class ZeroCodes(NamedTuple):
+    """Learned values beside 0: w_i = 0 where indices_i = 0, else codebook[indices_i - 1]. `indices` (..., n), `codebook` (..., K) floats."""
+
+    indices: Tensor
+    codebook: Tensor
+
+    def decompress(self) -> Tensor:
+        return lookup(torch.nn.functional.pad(self.codebook, (1, 0)), self.indices)
+
+    def free(self) -> tuple[str, ...]:
+        return ("codebook",)
+
+
+class VectorCodes(NamedTuple):
+    """Learned codewords of d weights: w_i = codebook[indices_i]. `indices` (..., n) integers, `codebook` (..., K, d) floats; w (..., n, d)."""
+
+    indices: Tensor
+    codebook: Tensor
+
+    def decompress(self) -> Tensor:
+        first = self.codebook.shape[-2] * torch.arange(self.indices.shape[:-1].numel(), device=self.indices.device)
+        rows = self.indices.long() + first.view(self.indices.shape[:-1]).unsqueeze(-1)
+        return self.codebook.flatten(0, -2).index_select(0, rows.view(-1)).view(*self.indices.shape, -1)
+
+    def free(self) -> tuple[str, ...]:
+        return ("codebook",)
+
+
+def hashed_positions(k: int, seed: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
+    """h(i) for start <= i < stop, int64: (k mix(i + mix(seed + 1) mod 2^32)) >> 32. Files depend on it: it must not change.
+
+    mix, on 32-bit integers: twice y <- ((y >> 16) xor y) 0x45d9f3b mod 2^32, then y <- (y >> 16) xor y. All products are below 2^63.
+    """
+
+    def mix(y: Tensor) -> Tensor:
+        for _ in range(2):
+            y = (y >> 16).bitwise_xor_(y).mul_(0x45D9F3B).bitwise_and_(0xFFFFFFFF)
+        return (y >> 16).bitwise_xor_(y)
+
+    offset = int(mix(torch.tensor(seed + 1)))
+    return mix(torch.arange(start + offset, stop + offset, device=device).bitwise_and_(0xFFFFFFFF)).mul_(k).bitwise_right_shift_(32)
+
+
+class HashedValues(NamedTuple):
+    """Values shared by position: w_i = values[h(i)], i = 0..length - 1. `values` (..., K) floats; h is `hashed_positions`, by `seed`."""
+
+    values: Tensor
+    length: int
+    seed: int
+
+    def decompress(self) -> Tensor:
+        k, parts = self.values.shape[-1], [(first, min(first + 2**17, self.length)) for first in range(0, self.length, 2**17)]
+        indices = [hashed_positions(k, self.seed, *part, self.values.device).int() for part in parts]  # a part stays in cache
+        return self.values.index_select(-1, torch.cat(indices))
+
+    def free(self) -> tuple[str, ...]:
+        return ("values",)
+
+
 class Affine(NamedTuple):
     """Uniform grid: w_i = scale * (indices_i - zero_point). `indices` (..., n) uint8, `scale` (...) float, `zero_point` (...) uint8."""
 
@@ -110,13 +170,64 @@ class Sparse(NamedTuple):
         return ("values",)
 
 
+class GroupSparse(NamedTuple):
+    """Whole groups: w_g = 0 where `mask` is False, and the rows of `values` in order where it is True.
+
+    `mask` (..., groups) bool, `values` (number of True, size); w (..., groups, size).
+    """
+
+    mask: Tensor
+    values: Tensor
+
+    def decompress(self) -> Tensor:
+        kept = values(self.values)
+        x = torch.zeros(self.mask.numel(), kept.shape[-1], dtype=kept.dtype, device=kept.device)
+        return x.index_copy(0, self.mask.view(-1).nonzero().squeeze(1), kept).view(*self.mask.shape, -1)
+
+    def free(self) -> tuple[str, ...]:
+        return ("values",)
+
+
+@functools.lru_cache(maxsize=8)
+def patterns(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All ways to choose n of m <= 16 places: the places (C, n), int64, and the number of each by its bits (bit j for place j), (2^m,).
+
+    Their order is that of the bits. Files depend on it: it must not change.
+    """
+    bits = [code for code in range(2**m) if code.bit_count() == n]
+    numbers = torch.zeros(2**m, dtype=torch.uint8 if len(bits) <= 256 else torch.int32)
+    numbers[bits] = torch.arange(len(bits)).to(numbers.dtype)
+    places = torch.tensor([[j for j in range(m) if code >> j & 1] for code in bits])
+    return places.to(device), numbers.to(device)
+
+
+class NMSparse(NamedTuple):
+    """n weights in each block of m neighbours, at the places of the block's pattern (`patterns`), 0 elsewhere.
+
+    `pattern` (..., k) integers below (m over n), `values` (..., k, n); w (..., k m).
+    """
+
+    pattern: Tensor
+    values: Tensor
+    m: int
+
+    def decompress(self) -> Tensor:
+        kept = values(self.values)
+        places, _ = patterns(kept.shape[-1], self.m, kept.device)
+        x = torch.zeros(*kept.shape[:-1], self.m, dtype=kept.dtype, device=kept.device)
+        return x.scatter(-1, places.index_select(0, self.pattern.view(-1).int()).view(kept.shape), kept).flatten(-2)
+
+    def free(self) -> tuple[str, ...]:
+        return ("values",)
+
+
 class Dense(NamedTuple):
     """w = values: no smaller form exists (an l2 ball, a full rank)."""
 
     values: Tensor
 
     def decompress(self) -> Tensor:
-        return self.values
+        return values(self.values)
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -157,12 +268,68 @@ class ConvFactors(NamedTuple):
         return ("u", "v")
 
 
+def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """x with each of its fibres along `mode` (n,) multiplied by `matrix` (m, n)."""
+    return torch.tensordot(matrix, x.movedim(mode, 0), 1).movedim(0, mode)
+
+
+class TuckerFactors(NamedTuple):
+    """Tucker: x = core x_1 U_1 ... x_K U_K over the first K modes. `core` (r_1, ..., r_K, n_{K+1}, ..., n_N), `factors` of (n_k, r_k)."""
+
+    core: Tensor
+    factors: tuple[Tensor, ...]
+
+    def decompress(self) -> Tensor:
+        x = values(self.core)
+        for mode, factor in enumerate(self.factors):
+            x = mode_product(x, values(factor), mode)
+        return x.contiguous()
+
+    def free(self) -> tuple[str, ...]:
+        return ("core", "factors")
+
+
+class CPFactors(NamedTuple):
+    """CP: x = sum over r of the outer products of the r-th columns. `factors` of (n_k, rank), one for each mode."""
+
+    factors: tuple[Tensor, ...]
+
+    def decompress(self) -> Tensor:
+        first, *others = [values(factor) for factor in self.factors]
+        products = torch.ones_like(first[:1])
+        for factor in others:
+            products = (products.unsqueeze(1) * factor).flatten(0, 1)  # Khatri-Rao
+        return (first @ products.mT).view(*(len(values(factor)) for factor in self.factors))
+
+    def free(self) -> tuple[str, ...]:
+        return ("factors",)
+
+
+class TrainFactors(NamedTuple):
+    """Tensor train: x[i_1, ..., i_N] = G_1[:, i_1] G_2[:, i_2] ... G_N[:, i_N]. `cores` of (r_{k-1}, n_k, r_k), r_0 = r_N = 1."""
+
+    cores: tuple[Tensor, ...]
+
+    def decompress(self) -> Tensor:
+        x = values(self.cores[0])
+        for core in self.cores[1:]:
+            x = torch.tensordot(x, values(core), 1)
+        return x.squeeze(0).squeeze(-1)
+
+    def free(self) -> tuple[str, ...]:
+        return ("cores",)
+
+
 class Term(NamedTuple):
-    """A Theta seen through `view`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists."""
+    """A Theta seen through `view`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists.
+
+    `candidate` says which one of a `leco.Choice` it is.
+    """
 
     theta: Theta
     view: View
     at: tuple[int, ...]
+    candidate: int = 0
 
     def decompress(self) -> Any:
         return self.theta.decompress()
@@ -195,7 +362,7 @@ class Sum(NamedTuple):
         return ("terms",)
 
 
-THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, Affine, Sparse, Dense, Factors, ConvFactors, Term, Sum)
+THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, ZeroCodes, VectorCodes, HashedValues, Affine, Sparse, GroupSparse, NMSparse, Dense, Factors, ConvFactors, TuckerFactors, CPFactors, TrainFactors, Term, Sum)
 """The forms that a file may name."""
 
 

@@ -6,22 +6,32 @@ from typing import Any, NamedTuple
 import torch
 
 from leco.compressions import (
+    NM,
     Binary,
+    Budget,
+    Choice,
     Codebook,
     ConvRankSelection,
     FixedCodebook,
+    GroupL0Penalty,
+    GroupL1Penalty,
+    GroupTopK,
+    Hashed,
     L0Penalty,
     L1Ball,
     L1Penalty,
     L2Ball,
     LowRank,
+    Part,
     PowersOfTwo,
     RankSelection,
     Ternary,
     TopK,
     Uniform,
+    VectorCodebook,
 )
-from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, Scaled, Sparse
+from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes
+from leco.views import Matrix, Vector
 
 
 class Fault(NamedTuple):
@@ -344,6 +354,111 @@ class SignedIndices(Codebook):
         return theta._replace(indices=theta.indices.int() - 1)
 
 
+class LargestEntry(GroupTopK):
+    """Groups by their largest entry, not by their norm."""
+
+    def compress(self, x, mu, theta=None):
+        mask = TopK(self.kappa).compress(x.abs().amax(-1), mu).mask
+        return GroupSparse(mask, x[mask])
+
+
+class OneMoreGroup(GroupTopK):
+    def compress(self, x, mu, theta=None):
+        return GroupTopK(self.kappa + 1).compress(x, mu)
+
+
+class GroupsOfAllRows(GroupTopK):
+    """One ranking for a whole batch."""
+
+    def compress(self, x, mu, theta=None):
+        theta = GroupTopK(self.kappa * x[..., 0].numel() // x.shape[-2]).compress(x.flatten(0, -2), mu)
+        return theta._replace(mask=theta.mask.view(x.shape[:-1]))
+
+
+class IgnoresCosts(GroupL0Penalty):
+    def compress(self, x, mu, theta=None):
+        return GroupL0Penalty(self.alpha).compress(x, mu)
+
+
+class CountsGroups(GroupL0Penalty):
+    def usage(self, theta):
+        return int(theta.mask.sum())
+
+
+class EntriesOneByOne(GroupL1Penalty):
+    """The soft threshold of the l1 norm."""
+
+    def compress(self, x, mu, theta=None):
+        return Dense(torch.nn.functional.softshrink(x, self.alpha / mu))
+
+    def price(self, theta):
+        return self.alpha * float(theta.values.norm(dim=-1).sum())
+
+
+class KeepsTiesInBlocks(NM):
+
+    def compress(self, x, mu, theta=None):
+        blocks = x.unflatten(-1, (-1, self.m))
+        mask = (blocks.abs() >= blocks.abs().sort(descending=True).values[..., self.n - 1 : self.n]).flatten(-2)
+        return sparse(x, mask)
+
+
+class SignedOrder(NM):
+    def compress(self, x, mu, theta=None):
+        order = x.unflatten(-1, (-1, self.m)).argsort(descending=True)[..., : self.n]
+        return sparse(x, torch.zeros_like(x, dtype=torch.bool).unflatten(-1, (-1, self.m)).scatter(-1, order, True).flatten(-2))
+
+
+class TakesTheFirstVectors(VectorCodebook):
+    def compress(self, x, mu, theta=None):
+        codebook = x[..., : self.k, :].clone()
+        return VectorCodes(torch.cdist(x, codebook).argmin(-1).to(torch.uint8), codebook)
+
+
+class OneCodebookForAllProblems(VectorCodebook):
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x.flatten(0, -2), mu)
+        return VectorCodes(theta.indices.view(x.shape[:-1]), theta.codebook.expand(*x.shape[:-2], -1, -1))
+
+
+class ForgetsItsCodewords(VectorCodebook):
+    def compress(self, x, mu, theta=None):
+        return TakesTheFirstVectors(self.k).compress(x, mu)
+
+
+class HashesByAnotherSeed(Hashed):
+    def compress(self, x, mu, theta=None):
+        return Hashed(self.k, self.seed + 1).compress(x, mu)
+
+
+CONVEX_RANKS = (Part(Matrix(), RankSelection(0, lambda shape, r: r * sum(shape))),)
+SCHEMES = (Part(Vector(), Binary()), Part(Vector(), L0Penalty(0), unit=3))
+
+
+class OneItemTooMuch(Budget):
+    """The first point above the limit instead of the last one below it."""
+
+    def compress(self, x, mu, theta=None):
+        return Budget(self.members, self.limit + 12).compress(x, mu)
+
+
+class LeavesHalf(Budget):
+    def compress(self, x, mu, theta=None):
+        return Budget(self.members, self.limit / 2).compress(x, mu)
+
+
+class NearestScheme(Choice):
+    """The candidate of least distortion, whatever it costs."""
+
+    def compress(self, x, mu, theta=None):
+        return self.family(x, mu)(0.0)
+
+
+class ForgetsTheUnit(Choice):
+    def usage(self, theta):
+        return sum(part.numel() for term in theta.terms for part in term.theta if isinstance(part, torch.Tensor))
+
+
 FAULTS = (
     Fault("input_untouched", "top 7", ThresholdsInPlace(7)),
     Fault("input_untouched", "codebook 3", MovesTheWarmStart(3)),
@@ -362,6 +477,9 @@ FAULTS = (
     Fault("member", "l1 ball of 3.0", ThresholdTooLate(3.0)),
     Fault("member", "l1 ball of 3.0", ThresholdTooEarly(3.0)),
     Fault("member", "codebook 3", OneValueMore(3)),
+    Fault("member", "3 groups", OneMoreGroup(3)),
+    Fault("member", "2:4", KeepsTiesInBlocks(2, 4)),
+    Fault("member", "hashed 6, seed 0", HashesByAnotherSeed(6)),
     Fault("member", "rank 2", OneRankMore(2)),
     Fault("member", "signs", SignOfZeroIsZero(False)),
     Fault("member", "ternary", ScaleForEachSign()),
@@ -379,15 +497,28 @@ FAULTS = (
     Fault("optimal", "l0 penalty 0.2", ThresholdWithoutSquareRoot(0.2)),
     Fault("optimal", "l1 penalty 0.2", ThresholdWithoutMu(0.2)),
     Fault("optimal", "top 7, l2", ForgetsToShrink(7, gamma=0.5)),
+    Fault("optimal", "3 groups", LargestEntry(3)),
+    Fault("optimal", "GroupL0Penalty 0.7, costs", IgnoresCosts(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))),
+    Fault("optimal", "GroupL1Penalty 0.7, a cost", EntriesOneByOne(0.7)),
+    Fault("optimal", "2:4", SignedOrder(2, 4)),
     Fault("optimal", "rank 2", FirstColumns(2)),
     Fault("optimal", "rank selection 0.2", EnergyRank(0.2)),
     Fault("optimal", "conv ranks (1, 2), alpha 0.02", FirstScheme(0.02)),
     Fault("optimal", "conv ranks (2,), alpha 0.1", WrongReshape(0.1, schemes=(2,))),
+    Fault("optimal", "codewords 5", TakesTheFirstVectors(5)),
+    Fault("member", "budget of 2 ranks", OneItemTooMuch(CONVEX_RANKS, 35)),
+    Fault("optimal", "budget of 2 ranks", LeavesHalf(CONVEX_RANKS, 35)),
+    Fault("optimal", "choice, alpha 0.2", NearestScheme(0.2, SCHEMES)),
+    Fault("price_is_the_cost", "choice, alpha 0.01", ForgetsTheUnit(0.01, SCHEMES)),
     Fault("price_is_the_cost", "l0 penalty 0.2", PriceWithoutAlpha(0.2)),
+    Fault("price_is_the_cost", "GroupL0Penalty 0.7, costs", CountsGroups(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))),
     Fault("price_is_the_cost", "table", PriceOfEntries(0.9, lambda shape, rank: 1.0)),
     Fault("warm_start_is_never_worse", "codebook 3, lloyd", StartsCold(3)),
+    Fault("warm_start_is_never_worse", "codewords 5", ForgetsItsCodewords(5)),
     Fault("warm_start_is_never_worse", "ternary", KeepsTheOldIndices()),
     Fault("leading_dimensions_are_a_batch", "top 7", OneThresholdForAllRows(7)),
+    Fault("leading_dimensions_are_a_batch", "3 groups", GroupsOfAllRows(3)),
+    Fault("leading_dimensions_are_a_batch", "codewords 5", OneCodebookForAllProblems(5)),
     Fault("leading_dimensions_are_a_batch", "binary", OneScaleForAllRows()),
     Fault("nan_and_infinity_raise", "binary", AcceptsEverything()),
     Fault("nan_and_infinity_raise", "values", AcceptsInfinity((2, -1, 0))),

@@ -20,10 +20,19 @@ import leco
 from leco.coding import decode, encode
 from leco.compressions import (
     ALL,
+    NM,
+    Additive,
     Binary,
+    Budget,
+    Choice,
     Codebook,
+    Compose,
     ConvRankSelection,
     FixedCodebook,
+    GroupL0Penalty,
+    GroupL1Penalty,
+    GroupTopK,
+    Hashed,
     L0Penalty,
     L1Ball,
     L1Penalty,
@@ -33,10 +42,12 @@ from leco.compressions import (
     RankSelection,
     Ternary,
     TopK,
+    Uncompressed,
     Uniform,
+    VectorCodebook,
     quantization,
 )
-from leco.theta import Codes, Scaled
+from leco.theta import Codes, Dense, Scaled
 
 MU = 0.7
 
@@ -151,6 +162,43 @@ def near_codebook(k: int) -> Callable[[Tensor, Tensor], Tensor]:
     return near
 
 
+def near_codewords(k: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        codewords = delta.unique(dim=0) if torch.rand(()) < 0.5 else x[torch.randint(len(x), (k,))]
+        codewords = codewords + torch.randn_like(codewords) * 10 ** float(-3 * torch.rand(())) * x.std(correction=0)
+        return codewords[torch.cdist(x, codewords).argmin(-1)]
+
+    return near
+
+
+def hashed_cells(n: int, k: int, seed: int) -> Tensor:
+    """`leco.theta.hashed_positions` in Python's integers."""
+
+    def mix(y: int) -> int:
+        for _ in range(2):
+            y = ((y >> 16) ^ y) * 0x45D9F3B % 2**32
+        return (y >> 16) ^ y
+
+    return torch.tensor([mix((i + mix(seed + 1)) % 2**32) * k >> 32 for i in range(n)])
+
+
+def by_cell(k: int, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        cells = hashed_cells(len(x), k, seed)
+        means = torch.stack([x[cells == j].mean() if (cells == j).any() else x.new_zeros(()) for j in range(k)])
+        return (means + torch.randn(k) * torch.randint(2, (k,)) * 10 ** float(-4 * torch.rand(())))[cells]
+
+    return near
+
+
+def one_value_a_cell(k: int, seed: int) -> Callable[[Tensor], bool]:
+    def member(delta: Tensor) -> bool:
+        cells = hashed_cells(len(delta), k, seed)
+        return all(len(delta[cells == j].unique()) == 1 for j in cells.unique())
+
+    return member
+
+
 def near_fixed(*values: float) -> Callable[[Tensor, Tensor], Tensor]:
     def near(x: Tensor, delta: Tensor) -> Tensor:
         allowed = x.new_tensor(values)
@@ -193,6 +241,31 @@ def near_penalty(x: Tensor, delta: Tensor) -> Tensor:
     return torch.where(choice == 0, noisy, torch.where(choice == 1, 0.0, torch.where(choice == 2, cut, delta)))
 
 
+def near_groups(kappa: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        order = (x.norm(dim=1) + x.abs().max() * torch.rand(len(x)) * torch.rand(())).argsort(descending=True)
+        point = torch.where(torch.rand(()) < 0.5, x, x + 0.1 * torch.randn_like(x))
+        return torch.zeros_like(x).index_copy(0, order[:kappa], point[order[:kappa]])
+
+    return near
+
+
+def near_group_penalty(x: Tensor, delta: Tensor) -> Tensor:
+    norms, t = x.norm(dim=1, keepdim=True), float(x.norm(dim=1).max() * torch.rand(()))
+    cut = torch.where(norms > t, x, 0.0) if torch.rand(()) < 0.5 else x * (1 - t / norms.clamp(min=1e-300)).clamp(min=0)
+    noisy = delta + torch.randn_like(x) * 10 ** float(-4 * torch.rand(()))
+    choice = torch.randint(4, (len(x), 1)) if torch.rand(()) < 0.5 else torch.tensor(2)
+    return torch.where(choice == 0, noisy, torch.where(choice == 1, 0.0, torch.where(choice == 2, cut, delta)))
+
+
+def groups_left(delta: Tensor) -> Tensor:
+    return (delta != 0).any(1)
+
+
+def near_blocks(n: int, m: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, delta: torch.cat([near_sparse(n)(part, part) for part in x.split(m)])
+
+
 def truncated(matrix: Tensor, r: int) -> Tensor:
     u, s, v = np.linalg.svd(matrix.numpy(), full_matrices=False)
     return torch.from_numpy(u[:, :r] * s[:r] @ v[:r])
@@ -211,6 +284,44 @@ def near_kernel(x: Tensor, delta: Tensor) -> Tensor:
     matrix = near_any_rank(scheme(x, number), delta)
     out, channels, height, width = x.shape
     return matrix.reshape(x.shape) if number == 1 else matrix.reshape(out, height, channels, width).transpose(1, 2)
+
+
+def near_sum(*terms: tuple[Any, Any, Callable[[Tensor, Tensor], Tensor]]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Of (view, compression, near): a random point of each set, near what those before it left, in random order."""
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        left = x
+        for t in torch.randperm(len(terms)).tolist():
+            view, compression, own = terms[t]
+            array = view.forward([left])
+            left = left - view.backward(own(array, compression.compress(array, MU).decompress()), [x.shape])[0]
+        return x - left
+
+    return near
+
+
+def near_composed(near: Callable[[Tensor, Tensor], Tensor], then: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The entries of a random point that are not 0, again near a set."""
+
+    def composed(x: Tensor, delta: Tensor) -> Tensor:
+        point = near(x, delta)
+        kept = point != 0
+        return torch.zeros_like(x).masked_scatter(kept, then(point[kept], delta[delta != 0])) if (delta != 0).any() and kept.any() else 0 * x
+
+    return composed
+
+
+def near_factors(r: int, bits: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Balanced factors of a random point, each rounded to a grid."""
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        u, s, v = torch.linalg.svd(near_rank(r)(x, delta))
+        root = s[:r].sqrt()
+        factors = u[:, :r] * root, root.unsqueeze(1) * v[:r]
+        first, second = (near_grid(bits, False)(f.flatten(), f).view(f.shape) if f.abs().max() > 0 else f for f in factors)
+        return first @ second
+
+    return near
 
 
 # --- the cases
@@ -239,6 +350,14 @@ def uniform(bits: int, zero_point: bool = False) -> Case:
     return Case(name, Uniform(bits, zero_point), near_grid(bits, zero_point), on_grid(bits, zero_point), cold=False, slack=0.005)
 
 
+def codewords(name: str, k: int, shape: tuple[int, int], **options: Any) -> Case:
+    return Case(name, VectorCodebook(k), near_codewords(k), lambda d: len(d.unique(dim=0)) <= k, shape=shape, **options)
+
+
+def hashed(k: int, seed: int = 0) -> Case:
+    return Case(f"hashed {k}, seed {seed}", Hashed(k, seed), by_cell(k, seed), one_value_a_cell(k, seed))
+
+
 def top(name: str, kappa: int | float, count: Callable[[int], int]) -> Case:
     return Case(name, TopK(kappa), lambda x, d: near_sparse(count(len(x)))(x, d), lambda d: int(d.count_nonzero()) <= count(len(d)))
 
@@ -251,6 +370,23 @@ def ball(compression: Any, norm: float) -> Case:
         return point * min(1.0, kappa / max(1e-300, float(torch.linalg.vector_norm(point, norm))))
 
     return Case(f"l{norm} ball of {kappa}", compression, near, lambda d: float(torch.linalg.vector_norm(d, norm)) <= kappa * (1 + 1e-12))
+
+
+def group_penalty(kind: Any, alpha: float, costs: Any) -> Case:
+    def each(delta: Tensor) -> Tensor:
+        return alpha * torch.as_tensor(costs, dtype=delta.dtype).expand(len(delta))
+
+    def lift(delta: Tensor) -> Tensor:
+        return delta + each(delta).unsqueeze(1) / MU * torch.nn.functional.normalize(delta, eps=1e-300)
+
+    name = f"{kind.__name__} {alpha}, {'a cost' if isinstance(costs, float) else 'costs'}"
+    if kind is GroupL0Penalty:
+        return Case(name, kind(alpha, costs), near_group_penalty, cost=lambda d: float(each(d)[groups_left(d)].sum()), shape=(6, 4))
+    return Case(name, kind(alpha, costs), near_group_penalty, cost=lambda d: float((each(d) * d.norm(dim=1)).sum()), lift=lift, shape=(6, 4))
+
+
+def nm(n: int, m: int) -> Case:
+    return Case(f"{n}:{m}", NM(n, m), near_blocks(n, m), lambda d: bool((d.view(-1, m).count_nonzero(1) <= n).all()))
 
 
 def rank_selection(name: str, alpha: float, cost: Any, table: Callable[[int, int, int], float]) -> Case:
@@ -272,6 +408,27 @@ def conv(alpha: float, *schemes: int) -> Case:
     )
 
 
+def additive(name: str, *terms: tuple[Any, Any, Callable[[Tensor, Tensor], Tensor]], **options: Any) -> Case:
+    compression = Additive([term[:2] for term in terms])
+    return Case(name, compression, near_sum(*terms), batch=False, cold=not options.get("slack"), **options)
+
+
+def but_for(kappa: int, *values: float) -> Callable[[Tensor], bool]:
+    """All but kappa entries are one of the values, times one scale where none is given: the most frequent magnitude."""
+
+    def member(delta: Tensor) -> bool:
+        allowed = delta.new_tensor(values) if values else delta.abs().mode().values * delta.new_tensor([-1, 1])
+        return int((~torch.isin(delta, allowed)).sum()) <= kappa
+
+    return member
+
+
+def entries(theta: Any) -> float:
+    """2 for a float of a dense array, 1 for any other number."""
+    return 2 * theta.values.numel() if isinstance(theta, Dense) else sum(field.numel() for field in tensors(theta).values())
+
+
+VECTOR, MATRIX = leco.Vector(), leco.Matrix()
 PLATEAUS = (0.5, 3.0, 3.0, 1.0, 4.0, 3.5)
 CASES = [
     *(codebook(f"codebook {k}", k) for k in (1, 2, 3, 5)),
@@ -296,6 +453,11 @@ CASES = [
     scaled("scaled powers, descent", PowersOfTwo(2, scale=True), *powers(2), descent=True, cold=False, slack=0.005),
     *(uniform(bits) for bits in (2, 4, 8)),
     *(uniform(bits, zero_point=True) for bits in (2, 3)),
+    *(codewords(f"codewords {k}", k, (24, 3), slack=0.01) for k in (2, 5, 20)),
+    codewords("one codeword", 1, (24, 3)),
+    codewords("codeword for each", 8, (8, 2)),
+    codewords("codewords of one weight", 3, (24, 1)),
+    *(hashed(*options) for options in ((1,), (6,), (6, 2**32 - 1), (24,))),
     *(top(f"top {kappa}", kappa, lambda n, kappa=kappa: kappa) for kappa in (0, 1, 7, 24)),
     *(top(f"top share {share}", share, lambda n, share=share: math.floor(share * n + 0.5)) for share in (0.0, 0.3, 0.99)),
     Case(
@@ -313,11 +475,105 @@ CASES = [
         Case(f"l1 penalty {a}", L1Penalty(a), near_penalty, cost=lambda d, a=a: a * float(d.abs().sum()), lift=lambda d, a=a: d + a * d.sign() / MU)
         for a in (0, 0.2)
     ),
+    *(
+        Case(
+            f"{kappa} groups",
+            GroupTopK(kappa),
+            lambda x, d, count=count: near_groups(count(len(x)))(x, d),
+            lambda d, count=count: int(groups_left(d).sum()) <= count(len(d)),
+            shape=(6, 4),
+        )
+        for kappa, count in (*((kappa, lambda n, kappa=kappa: kappa) for kappa in (0, 1, 3, 6)), (0.5, lambda n: n // 2))
+    ),
+    *(
+        group_penalty(kind, alpha, costs)
+        for kind in (GroupL0Penalty, GroupL1Penalty)
+        for alpha, costs in ((0.0, 1.0), (0.7, 1.0), (0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1)))
+    ),
+    *(nm(n, m) for n, m in ((2, 4), (1, 4), (3, 8), (6, 12), (1, 1), (4, 4), (3, 24))),
     *(Case(f"rank {r}", LowRank(r), near_rank(r), lambda d, r=r: rank(d) <= r, shape=(7, 5)) for r in (0, 2, 5)),
     *(rank_selection(f"rank selection {alpha}", alpha, leco.storage, storage) for alpha in (0, 0.1, 0.2, 100)),
     rank_selection("multiply-adds", 1e-3, leco.MultiplyAdds(100), lambda m, n, r: 100 * storage(m, n, r)),
     rank_selection("table", 0.9, leco.Table(PLATEAUS), lambda m, n, r: PLATEAUS[r]),
     *(conv(alpha, *schemes) for alpha in (0.02, 0.1, 100) for schemes in ((1,), (2,), (1, 2))),
+    additive(
+        "signs + top 5",
+        (VECTOR, Binary(scale=False), near_fixed(-1, 1)),
+        (VECTOR, TopK(5), near_sparse(5)),
+        member=but_for(5, -1, 1),
+    ),
+    additive(
+        "powers + l0 penalty",
+        (VECTOR, L0Penalty(0.2), near_penalty),
+        (VECTOR, PowersOfTwo(1), near_fixed(*powers(1))),
+        cost=lambda d: 0.2 * int((~torch.isin(d, d.new_tensor(powers(1)))).sum()),
+    ),
+    additive("binary + top 5", (VECTOR, Binary(), near_scaled(-1, 1)), (VECTOR, TopK(5), near_sparse(5)), member=but_for(5)),
+    additive("codebook 2 + top 5", (VECTOR, Codebook(2), near_codebook(2)), (VECTOR, TopK(5), near_sparse(5)), slack=0.03),
+    additive(
+        "codebook 2 + codebook 3",
+        (VECTOR, Codebook(2), near_codebook(2)),
+        (VECTOR, Codebook(3), near_codebook(3)),
+        member=lambda d: len(((d - d.min()) / (d.max() - d.min()).clamp(min=1e-300)).round(decimals=9).unique()) <= 6,
+        slack=0.03,
+    ),
+    additive("rank 1 + top 5", (MATRIX, LowRank(1), near_rank(1)), (VECTOR, TopK(5), near_sparse(5)), shape=(7, 5), slack=0.03),
+    additive(
+        "rank 1 + ternary + top 5",
+        (MATRIX, LowRank(1), near_rank(1)),
+        (VECTOR, Ternary(), near_scaled(-1, 0, 1)),
+        (VECTOR, TopK(5), near_sparse(5)),
+        shape=(7, 5),
+        slack=0.03,
+    ),
+    additive(
+        "ranks of two matrices",
+        (MATRIX, LowRank(1), near_rank(1)),
+        (leco.Matrix((0, 2)), LowRank(1), near_rank(1)),
+        shape=(4, 3, 3, 2),
+        slack=0.03,
+    ),
+    Case(
+        "top 7, codebook 3",
+        Compose(TopK(7), Codebook(3)),
+        near_composed(near_sparse(7), near_codebook(3)),
+        lambda d: int(d.count_nonzero()) <= 7 and len(d[d != 0].unique()) <= 3,
+        batch=False,
+        cold=False,
+        slack=0.03,
+    ),
+    Case(
+        "l0 penalty, signs",
+        Compose(L0Penalty(0.2), Binary()),
+        near_composed(near_penalty, near_scaled(-1, 1)),
+        lambda d: len(d[d != 0].abs().unique()) <= 1,
+        lambda d: 0.2 * int(d.count_nonzero()),
+        batch=False,
+        idempotent=False,  # a smaller value may not be worth its price
+        slack=0.03,
+    ),
+    Case("rank 2, grid", Compose(LowRank(2), Uniform(6)), near_factors(2, 6), lambda d: rank(d) <= 2, shape=(7, 5), batch=False, cold=False, slack=0.01),
+    Case("uncompressed", Uncompressed(), lambda x, d: d + 1e-3 * torch.randn_like(x)),
+    # one member whose distortion is a convex function of its cost, where a price finds every point
+    Case(
+        "budget of 2 ranks",
+        Budget((leco.Part(MATRIX, RankSelection(0, lambda shape, r: r * sum(shape))),), 35),
+        near_rank(2),
+        lambda d: rank(d) <= 2,
+        shape=(7, 5),
+        batch=False,
+    ),
+    *(
+        Case(
+            f"choice, alpha {alpha}",
+            Choice(alpha, [(VECTOR, Binary()), leco.Part(VECTOR, L0Penalty(0), unit=3), (VECTOR, Uncompressed())], cost=entries),
+            lambda x, d: (near_penalty if torch.rand(()) < 0.5 else near_scaled(-1, 1))(x, d),
+            cost=lambda d, alpha=alpha: alpha * min(3 * int(d.count_nonzero()), 2 * len(d), len(d) + 3 if len(d.abs().unique()) == 1 else torch.inf),
+            batch=False,
+            idempotent=False,  # as with two schemes
+        )
+        for alpha in (0.0, 0.01, 0.2)
+    ),
 ]
 
 
@@ -341,8 +597,12 @@ def objective(case: Case, x: Tensor, theta: Any) -> float:
     return MU / 2 * float((x - theta.decompress()).square().sum()) + case.compression.price(theta)
 
 
-def tensors(theta: Any) -> dict[str, Tensor]:
-    return {name: field for name, field in zip(theta._fields, theta, strict=True) if isinstance(field, Tensor)}
+def tensors(field: Any, path: str = "theta") -> dict[str, Tensor]:
+    """All tensors of a Theta, those of the Thetas in it included."""
+    if isinstance(field, Tensor):
+        return {path: field}
+    members = zip(field._fields, field, strict=True) if hasattr(field, "_fields") else enumerate(field) if isinstance(field, tuple) else ()
+    return {place: tensor for name, member in members for place, tensor in tensors(member, f"{path}.{name}").items()}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -605,6 +865,22 @@ def test_rank_full_is_the_matrix_itself():
         (lambda: Uniform(1), ValueError, ("Uniform: bits = 1", "at least 2")),
         (lambda: Uniform(9), ValueError, ("Uniform: bits = 9", "at most 8")),
         (lambda: Uniform("8"), TypeError, ("Uniform: bits = '8'", "integer")),
+        (lambda: VectorCodebook(0), ValueError, ("VectorCodebook: k = 0", "at least 1")),
+        (lambda: VectorCodebook(65537), ValueError, ("VectorCodebook: k = 65537", "at most 65536")),
+        (lambda: VectorCodebook(2, sweeps=0), ValueError, ("VectorCodebook: sweeps = 0", "at least 1")),
+        (lambda: Hashed(0), ValueError, ("Hashed: k = 0", "at least 1")),
+        (lambda: Hashed(2, seed=-1), ValueError, ("Hashed: seed = -1", "at least 0")),
+        (lambda: Hashed(2, seed=2**32), ValueError, ("Hashed: seed = 4294967296", "at most 4294967295")),
+        (lambda: Hashed(2, seed=0.5), TypeError, ("Hashed: seed = 0.5", "integer")),
+        (lambda: GroupTopK(-1), ValueError, ("GroupTopK: kappa = -1", "at least 0")),
+        (lambda: GroupTopK(1.0), ValueError, ("GroupTopK: kappa = 1.0", "below 1.0")),
+        (lambda: GroupL0Penalty(-1), ValueError, ("GroupL0Penalty: alpha = -1", "at least 0")),
+        (lambda: GroupL0Penalty(1, (1.0, -2.0)), ValueError, ("GroupL0Penalty: costs = -2.0", "at least 0")),
+        (lambda: GroupL1Penalty(1, math.inf), ValueError, ("GroupL1Penalty: costs = inf", "finite")),
+        (lambda: NM(0, 4), ValueError, ("NM: n = 0", "at least 1")),
+        (lambda: NM(5, 4), ValueError, ("NM: n = 5", "at most 4")),
+        (lambda: NM(1, 0), ValueError, ("NM: m = 0", "at least 1")),
+        (lambda: NM(2.0, 4), TypeError, ("NM: n = 2.0", "integer")),
         (lambda: TopK(-1), ValueError, ("TopK: kappa = -1", "at least 0")),
         (lambda: TopK(-0.1), ValueError, ("TopK: kappa = -0.1", "at least 0.0")),
         (lambda: TopK(1.0), ValueError, ("TopK: kappa = 1.0", "below 1.0")),
@@ -640,6 +916,13 @@ def test_an_option_out_of_range_is_named(make, error, words):
     [
         (TopK(5), (3, 4), ("TopK: kappa = 5", "at most 4")),
         (Codebook(5), (3, 4), ("Codebook: k = 5", "at most 4")),
+        (VectorCodebook(4), (5, 3, 4), ("VectorCodebook: k = 4", "at most 3")),
+        (VectorCodebook(1), (4,), ("VectorCodebook", "(4,)", "Groups(d)")),
+        (Hashed(5), (3, 4), ("Hashed: k = 5", "at most 4")),
+        (GroupTopK(4), (2, 3, 4), ("GroupTopK: kappa = 4", "at most 3")),
+        (GroupTopK(1), (4,), ("GroupTopK", "(4,)", "Rows()")),
+        (GroupL1Penalty(1, (1.0, 2.0)), (3, 4), ("GroupL1Penalty: costs has 2", "must have 3")),
+        (NM(2, 4), (4, 6), ("NM: m = 4", "must divide", "(4, 6)")),
         (LowRank(4), (2, 3, 4), ("LowRank: rank = 4", "at most 3")),
         (LowRank(1), (4,), ("LowRank", "(4,)", "Matrix()")),
         (RankSelection(1), (4,), ("RankSelection", "(4,)", "Matrix()")),
@@ -662,6 +945,11 @@ def test_a_shape_that_does_not_fit_is_named(compression, shape, words):
         (TopK(4), (3, 4)),
         (TopK(0.99), (1,)),
         (Codebook(4), (3, 4)),
+        (VectorCodebook(3), (5, 3, 4)),
+        (Hashed(4), (3, 4)),
+        (GroupTopK(3), (2, 3, 4)),
+        (GroupL0Penalty(1, (1.0, 2.0, 3.0)), (2, 3, 4)),
+        (NM(4, 4), (3, 8)),
         (LowRank(3), (2, 3, 4)),
         (RankSelection(1, leco.Table([1, 2, 3, 4])), (3, 4)),
         (ConvRankSelection(1, leco.Table([1, 2, 3, 4]), schemes=(1,)), (3, 4, 2, 2)),

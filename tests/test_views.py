@@ -18,10 +18,18 @@ CASES = {
     "rows": (leco.Rows(), [(4, 3, 2, 2), (5, 12)]),
     "rows of a transposed convolution": (leco.Rows(1), [(3, 4, 2, 2)]),
     "groups": (leco.Groups(3), [(2, 3), (9,)]),
+    "subvectors": (leco.Subvectors(2), [(4, 6)]),
+    "subvectors of kernels": (leco.Subvectors(6), [(4, 3, 2, 2), (5, 12)]),
     "matrix": (leco.Matrix(), [(4, 6)]),
     "matrices stacked": (leco.Matrix(), [(4, 6), (2, 3, 2)]),
     "scheme 1": (leco.Matrix((0,)), [(4, 3, 5, 2)]),
     "scheme 2": (leco.Matrix((0, 2)), [(4, 3, 5, 2)]),
+    "tiles": (leco.Tiles(2, 3), [(4, 6), (2, 3, 2)]),
+    "tiles that are rows": (leco.Tiles(1, 6), [(4, 6)]),
+    "channels": (leco.Channels(4, (0, 0, 1)), [(4, 3, 2, 2), (4,), (3, 4, 2)]),
+    "channels of one tensor": (leco.Channels(3, (1,)), [(2, 3, 2)]),
+    "heads": (leco.Channels(2, (0, 0, 1)), [(6, 3), (6,), (4, 6)]),
+    "heads of stacked queries, keys and values": (leco.Channels(2, (0, 0, 1), (3, 3, 1)), [(12, 4), (12,), (4, 4)]),
     "kernel": (leco.Kernel(), [(4, 3, 5, 2)]),
 }
 
@@ -79,10 +87,18 @@ def test_channels_last_tensors_are_seen_in_logical_order():
         (leco.Rows(), [(2, 3), (2, 4)], r"lengths \[3, 4\]"),
         (leco.Rows(2), [(2, 3)], r"dim = 2 must be at least 0 and below 2"),
         (leco.Groups(4), [(2, 3)], r"size = 4 does not divide the 6 entries"),
+        (leco.Subvectors(4), [(4, 6)], r"size = 4 does not divide the rows' length 6"),
+        (leco.Subvectors(2), [(4, 6), (4, 8)], r"lengths \[6, 8\] can't be stacked"),
         (leco.Matrix((0, 0)), [(2, 3)], r"rows = \(0, 0\) must be distinct"),
         (leco.Matrix((2,)), [(2, 3)], r"rows = \(2,\)"),
         (leco.Matrix(), [(5,)], r"needs at least 2"),
         (leco.Matrix(), [(2, 3), (2, 4)], "can't be stacked"),
+        (leco.Tiles(2, 3), [(4, 4)], r"height = 2, width = 3 must divide the matrix 4 x 4"),
+        (leco.Tiles(1, 1), [(4,)], r"must divide the matrix 1 x 0"),
+        (leco.Channels(2, (0,)), [(4, 4), (4,)], r"dims = \(0,\) must have 2 numbers"),
+        (leco.Channels(3, (0, 0)), [(6, 4), (4,)], r"3 groups, 1 times, must divide dimension 0 of a tensor of shape \(4,\)"),
+        (leco.Channels(2, (0,), (3,)), [(8, 4)], r"2 groups, 3 times, must divide dimension 0"),
+        (leco.Channels(2, (1,)), [(4,)], r"dimension 1 of a tensor of shape \(4,\)"),
         (leco.Kernel(), [(2, 3), (2, 3)], "takes one parameter, not 2"),
     ],
 )
@@ -94,6 +110,38 @@ def test_views_refuse_what_they_can_not_take(view, shapes, message):
 def test_groups_need_a_positive_size():
     with pytest.raises(ValueError, match="size = 0 must be at least 1"):
         leco.Groups(0)
+    with pytest.raises(ValueError, match="Subvectors: size = 0 must be at least 1"):
+        leco.Subvectors(0)
+
+
+def test_subvectors_are_blocks_of_columns_and_kernels():
+    kernel = torch.randn(4, 3, 3, 3)
+    assert torch.equal(leco.Subvectors(9).forward([kernel])[2, 1], kernel[1, 2].reshape(-1))
+    matrix = torch.randn(5, 6)
+    assert torch.equal(leco.Subvectors(2).forward([matrix])[1], matrix[:, 2:4])
+
+
+def test_tiles_and_channels_hold_what_belongs_together():
+    matrix = torch.randn(4, 6)
+    assert torch.equal(leco.Tiles(2, 3).forward([matrix])[3], matrix[2:, 3:].reshape(-1))
+    queries, out = torch.randn(12, 5), torch.randn(5, 4)
+    head = leco.Channels(2, (0, 1), (3, 1)).forward([queries, out])[1]
+    assert torch.equal(head[:30], torch.cat([queries[2:4], queries[6:8], queries[10:12]]).reshape(-1))
+    assert torch.equal(head[30:], out[:, 2:].T.reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: leco.Tiles(0, 2), "height = 0 and width = 2 must be at least 1"),
+        (lambda: leco.Channels(0, (0,)), "groups = 0 and stacked"),
+        (lambda: leco.Channels(2, (0,), (0,)), r"stacked = \(0,\) must be at least 1"),
+        (lambda: leco.Channels(2, (0,), (1, 1)), r"stacked = \(1, 1\) must have 1 numbers"),
+    ],
+)
+def test_options_of_views_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def model() -> nn.Module:
