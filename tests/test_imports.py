@@ -13,13 +13,14 @@ LAYERS = {  # a file may import those of its set only
     "leco.schedules": set(),
     "leco.coding": set(),
     "leco.batchnorm": set(),
-    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs"},
+    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs", "leco.coding"},
     "leco.task": {"leco.compressions", "leco.views"},
     "leco.algorithm": {"leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm"},
     "leco.run": {"leco.algorithm", "leco.theta"},
     "leco.retrain": {"leco.algorithm", "leco.theta", "leco.views"},
     "leco.artifact": {"leco.algorithm", "leco.run", "leco.theta", "leco.views", "leco.coding"},
     "leco.report": {"leco.algorithm"},
+    "leco.layers": {"leco.algorithm", "leco.theta", "leco.views"},
 }
 
 

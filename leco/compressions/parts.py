@@ -58,6 +58,15 @@ class Part:
         places = self.places(len(shapes))
         return dict(zip(places, self.view.backward(theta.decompress(), [shapes[b] for b in places]), strict=True))
 
+    def distortion(self, theta: Theta, x: Sequence[Tensor]) -> float:
+        """||x - Delta(Theta)||^2 over the blocks that the part takes."""
+        return sum(float(torch.linalg.vector_norm(x[b] - delta)) ** 2 for b, delta in self.delta(theta, [block.shape for block in x]).items())
+
+    def cost(self, theta: Theta) -> float:
+        """unit C(Theta) of a penalty form."""
+        compression: Any = self.compression
+        return self.unit * compression.usage(theta)
+
     def term(self, theta: Theta, count: int) -> Term:
         return Term(theta, self.view, self.places(count))
 
@@ -65,6 +74,16 @@ class Part:
 def each_part(view: View, compression: Compression[Any], blocks: Iterable[int], unit: float = 1.0) -> tuple[Part, ...]:
     """A part for each of the blocks: ranks, codebooks or sparsities of their own."""
     return tuple(Part(view, compression, (block,), unit) for block in blocks)
+
+
+def own_forms(parts: Iterable[Part]) -> tuple[type, ...]:
+    """Forms of Theta that the parts' compressions bring."""
+    return tuple(form for part in parts for form in getattr(part.compression, "forms", ()))
+
+
+def own_views(parts: Iterable[Part]) -> tuple[type, ...]:
+    """The parts' views, and those that their compressions bring."""
+    return tuple(view for part in parts for view in (type(part.view), *getattr(part.compression, "views", ())))
 
 
 def block_shapes(shape: Any) -> tuple[torch.Size, ...]:

@@ -49,8 +49,23 @@ class Penalty(Compression[T], Protocol[T]):
         """alpha to its C step, for one x: what does not depend on alpha, such as an SVD, is done once."""
         return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).compress(x, mu, theta)
 
+    def offers(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], tuple[T, float]]:
+        """alpha to its C step and the C(Theta) of that: `family` and `usage`, for one who looks for an alpha."""
+        family = self.family(x, mu, theta)
+
+        def offer(alpha: float) -> tuple[T, float]:
+            found = family(alpha)
+            return found, self.usage(found)
+
+        return offer
+
     def price(self, theta: T) -> float:
         return self.alpha * self.usage(theta)
+
+
+def is_penalty(compression: Any) -> bool:
+    """Whether a compression is by a price: whether it has a C(Theta), and a C step for every alpha."""
+    return hasattr(compression, "usage") and hasattr(compression, "offers")
 
 
 def check_finite(x: Tensor) -> None:
@@ -74,3 +89,16 @@ def check_number(name: str, value: float) -> None:
         raise TypeError(f"{name} = {value!r} must be a number")
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} = {value} must be finite and at least 0")
+
+
+def check_share(name: str, value: int | float) -> None:
+    """Raise where an option is neither a count at or above 0, nor a share (float) at or above 0 and below 1."""
+    if not isinstance(value, float):
+        check_count(name, value, 0)
+    elif not 0 <= value < 1:
+        raise ValueError(f"{name} = {value} must be an integer count, or a share that is at least 0.0 and below 1.0")
+
+
+def share(value: int | float, n: int) -> int:
+    """The count of n that a checked count or share stands for."""
+    return round(value * n) if isinstance(value, float) else value
