@@ -34,6 +34,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(args.weights) * 0.05
     rows_of = x[: args.weights // 1000 * 1000].view(-1, 1000)
+    fours = x[: args.weights // 4 * 4]
     matrix = torch.randn(args.side, args.side)
     kappa = args.weights // 20
     place = args.weights - kappa + 1
@@ -43,6 +44,13 @@ def main() -> None:
 
     def svd() -> Any:
         return torch.linalg.svd(matrix, full_matrices=False)
+
+    eights = x[: args.weights // 8 * 8].view(-1, 8)
+    codewords = torch.randn(8, 256)
+
+    def products() -> None:
+        for part in eights.split(4096):
+            part @ codewords
 
     def cold(compression: Any, array: torch.Tensor = x) -> Callable[[], Any]:
         return lambda: compression.compress(array, 1.0)
@@ -58,7 +66,12 @@ def main() -> None:
         ("Uniform(4)", cold(leco.Uniform(4)), "torch.sort", sort, None, x),
         ("Uniform(8, zero_point)", cold(leco.Uniform(8, zero_point=True)), "torch.sort", sort, None, x),
         ("L1Ball", cold(leco.L1Ball(float(x.abs().sum()) / 10)), "torch.sort", sort, None, x),
+        ("VectorCodebook(256, sweeps=3) of 8, cold", cold(leco.VectorCodebook(256, 3), eights), "x @ c.T, in parts", products, None, eights),
+        ("VectorCodebook(256, sweeps=1) of 8, warm", warm(leco.VectorCodebook(256, 1), eights), "x @ c.T, in parts", products, None, eights),
+        ("Hashed, 5 %", cold(leco.Hashed(kappa)), "x.abs().sum()", lambda: x.abs().sum(), None, x),
         ("Codebook(4), rows of 1,000", cold(leco.Codebook(4), rows_of), "torch.sort", sort, None, rows_of),
+        ("NM(2, 4)", cold(leco.NM(2, 4), fours), "clone", lambda: fours.clone(), 5.0, fours),
+        ("GroupTopK, half of rows of 1,000", cold(leco.GroupTopK(0.5), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
         ("RankSelection", cold(leco.RankSelection(1.0), matrix), "torch.linalg.svd", svd, 1.1, matrix),
     ]
     table = Table("C step", "s", "yardstick", "s", "ratio", "bound", "peak, copies", title=f"{args.weights:,} float32 weights")

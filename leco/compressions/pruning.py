@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number
+from leco.compressions.protocol import Compression, Penalty, check_finite, check_number, check_share, share
 from leco.compressions.sorted import Sorted
 from leco.theta import Dense, Sparse
 
@@ -64,16 +64,12 @@ class TopK(Compression[Sparse]):
     gamma: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.kappa, float):
-            if not 0 <= self.kappa < 1:
-                raise ValueError(f"TopK: kappa = {self.kappa} must be an integer count, or a share that is at least 0.0 and below 1.0")
-        else:
-            check_count("TopK: kappa", self.kappa, 0)
+        check_share("TopK: kappa", self.kappa)
         check_number("TopK: gamma", self.gamma)
 
     def count(self, n: int) -> int:
         """The number of weights kept of n."""
-        return round(self.kappa * n) if isinstance(self.kappa, float) else self.kappa
+        return share(self.kappa, n)
 
     def check(self, shape: torch.Size) -> None:
         if self.count(shape[-1]) > shape[-1]:
