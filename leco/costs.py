@@ -4,6 +4,7 @@ A cost knows that a dense layer is an alternative: C(r) = min(r(m + n), m n), so
 would not pay.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 RankCost = Callable[[torch.Size, int], float]
+TuckerCost = Callable[[torch.Size, tuple[int, ...]], float]
 
 
 def storage(shape: torch.Size, rank: int) -> float:
@@ -33,6 +35,36 @@ class MultiplyAdds:
 
     def __call__(self, shape: torch.Size, rank: int) -> float:
         return storage(shape, rank) * self.positions
+
+
+def tucker_storage(shape: torch.Size, ranks: tuple[int, ...]) -> float:
+    """Parameters of a core and factors for the first len(ranks) modes, or of the dense tensor where those are fewer.
+
+    >>> import torch, leco
+    >>> leco.tucker_storage(torch.Size([50, 20, 5, 5]), (10, 5)), 10 * 50 + 5 * 20 + 10 * 5 * 25
+    (1850, 1850)
+    """
+    factors = sum(rank * n for rank, n in zip(ranks, shape, strict=False))
+    return min(factors + math.prod(ranks) * math.prod(shape[len(ranks) :]), math.prod(shape))
+
+
+@dataclass(frozen=True)
+class TuckerMultiplyAdds:
+    """Multiply-adds for one input of Tucker-2's three convolutions, or of the dense one where those are fewer.
+
+    Args:
+        positions: height x width of the output (1 for a Linear).
+        inputs: height x width of the input, at which the first 1 x 1 convolution is applied; None for `positions` (stride 1, padding same).
+    """
+
+    positions: int = 1
+    inputs: int | None = None
+
+    def __call__(self, shape: torch.Size, ranks: tuple[int, ...]) -> float:
+        (n_out, n_in, *size), (r_out, r_in) = shape, ranks
+        dense = n_out * n_in * math.prod(size) * self.positions
+        reduce = r_in * n_in * (self.positions if self.inputs is None else self.inputs)
+        return min(reduce + (r_out * r_in * math.prod(size) + r_out * n_out) * self.positions, dense)
 
 
 @dataclass(frozen=True)
