@@ -1,0 +1,163 @@
+"""A compression of what an earlier one leaves: quantized values of the kept weights, quantized low-rank factors."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leco.compressions.combine import distance
+from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
+from leco.compressions.parts import Part, join, own_forms, own_views
+from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
+from leco.theta import ConvFactors, Dense, Factors, Sparse, Theta, values
+from leco.views import Matrix, Rows, Vector, View
+
+FIRST = (TopK, L0Penalty, L1Penalty, LowRank, RankSelection, ConvRankSelection)
+ENOUGH = 1e-6  # relative decrease of the objective, by a sweep, that is not worth another one
+
+
+@dataclass(frozen=True)
+class Compose(Compression[Any]):
+    """min mu/2 ||x - Delta(Theta)||^2 + prices, Theta of `first` with its float fields (kept values, factors u and v) in the set of `then`.
+
+    A descent step. Delta(Theta) = A f is linear in each field f while the others are fixed: A has norm 1 for kept values, ||v||_2 for u,
+    ||u||_2 for v. From the last f_0, with L = ||A||^2 and g = A'(A f_0 - x),
+
+        ||x - A f||^2 <= L ||f - (f_0 - g/L)||^2 + a constant,  with equality at f_0,
+
+    since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). So the C step of `then` at f_0 - g/L and mu L, warm-started from f_0,
+    does not raise the objective. Sweeps of such steps go from the last Theta and from `first`'s C step with its fields compressed; the best
+    is taken, the last Theta included, which covers prices of `first` that depend on the fields.
+
+    Args:
+        first: `TopK`, `L0Penalty`, `L1Penalty`, `LowRank`, `RankSelection` or `ConvRankSelection`.
+        then: compresses each field; the kept values of all rows are one field. A field that it can't take (fewer values than a codebook
+            holds), where `first` finds the sizes itself, stays as it is.
+        view: through which `then` sees a field: `Rows()` for a scale of each row of u and of v.
+        sweeps: at most so many from each start.
+
+    >>> import torch, leco
+    >>> theta = leco.Compose(leco.TopK(3), leco.Codebook(2)).compress(torch.tensor([0.1, 4.0, -3.0, 5.0]), mu=1.0)
+    >>> theta.decompress()
+    tensor([ 0.0000,  4.5000, -3.0000,  4.5000])
+    >>> theta.values.codebook
+    tensor([-3.0000,  4.5000])
+    """
+
+    first: Compression[Any]
+    then: Compression[Any]
+    view: View = field(default_factory=Vector)
+    sweeps: int = 10
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.first, FIRST):
+            names = ", ".join(kind.__name__ for kind in FIRST)
+            raise TypeError(f"Compose: first = {self.first!r} must be one of {names}: Theta then holds values that can be compressed further")
+        check_count("Compose: sweeps", self.sweeps, 1)
+        _ = self._part
+
+    @property
+    def _part(self) -> Part:
+        return Part(self.view, self.then)
+
+    @property
+    def forms(self) -> tuple[type, ...]:
+        return (*getattr(self.first, "forms", ()), *own_forms([self._part]))
+
+    @property
+    def views(self) -> tuple[type, ...]:
+        return own_views([self._part])
+
+    def check(self, shape: torch.Size) -> None:
+        self.first.check(shape)
+        for name, own in _fields(self.first, shape).items():
+            try:
+                if own.numel():
+                    self._part.check([own])
+            except ValueError as error:
+                raise ValueError(f"Compose: {self.then} can't take the {name} of {self.first}, of shape {tuple(own)}: {error}") from error
+
+    def price(self, theta: Any) -> float:
+        inner = [self._inner(getattr(theta, name)) for name in theta.free()]
+        return self.first.price(_plain(theta)) + sum(self.then.price(field) for field in inner if field is not None)
+
+    def compress(self, x: Tensor, mu: float, theta: Any = None) -> Any:
+        self.check(x.shape)
+        check_finite(x)
+        warm = isinstance(theta, (Sparse, Dense, Factors, ConvFactors)) and theta.decompress().shape == x.shape
+        starts: list[Any] = [theta] if warm else []
+        cold = self.first.compress(x, mu, _plain(theta) if warm else None)
+        starts.append(cold._replace(**{name: self._field(getattr(cold, name), mu * _curvature(cold, name)) for name in cold.free()}))
+        return min((self._descend(x, mu, start) for start in starts), key=lambda found: found[0])[1]
+
+    def _descend(self, x: Tensor, mu: float, theta: Any) -> tuple[float, Any]:
+        """The least objective of the sweeps from `theta`, and its Theta."""
+        best = mu / 2 * distance(x, theta.decompress()) + self.price(theta), theta
+        for _ in range(self.sweeps):
+            for name in theta.free():
+                curvature, field = _curvature(theta, name), getattr(theta, name)
+                if curvature > 0 and values(field).numel():
+                    step = values(field) - _gradient(x, theta, name) / curvature
+                    theta = theta._replace(**{name: self._field(step, mu * curvature, self._inner(field))})
+            objective = mu / 2 * distance(x, theta.decompress()) + self.price(theta)
+            enough = not objective < best[0] - ENOUGH * abs(best[0])
+            best = min(best, (objective, theta), key=lambda found: found[0])
+            if enough:
+                break
+        return best
+
+    def _field(self, field: Tensor, mu: float, theta: Theta | None = None) -> Any:
+        """The field compressed, or itself where it is empty or `then` can't take it."""
+        if not (field.numel() and mu > 0 and self._takes(field.shape)):
+            return field
+        inner = self.then.compress(self._part.array([field]), mu, theta)
+        return inner if self._fits(field.shape) else join([self._part], [inner], field)
+
+    def _inner(self, field: Any) -> Theta | None:
+        """The Theta of `then` in a field."""
+        if isinstance(field, Tensor):
+            return None
+        return field if self._fits(values(field).shape) else field.terms[0].theta
+
+    def _takes(self, shape: torch.Size) -> bool:
+        try:
+            self._part.check([shape])
+        except ValueError:
+            return False
+        return True
+
+    def _fits(self, shape: torch.Size) -> bool:
+        """Whether the view leaves a field of the shape as it is, so that Theta needs not remember the view."""
+        return self.view in (Vector(), Rows(), Matrix()) and self.view.shape([shape]) == shape
+
+
+def _fields(first: Compression[Any], shape: torch.Size) -> dict[str, torch.Size]:
+    """Shapes of the fields, where they are known without x."""
+    if isinstance(first, TopK):
+        return {"values": torch.Size([shape[:-1].numel() * first.count(shape[-1])])}
+    if isinstance(first, LowRank) and first.rank < min(shape[-2:]):
+        return {"u": torch.Size([*shape[:-1], first.rank]), "v": torch.Size([*shape[:-2], first.rank, shape[-1]])}
+    return {"values": shape} if isinstance(first, LowRank) else {}
+
+
+def _plain(theta: Any) -> Any:
+    """Theta with its fields as numbers."""
+    return theta._replace(**{name: values(getattr(theta, name)) for name in theta.free()})
+
+
+def _curvature(theta: Any, name: str) -> float:
+    """||A||^2 of Delta = A f, f the field `name`; of a batch, the largest."""
+    if isinstance(theta, (Sparse, Dense)):
+        return 1.0
+    other = values(theta.v if name == "u" else theta.u)
+    return float(torch.linalg.matrix_norm(other, 2).max()) ** 2 if other.numel() else 0.0
+
+
+def _gradient(x: Tensor, theta: Any, name: str) -> Tensor:
+    """A'(Delta - x) for the field `name`."""
+    with torch.enable_grad():
+        leaf = values(getattr(theta, name)).detach().requires_grad_()
+        delta = _plain(theta)._replace(**{name: leaf}).decompress()
+    return torch.autograd.grad(delta, leaf, delta.detach() - x)[0]
