@@ -1,15 +1,24 @@
-"""Lossless coding of the tensors of a Theta to bytes. `size` is, without coding anything, the length that `encode` would give.
+"""Lossless coding of the tensors of a Theta to bytes.
 
-Integers below a base b are packed at a fixed width: as many digits of base b as fit in a byte (5 ternary digits: 1.6 bits each), or one
-plane of bits per binary digit where that is smaller. Masks are kept as bits, or as the gaps between the True entries, whichever is
-smaller. Floats keep their own bytes.
+For each tensor of integers the shortest of several codings is kept:
+
+    digits    base b at a fixed width: as many digits as fit in a byte (5 ternary digits: 1.6 bits each), or one plane of bits per binary digit
+    entropy   a range coder (constriction) with a table of integer frequencies, which stands before the code words
+    gaps      of a mask: the numbers of False entries between the True ones
+
+Floats keep their own bytes. Tables are integers that sum to a power of two, so that decoding is the same on every machine.
 """
 
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
+
+PRECISION = 16  # bits: the frequencies of a table sum to 2^16
+LARGEST_TABLE = 4096  # symbols
 
 
 class Coded(NamedTuple):
@@ -20,40 +29,86 @@ class Coded(NamedTuple):
 
 
 def bits(theta: Any) -> int:
-    """The bits that the tensors of `theta` take in a file (its ints, names and shapes stand in the file's description).
+    """The bits that the tensors of `theta`, and of the Thetas in it, take in a file (names, ints and shapes stand in the file's description).
 
     >>> import torch, leco
     >>> theta = leco.Binary().compress(torch.tensor([0.5, -1.5, 1.0, -1.0, 2.0]), mu=1.0)
     >>> leco.bits(theta)  # 5 signs in one byte, 2 values of the set {-1, +1}, one scale
     104
     """
-    return 8 * sum(size(field) for field in theta if isinstance(field, Tensor))
+    if isinstance(theta, Tensor):
+        return 8 * size(theta)
+    return sum(bits(field) for field in theta) if isinstance(theta, tuple) else 0
 
 
 def size(x: Tensor) -> int:
     """Bytes that `encode(x)` gives; for floats, the bytes of the tensor itself."""
     if x.is_floating_point():
         return x.nbytes
-    if x.dtype == torch.bool:
-        return min(-(-x.numel() // 8), _gap_width(_gaps(x))[1])
-    return _packed_size(x.numel(), _base(x))
+    base, coded = _base(x), _entropy(x.reshape(-1))
+    lengths = [_packed_size(x.numel(), base)] + ([coded.payload.numel()] if coded else [])
+    return min(lengths + ([_gap_width(_gaps(x))[1]] if x.dtype == torch.bool else []))
 
 
 def encode(x: Tensor) -> Coded:
     """Code a tensor of bools or of non-negative integers; `decode(*encode(x), x.shape, x.dtype)` gives it back."""
     flat = x.detach().reshape(-1)
-    if x.dtype != torch.bool:
-        base = _base(x)
-        return Coded(_pack(flat, base), {"name": "digits", "base": base})
-    gaps = _gaps(flat)
-    width, length = _gap_width(gaps)
-    if -(-flat.numel() // 8) <= length:
-        return Coded(_pack(flat, 2), {"name": "digits", "base": 2})
+    base, coded = _base(flat), _entropy(flat)
+    found = [coded] if coded else []
+    shortest = min([_packed_size(flat.numel(), base)] + [coded.payload.numel() for coded in found])
+    if x.dtype == torch.bool:
+        gaps = _gaps(flat)
+        width, length = _gap_width(gaps)
+        if length < shortest:
+            return _encode_gaps(gaps, width)
+    if coded and coded.payload.numel() == shortest < _packed_size(flat.numel(), base):
+        return coded
+    return Coded(_pack(flat, base), {"name": "digits", "base": base})
+
+
+def _encode_gaps(gaps: Tensor, width: int) -> Coded:
     escape = 2**width - 1
     last = (gaps // escape + 1).cumsum(0) - 1  # where each gap's final symbol stands, after its escapes
-    symbols = torch.full((int(last[-1]) + 1 if gaps.numel() else 0,), escape, dtype=torch.int32, device=x.device)
+    symbols = torch.full((int(last[-1]) + 1 if gaps.numel() else 0,), escape, dtype=torch.int32, device=gaps.device)
     symbols[last] = (gaps % escape).int()
     return Coded(_pack(symbols, 2**width), {"name": "gaps", "width": width, "symbols": symbols.numel()})
+
+
+def _entropy(flat: Tensor) -> Coded | None:
+    """The range coder's bytes, or None where its table and the entropy show that they would not be fewer than at a fixed width."""
+    base = _base(flat)
+    if not 1 < base <= LARGEST_TABLE:
+        return None
+    symbols = flat.to("cpu", torch.int32).numpy()
+    counts = np.bincount(symbols, minlength=base)
+    used = counts[counts > 0] / len(symbols)
+    if 2 * base - len(symbols) * float(used @ np.log2(used)) / 8 >= _packed_size(len(symbols), base):
+        return None
+    frequencies = counts * (2**PRECISION - base) // len(symbols) + 1
+    frequencies[frequencies.argmax()] += 2**PRECISION - frequencies.sum()
+    coder = stream.queue.RangeEncoder()
+    coder.encode(symbols, _model(frequencies))
+    words = coder.get_compressed().astype("<u4").tobytes()
+    table = (frequencies - 1).astype("<u2").tobytes()
+    return Coded(torch.frombuffer(bytearray(table + words), dtype=torch.uint8), {"name": "entropy", "base": base})
+
+
+def _model(frequencies: np.ndarray) -> Any:
+    return stream.model.Categorical(frequencies / 2**PRECISION, perfect=False)
+
+
+def _decode_entropy(payload: Tensor, base: int, count: int) -> Tensor:
+    data = payload.numpy().tobytes()
+    if not 1 < base <= LARGEST_TABLE or (len(data) - 2 * base) % 4 or len(data) < 2 * base:
+        raise ValueError(f"{len(data)} bytes do not hold a table of {base} frequencies and the words after it")
+    frequencies = np.frombuffer(data, "<u2", base).astype(np.int64) + 1
+    if frequencies.sum() != 2**PRECISION:
+        raise ValueError(f"the frequencies of a table sum to {frequencies.sum()}, not to {2**PRECISION}")
+    decoder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4", offset=2 * base).astype(np.uint32))
+    symbols = decoder.decode(_model(frequencies), count)
+    if not decoder.maybe_exhausted():
+        raise ValueError(f"the words of a coded stream hold more than {count} symbols")
+    return torch.from_numpy(symbols)
 
 
 def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -61,6 +116,8 @@ def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: to
     count = math.prod(shape)
     if coding["name"] == "digits":
         return _unpack(payload, coding["base"], count).to(dtype).reshape(shape)
+    if coding["name"] == "entropy":
+        return _decode_entropy(payload, coding["base"], count).to(dtype).reshape(shape)
     if coding["name"] != "gaps" or dtype != torch.bool or not 1 <= coding["width"] <= 16:
         raise ValueError(f"unknown coding {coding} of {dtype}")
     symbols = _unpack(payload, 2 ** coding["width"], coding["symbols"])

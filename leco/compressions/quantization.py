@@ -22,10 +22,14 @@ SCALES = 32  # starting points of the search for a scale that is too large to en
 
 def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest entry of the increasing `codebook` (..., K) or (K,), the lower of two at equal distance; uint8, or int32 for K > 256."""
-    edges = midpoints(codebook).to(x.dtype).expand(*x.shape[:-1], -1).contiguous()
+    return cells_of(x, midpoints(codebook).to(x.dtype).expand(*x.shape[:-1], -1).contiguous())
+
+
+def cells_of(x: Tensor, edges: Tensor) -> Tensor:
+    """The number of increasing `edges` (..., K-1) below each x (..., n); uint8, or int32 for K > 256."""
     if edges.shape[-1] > COUNTED:
         indices = torch.searchsorted(edges, x.contiguous(), out_int32=True)
-        return indices.to(torch.uint8) if codebook.shape[-1] <= 256 else indices
+        return indices.to(torch.uint8) if edges.shape[-1] <= 255 else indices
     indices = torch.zeros(x.shape, dtype=torch.uint8, device=x.device)
     values, found = x.reshape(-1, x.shape[-1]), indices.view(-1, x.shape[-1])
     edges = edges.view(len(values), -1) if edges.numel() else edges.new_zeros(len(values), 0)

@@ -1,0 +1,222 @@
+"""Entropy-coded quantization: the bits of the coded indices are the cost, so that training and lossless coding work together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leco.compressions.protocol import Penalty, check_count, check_finite, check_number
+from leco.compressions.quantization import cells_of
+from leco.compressions.sorted import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
+from leco.theta import Codes, ZeroCodes
+
+ENTRY_BITS = 48  # of a value in a file: itself, in float32, and its frequency
+CUTS = 256  # borders that the starting k-means codebooks are found among
+STEPS = 12  # of the uniform grids that the descent starts from
+TRIAL_SWEEPS = 8  # of each start, before only the best goes on
+
+
+@dataclass(frozen=True)
+class EntropyCodebook(Penalty[ZeroCodes | Codes]):
+    """min mu/2 ||x - theta||^2 + alpha bits(theta), theta_i one of k values, 0 among them: pruning and quantization priced as they are coded.
+
+    bits = n H(f) + 48 (values used), H(f) = -sum_j f_j log2 f_j with the frequencies f of the values among the n weights. A descent step
+    in three moves, none of which raises the objective:
+
+        lengths    l_j = -log2 f_j                                      the best code for given frequencies
+        cells      z_i = argmin_j mu/2 (x_i - c_j)^2 + alpha l_j        intervals, whose borders give way to frequent values
+        values     c_j = mean of the x_i in cell j; 0 stays 0
+
+    It goes on from the last Theta, from k-means codebooks of several sizes up to k (whose value nearest to 0 becomes 0) and from uniform grids;
+    values that do not pay are dropped. So it is never worse than the last Theta, nor than such k-means followed by coding. On sorted data a
+    sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
+    Chou, Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained quantization).
+
+    Args:
+        alpha: price of a bit.
+        k: the most values.
+        zero: whether 0 is one of them. Without it the most frequent value may be a small one, and nothing is pruned.
+
+    >>> import torch, leco
+    >>> x = torch.tensor([0.1, -0.2, 0.0, 0.3, 5.0, 5.2, -0.1, 0.2])
+    >>> leco.EntropyCodebook(alpha=0.01, k=4).compress(x, mu=1.0).decompress()
+    tensor([0.0000, 0.0000, 0.0000, 0.0000, 5.1000, 5.1000, 0.0000, 0.0000])
+    """
+
+    alpha: float
+    k: int = 16
+    zero: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("EntropyCodebook: alpha", self.alpha)
+        check_count("EntropyCodebook: k", self.k, 1, 256)
+
+    def compress(self, x: Tensor, mu: float, theta: ZeroCodes | Codes | None = None) -> ZeroCodes | Codes:
+        return self.family(x, mu, theta)(self.alpha)
+
+    def family(self, x: Tensor, mu: float, theta: ZeroCodes | Codes | None = None) -> Callable[[float], ZeroCodes | Codes]:
+        check_finite(x)
+        data = Sorted(x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1]))
+        starts = _starts(data, self.k, self.zero, theta)
+        return lambda alpha: _theta(x, _best(data, starts, 2 * alpha / mu), 2 * alpha / mu, self.zero)
+
+    def usage(self, theta: ZeroCodes | Codes) -> float:
+        return float(entropy_bits(theta).sum())
+
+
+def entropy_bits(theta: ZeroCodes | Codes) -> Tensor:
+    """n H(f) + 48 (values used) of each problem, (...)."""
+    counts = _counts(theta).double()
+    learned = counts[:, 1:] if isinstance(theta, ZeroCodes) else counts
+    return (_code_bits(counts).sum(-1) + ENTRY_BITS * learned.count_nonzero(-1)).view(theta.indices.shape[:-1])
+
+
+def _counts(theta: ZeroCodes | Codes) -> Tensor:
+    """How often each code stands in each problem, (R, K)."""
+    rows = theta.indices.reshape(-1, theta.indices.shape[-1])
+    codes = theta.codebook.shape[-1] + isinstance(theta, ZeroCodes)
+    return torch.stack([row.bincount(minlength=codes) for row in rows])
+
+
+def _code_bits(counts: Tensor) -> Tensor:
+    """counts * lengths, with lengths = -log2(counts / n)."""
+    return -torch.xlogy(counts, counts / counts.sum(-1, keepdim=True)) / torch.log(counts.new_tensor(2.0))
+
+
+class _State(NamedTuple):
+    """C candidates for R problems: increasing values (R, C, K), one of them the 0 (`zero`), code lengths, infinite for a value not in use."""
+
+    values: Tensor
+    zero: Tensor
+    lengths: Tensor
+
+    def take(self, chosen: Tensor) -> "_State":
+        """One candidate (R, 1) of each problem."""
+        return _State(*(field.take_along_dim(chosen.unsqueeze(-1), 1) for field in self))
+
+
+def _edges(state: _State, price: float) -> Tensor:
+    """Upper borders (R, C, K-1) of the cells: value j wins where it is below all others, between its borders with those on either side."""
+    values, _, lengths = state
+    used = lengths.isfinite()
+    apart = values.unsqueeze(-1) - values.unsqueeze(-2)  # [.., k, j] = c_k - c_j
+    longer = lengths.unsqueeze(-1) - lengths.unsqueeze(-2)
+    border = (values.unsqueeze(-1) + values.unsqueeze(-2)) / 2 + price / 2 * longer / apart
+    k = values.shape[-1]
+    below = torch.ones(k, k, dtype=torch.bool, device=values.device).tril(-1)
+    both = used.unsqueeze(-1) & used.unsqueeze(-2) & (apart != 0)
+    low = torch.where(below & both, border, -torch.inf).amax(-1)
+    high = torch.where(below.T & both, border, torch.inf).amin(-1)
+    return torch.where(used & (low < high), high, -torch.inf).cummax(-1).values[..., :-1]
+
+
+def _sweep(data: Sorted, state: _State, price: float) -> tuple[_State, Tensor]:
+    """Cells, values and lengths once; ||x - theta||^2 - ||x||^2 + price bits of the result, (R, C); infinite where 0 is not used."""
+    counts, sums = data.cells(_edges(state, price))
+    counts = counts.double()
+    means = torch.where(state.zero | (counts == 0), state.values, sums / counts.clamp(min=1))
+    lengths = -torch.log2(counts / data.n)
+    bits = _code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~state.zero).sum(-1)
+    objective = (means * (means * counts - 2 * sums)).sum(-1) + price * bits
+    idle = ((counts == 0) & state.zero).any(-1)  # 0 must stay in use: a value beside it would take its place, and prune nothing
+    objective = torch.where(idle, torch.inf, objective)
+    order = means.argsort(dim=-1, stable=True)  # a mean may have crossed the 0
+    return _State(*(field.gather(-1, order) for field in (means, state.zero, lengths))), objective
+
+
+def _descend(data: Sorted, state: _State, price: float, sweeps: int) -> tuple[_State, Tensor]:
+    """Sweeps until no candidate's objective falls; the best state of each, and its objective."""
+    state, least = _sweep(data, state, price)
+    for _ in range(sweeps - 1):
+        state, objective = _sweep(data, state, price)
+        if not bool(((objective < least - 1e-9 * least.abs()) & objective.isfinite()).any()):
+            break
+        least = objective
+    return state, least
+
+
+def _best(data: Sorted, starts: _State, price: float) -> _State:
+    """From every start a few sweeps; the best to the end; then without each value that does not pay."""
+    rows = max(1, QUERIES // (starts.values[0].numel() * starts.values.shape[-1]))  # at a time, for the memory's sake
+    found = []
+    for first in range(0, len(starts.values), rows):
+        part = slice(first, first + rows)
+        own, state = data.rows(part), _State(*(field[part] for field in starts))
+        state, objective = _descend(own, state, price, TRIAL_SWEEPS)
+        state, objective = _descend(own, state.take(objective.argmin(-1, keepdim=True)), price, MAX_SWEEPS)
+        for _ in range(starts.values.shape[-1]):
+            fewer, reached = _descend(own, _without_each(state), price, TRIAL_SWEEPS)
+            best = reached.argmin(-1, keepdim=True)
+            better = reached.gather(-1, best) < objective
+            if not bool(better.any()):
+                break
+            state = _State(*(torch.where(better.unsqueeze(-1), new, old) for new, old in zip(fewer.take(best), state, strict=True)))
+            state, objective = _descend(own, state, price, MAX_SWEEPS)
+        found.append(state)
+    return _State(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+
+
+def _without_each(state: _State) -> _State:
+    """K candidates from one (R, 1, K): each lacks one value other than 0."""
+    k = state.values.shape[-1]
+    gone = torch.eye(k, dtype=torch.bool, device=state.values.device)
+    values, zero, lengths = (field.expand(-1, k, -1) for field in state)
+    several = lengths.isfinite().sum(-1, keepdim=True) > 1
+    return _State(values, zero, torch.where(gone & several & ~zero, torch.inf, lengths))
+
+
+def _starts(data: Sorted, k: int, with_zero: bool, theta: ZeroCodes | Codes | None) -> _State:
+    """Candidates (R, C, k): codebooks with the code lengths of their nearest-value cells, and the last Theta with its own."""
+    values = data.values
+    books = []
+    for size in sorted({min(size, k, data.n) for size in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64, 128, 256)}):
+        codebook = lloyd(data, optimal_codebook(data, size, data.candidates(max(4 * size, CUTS))))
+        if with_zero:
+            codebook = codebook.scatter(-1, codebook.abs().argmin(-1, keepdim=True), 0.0)
+        books.append(torch.nn.functional.pad(codebook, (0, k - size), value=torch.nan))
+    largest = torch.maximum(values[:, :1].abs(), values[:, -1:].abs()).double()
+    grid = torch.arange(k, dtype=torch.float64, device=values.device) - (k - 1) // 2
+    books += [2 * largest / k * step * grid for step in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64, device=values.device)]
+    starts = torch.stack(books, dim=1)
+    used = ~starts.isnan()
+    zero = (starts == 0) & with_zero
+    state = _ordered(starts.nan_to_num(), zero & (zero.cumsum(-1) == 1), torch.where(used, 0.0, torch.inf))
+    state = _sweep(data, state, 0.0)[0]
+    warm = _from_theta(theta, len(values), k, with_zero)
+    return state if warm is None else _State(*(torch.cat(fields, dim=1) for fields in zip(state, warm, strict=True)))
+
+
+def _from_theta(theta: ZeroCodes | Codes | None, rows: int, k: int, with_zero: bool) -> _State | None:
+    """The last Theta as a candidate (R, 1, k), where it has a place among them."""
+    if theta is None or theta.indices.shape[:-1].numel() != rows or isinstance(theta, ZeroCodes) != with_zero:
+        return None
+    values = theta.codebook.double().view(rows, 1, -1)
+    if with_zero:
+        values = torch.nn.functional.pad(values, (1, 0))
+    if values.shape[-1] > k:
+        return None
+    counts = torch.nn.functional.pad(_counts(theta).double().unsqueeze(1), (0, k - values.shape[-1]))
+    zero = torch.zeros_like(counts, dtype=torch.bool)
+    zero[..., 0] = with_zero
+    return _ordered(torch.nn.functional.pad(values, (0, k - values.shape[-1])), zero, -torch.log2(counts / counts.sum(-1, keepdim=True)))
+
+
+def _ordered(values: Tensor, zero: Tensor, lengths: Tensor) -> _State:
+    order = values.argsort(dim=-1, stable=True)
+    return _State(*(field.gather(-1, order) for field in (values, zero, lengths)))
+
+
+def _theta(x: Tensor, state: _State, price: float, with_zero: bool) -> ZeroCodes | Codes:
+    """The codes of x, values in increasing order; those that no problem of the batch uses are left out."""
+    needed = (state.lengths.isfinite() | state.zero).flatten(0, 1).any(0)
+    state = _State(*(field[..., needed] for field in state))
+    rows = x.reshape(-1, x.shape[-1])
+    place = cells_of(rows, _edges(state, price).squeeze(1).to(x.dtype))
+    if not with_zero:
+        return Codes(place.view(x.shape), state.values.to(x.dtype).view(*x.shape[:-1], -1))
+    zero = state.zero.squeeze(1).long().argmax(-1, keepdim=True).to(place.dtype)
+    indices = (place + (place < zero)) * (place != zero)
+    codebook = state.values[~state.zero].view(len(rows), -1).to(x.dtype)
+    return ZeroCodes(indices.view(x.shape), codebook.view(*x.shape[:-1], -1))
