@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 import torch
 
 from leco.compressions import (
+    CP,
     NM,
+    Additive,
     Binary,
     Budget,
     Choice,
     Codebook,
+    Compose,
     ConvRankSelection,
     FixedCodebook,
     GroupL0Penalty,
@@ -25,12 +28,16 @@ from leco.compressions import (
     Part,
     PowersOfTwo,
     RankSelection,
+    TensorTrain,
     Ternary,
     TopK,
+    Tucker2,
+    TuckerSelection,
     Uniform,
     VectorCodebook,
 )
-from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes
+from leco.compressions.parts import join
+from leco.theta import Affine, Codes, ConvFactors, CPFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes
 from leco.views import Matrix, Vector
 
 
@@ -293,6 +300,48 @@ class WrongReshape(ConvRankSelection):
         return Dense(x.clone()) if isinstance(theta, Dense) else ConvFactors(theta.u, theta.v, 2, x.shape[2], x.shape[3])
 
 
+class OneTuckerRankMore(Tucker2):
+    def compress(self, x, mu, theta=None):
+        return Tucker2((self.ranks[0], self.ranks[1] + 1)).compress(x, mu)
+
+
+class FirstFibres(CP):
+    """The tensor's first fibres, with no least squares."""
+
+    def compress(self, x, mu, theta=None):
+        first = torch.eye(len(x), self.rank, dtype=x.dtype)
+        others = [torch.ones(n, self.rank, dtype=x.dtype) for n in x.shape[1:]]
+        return CPFactors((first * x.mean(), *others))
+
+
+class TruncatesOneUnfolding(TensorTrain):
+    """The rank of the first bond only; the others full."""
+
+    def compress(self, x, mu, theta=None):
+        return Dense(LowRank(self.ranks[0]).compress(x.flatten(1), mu).decompress().view(x.shape))
+
+
+class ForgetsTheLastCores(TensorTrain):
+    """A retrained Theta is not looked at, and the sweeps from the TT-SVD are left out: it can be far behind."""
+
+    def compress(self, x, mu, theta=None):
+        theta = super().compress(x, mu)
+        return theta._replace(cores=(theta.cores[0] * 0.9, *theta.cores[1:]))
+
+
+class SquareRanks(TuckerSelection):
+    """The same rank for both modes, whatever the other pairs cost."""
+
+    def compress(self, x, mu, theta=None):
+        found = [Tucker2((r, r)).compress(x, mu) for r in range(1, min(x.shape[:2]))]
+        return min(found, key=lambda t: mu / 2 * float((x - t.decompress()).square().sum()) + self.price(t))
+
+
+class PriceOfTheCore(TuckerSelection):
+    def price(self, theta):
+        return self.alpha * theta[0].numel()
+
+
 class PriceWithoutAlpha(L0Penalty):
     def price(self, theta):
         return float(theta.values.count_nonzero())
@@ -459,6 +508,53 @@ class ForgetsTheUnit(Choice):
         return sum(part.numel() for term in theta.terms for part in term.theta if isinstance(part, torch.Tensor))
 
 
+def one_after_another(additive, x, mu):
+    """Each term at what those before it left, once."""
+    thetas, left = [], x
+    for part in additive.parts:
+        thetas.append(part.compression.compress(part.view.forward([left]), mu))
+        left = left - part.delta(thetas[-1], [x.shape])[0]
+    return join(additive.parts, thetas, x)
+
+
+class OneAfterAnother(Additive):
+    def compress(self, x, mu, theta=None):
+        return one_after_another(self, x, mu)
+
+
+class EachAtTheWhole(Additive):
+    """No term sees the others."""
+
+    def compress(self, x, mu, theta=None):
+        thetas = [part.compression.compress(part.view.forward([x]), mu) for part in self.parts]
+        return join(self.parts, thetas, x)
+
+
+class PriceOfTheLastTerm(Additive):
+    def price(self, theta):
+        return self.parts[-1].compression.price(theta.terms[-1].theta)
+
+
+class QuantizesFirst(Compose):
+    """The largest of the quantized weights, and not quantized kept weights."""
+
+    def compress(self, x, mu, theta=None):
+        return self.first.compress(self.then.compress(x, mu).decompress(), mu)
+
+
+class LeavesTheValues(Compose):
+    def compress(self, x, mu, theta=None):
+        return self.first.compress(x, mu)
+
+
+class RoundsFactorsOnce(Compose):
+    """To the widest grid, and never again."""
+
+    def compress(self, x, mu, theta=None):
+        factors = self.first.compress(x, mu)
+        return factors._replace(**{name: ForgetsItsGrid(self.then.bits).compress(getattr(factors, name), mu).decompress() for name in ("u", "v")})
+
+
 FAULTS = (
     Fault("input_untouched", "top 7", ThresholdsInPlace(7)),
     Fault("input_untouched", "codebook 3", MovesTheWarmStart(3)),
@@ -510,6 +606,12 @@ FAULTS = (
     Fault("optimal", "budget of 2 ranks", LeavesHalf(CONVEX_RANKS, 35)),
     Fault("optimal", "choice, alpha 0.2", NearestScheme(0.2, SCHEMES)),
     Fault("price_is_the_cost", "choice, alpha 0.01", ForgetsTheUnit(0.01, SCHEMES)),
+    Fault("member", "tucker-2 (3, 2)", OneTuckerRankMore((3, 2))),
+    Fault("member", "train (3, 2)", TruncatesOneUnfolding((3, 2))),
+    Fault("optimal", "cp 2", FirstFibres(2)),
+    Fault("optimal", "tucker selection 0.02, modes 2", SquareRanks(0.02)),
+    Fault("warm_start_is_never_worse", "train (3, 2)", ForgetsTheLastCores((3, 2))),
+    Fault("price_is_the_cost", "tucker selection 0.02, modes 2", PriceOfTheCore(0.02)),
     Fault("price_is_the_cost", "l0 penalty 0.2", PriceWithoutAlpha(0.2)),
     Fault("price_is_the_cost", "GroupL0Penalty 0.7, costs", CountsGroups(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))),
     Fault("price_is_the_cost", "table", PriceOfEntries(0.9, lambda shape, rank: 1.0)),
@@ -523,4 +625,13 @@ FAULTS = (
     Fault("nan_and_infinity_raise", "binary", AcceptsEverything()),
     Fault("nan_and_infinity_raise", "values", AcceptsInfinity((2, -1, 0))),
     Fault("bits_are_the_bytes_written", "codebook 3", SignedIndices(3)),
+    Fault("optimal", "binary + top 5", OneAfterAnother([(Vector(), Binary()), (Vector(), TopK(5))])),
+    Fault("optimal", "signs + top 5", OneAfterAnother([(Vector(), TopK(5)), (Vector(), Binary(scale=False))])),
+    Fault("optimal", "ranks of two matrices", EachAtTheWhole([(Matrix(), LowRank(1)), (Matrix((0, 2)), LowRank(1))])),
+    Fault("idempotent", "rank 1 + top 5", OneAfterAnother([(Matrix(), LowRank(1)), (Vector(), TopK(5))])),
+    Fault("warm_start_is_never_worse", "codebook 2 + top 5", OneAfterAnother([(Vector(), Codebook(2)), (Vector(), TopK(5))])),
+    Fault("price_is_the_cost", "powers + l0 penalty", PriceOfTheLastTerm([(Vector(), L0Penalty(0.2)), (Vector(), PowersOfTwo(1))])),
+    Fault("optimal", "top 7, codebook 3", QuantizesFirst(TopK(7), Codebook(3))),
+    Fault("member", "top 7, codebook 3", LeavesTheValues(TopK(7), Codebook(3))),
+    Fault("warm_start_is_never_worse", "rank 2, grid", RoundsFactorsOnce(LowRank(2), Uniform(6))),
 )

@@ -4,6 +4,7 @@ A law is a function of a case. What it checks against is written here, from the 
 formula, an optimum by points of the set that must not beat it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import leco
 from leco.coding import decode, encode
 from leco.compressions import (
     ALL,
+    CP,
     NM,
     Additive,
     Binary,
@@ -40,13 +42,18 @@ from leco.compressions import (
     LowRank,
     PowersOfTwo,
     RankSelection,
+    TensorTrain,
     Ternary,
     TopK,
+    Tucker,
+    Tucker2,
+    TuckerSelection,
     Uncompressed,
     Uniform,
     VectorCodebook,
     quantization,
 )
+from leco.compressions import tensors as decompositions
 from leco.theta import Codes, Dense, Scaled
 
 MU = 0.7
@@ -70,7 +77,8 @@ class Case:
     slack: float = 0.0  # how much higher than a random point of the set a descent step may end, as a share of ||x||^2
 
     def compress(self, x: Tensor, theta: Any = None) -> Any:
-        with mock.patch.object(quantization, "EXACT_WORK", 0 if self.descent else quantization.EXACT_WORK):
+        exact_work = 0 if self.descent else quantization.EXACT_WORK
+        with mock.patch.object(quantization, "EXACT_WORK", exact_work), mock.patch.object(decompositions, "SWEEPS", 10):
             return self.compression.compress(x, MU, theta)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
@@ -324,6 +332,74 @@ def near_factors(r: int, bits: int) -> Callable[[Tensor, Tensor], Tensor]:
     return near
 
 
+def unfold(x: Tensor, mode: int) -> Tensor:
+    return x.movedim(mode, 0).flatten(1)
+
+
+def multilinear_rank(*ranks: int) -> Callable[[Tensor], bool]:
+    return lambda delta: all(rank(unfold(delta, k)) <= r for k, r in enumerate(ranks))
+
+
+def train_rank(*ranks: int) -> Callable[[Tensor], bool]:
+    return lambda delta: all(rank(delta.flatten(k + 1).flatten(0, k)) <= r for k, r in enumerate(ranks))
+
+
+def disturbed(x: Tensor, delta: Tensor) -> Tensor:
+    return (x if torch.rand(()) < 0.5 else delta) + torch.randn_like(x) * 10 ** float(-3 * torch.rand(()))
+
+
+def near_tucker(*ranks: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        point = disturbed(x, delta)
+        for k, r in enumerate(ranks):
+            u = torch.linalg.svd(unfold(point, k)).U[:, :r]
+            x = torch.tensordot(u @ u.T, x, ([1], [k])).movedim(0, k)
+        return x
+
+    return near
+
+
+def near_train(*ranks: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        point = disturbed(x, delta)
+        for k, r in enumerate(ranks):  # a projection of the modes behind k + 1 leaves the earlier ranks as they are
+            point = truncated(point.flatten(k + 1).flatten(0, k), r).view(x.shape)
+        return point
+
+    return near
+
+
+def near_cp(r: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Least squares for the first factor, the others random or near singular vectors."""
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        products = torch.ones(1, r, dtype=x.dtype)
+        for k in range(1, x.ndim):
+            u = torch.linalg.svd(unfold(disturbed(x, delta), k)).U
+            u = u[:, :r] if r <= len(u) and torch.rand(()) < 0.5 else torch.randn(len(u), r, dtype=x.dtype)
+            products = (products.unsqueeze(1) * u).flatten(0, 1)
+        return (products @ torch.linalg.pinv(products) @ unfold(x, 0).T).T.view(x.shape)
+
+    return near
+
+
+def tucker_parameters(shape: tuple[int, ...], ranks: tuple[int, ...]) -> int:
+    factors = sum(r * n for r, n in zip(ranks, shape, strict=False))
+    return min(factors + math.prod(ranks) * math.prod(shape[len(ranks) :]), math.prod(shape))
+
+
+def tucker_selection(alpha: float, modes: int | None) -> Case:
+    def cost(delta: Tensor) -> float:
+        from_rank = [range(rank(unfold(delta, k)), n + 1) for k, n in enumerate(delta.shape[:modes])]
+        return alpha * min(tucker_parameters(delta.shape, ranks) for ranks in itertools.product(*from_rank))
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        return near_tucker(*(int(torch.randint(n + 1, ())) for n in x.shape[:modes]))(x, delta)
+
+    options = {"shape": (4, 3, 2, 2), "batch": False, "idempotent": False, "slack": 0.01}  # of Delta, a smaller rank may be worth its price
+    return Case(f"tucker selection {alpha}, modes {modes}", TuckerSelection(alpha, modes=modes), near, cost=cost, **options)
+
+
 # --- the cases
 
 
@@ -496,6 +572,17 @@ CASES = [
     rank_selection("multiply-adds", 1e-3, leco.MultiplyAdds(100), lambda m, n, r: 100 * storage(m, n, r)),
     rank_selection("table", 0.9, leco.Table(PLATEAUS), lambda m, n, r: PLATEAUS[r]),
     *(conv(alpha, *schemes) for alpha in (0.02, 0.1, 100) for schemes in ((1,), (2,), (1, 2))),
+    *(
+        Case(f"tucker-2 {ranks}", Tucker2(ranks), near_tucker(*ranks), multilinear_rank(*ranks), shape=(5, 4, 3, 2), batch=False, slack=0.01)
+        for ranks in ((3, 2), (5, 2), (5, 4))
+    ),
+    Case("tucker", Tucker((3, 2, 2)), near_tucker(3, 2, 2), multilinear_rank(3, 2, 2), shape=(5, 4, 3), batch=False, slack=0.01),
+    *(tucker_selection(*options) for options in ((0, 2), (0.02, 2), (0.1, None), (100, 2))),
+    *(Case(f"cp {r}", CP(r), near_cp(r), multilinear_rank(r, r, r), shape=(5, 4, 3), batch=False, cold=False, slack=0.01) for r in (1, 2, 12)),
+    *(
+        Case(f"train {ranks}", TensorTrain(ranks), near_train(*ranks), train_rank(*ranks), shape=(5, 4, 3), batch=False, slack=0.01)
+        for ranks in ((3, 2), (5, 3))
+    ),
     additive(
         "signs + top 5",
         (VECTOR, Binary(scale=False), near_fixed(-1, 1)),
@@ -552,7 +639,16 @@ CASES = [
         idempotent=False,  # a smaller value may not be worth its price
         slack=0.03,
     ),
-    Case("rank 2, grid", Compose(LowRank(2), Uniform(6)), near_factors(2, 6), lambda d: rank(d) <= 2, shape=(7, 5), batch=False, cold=False, slack=0.01),
+    Case(
+        "rank 2, grid",
+        Compose(LowRank(2), Uniform(6)),
+        near_factors(2, 6),
+        lambda d: rank(d) <= 2,
+        shape=(7, 5),
+        batch=False,
+        cold=False,
+        slack=0.01,
+    ),
     Case("uncompressed", Uncompressed(), lambda x, d: d + 1e-3 * torch.randn_like(x)),
     # one member whose distortion is a convex function of its cost, where a price finds every point
     Case(
