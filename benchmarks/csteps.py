@@ -50,7 +50,7 @@ def main() -> None:
 
     def products() -> None:
         for part in eights.split(4096):
-            part @ codewords
+            torch.mm(part, codewords)
 
     def cold(compression: Any, array: torch.Tensor = x) -> Callable[[], Any]:
         return lambda: compression.compress(array, 1.0)

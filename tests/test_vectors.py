@@ -116,13 +116,13 @@ def test_arrays_in_parts_are_as_in_one(k, monkeypatch):
 
 
 def test_cold_starts_on_a_sample_and_with_several_draws_a_round(monkeypatch):
-    x = torch.randn(4000, 3, dtype=torch.float64)
-    whole = squared_error(VectorCodebook(30), x)
-    monkeypatch.setattr(vectors, "LEAST_SAMPLE", 500)
+    x = torch.randn(1500, 3, dtype=torch.float64)
+    whole = squared_error(VectorCodebook(15), x)
+    monkeypatch.setattr(vectors, "LEAST_SAMPLE", 200)
     monkeypatch.setattr(vectors, "SAMPLE", 10)
-    assert whole * 0.9 < squared_error(VectorCodebook(30), x) < whole * 1.05
+    assert whole * 0.9 < squared_error(VectorCodebook(15), x) < whole * 1.05
     monkeypatch.setattr(vectors, "ROUNDS", 7)
-    assert whole * 0.9 < squared_error(VectorCodebook(30), x) < whole * 1.05
+    assert whole * 0.9 < squared_error(VectorCodebook(15), x) < whole * 1.05
 
 
 def test_far_from_0_single_precision_loses_nothing():

@@ -14,7 +14,7 @@ from leco.compressions.protocol import Compression, check_count, check_finite
 from leco.compressions.quantization import Codebook
 from leco.theta import Codes, HashedValues, VectorCodes, hashed_positions
 
-CHUNK = 2**20  # distances held at once
+CHUNK = 2**18  # distances, or positions, held at once: they stay in cache
 SAMPLE = 64  # vectors a codeword that the cold start looks at
 LEAST_SAMPLE, MOST_SAMPLE = 2**12, 2**18  # vectors; but 4 a codeword in any case
 TRIALS = 8  # candidates for each codeword of k-means++
@@ -92,13 +92,13 @@ def _lloyd(x: Tensor, codebook: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
 def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nearest codewords (B, n), squared distances to them, the means (B, k, d) and sizes (B, k) of the cells; an empty one keeps its codeword.
 
-    ||x - c||^2 = ||x||^2 - 2 x c + ||c||^2, all taken from the codewords' mean, lest digits cancel far from 0.
+    ||x - c||^2 - ||x||^2 = (x, 1) (-2 c, ||c||^2), all taken from the codewords' mean, lest digits cancel far from 0.
     """
     problems, n, d = x.shape
     k = codebook.shape[1]
     centre = codebook.mean(1, keepdim=True)
     near, centre = (codebook - centre).to(x.dtype), centre.to(x.dtype)
-    norms = near.square().sum(-1).unsqueeze(1)
+    weights = torch.cat([-2 * near, near.square().sum(-1, keepdim=True)], dim=-1).mT.contiguous()
     indices = torch.empty(problems, n, dtype=torch.uint8 if k <= 256 else torch.int32, device=x.device)
     distances = x.new_empty(problems, n)
     sums, counts = codebook.new_zeros(problems * k, d), codebook.new_zeros(problems * k)
@@ -106,7 +106,7 @@ def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     for rows, columns in _parts(problems, n, k):
         part = x[rows, columns]
         moved = part - centre[rows]
-        least, found = torch.baddbmm(norms[rows], moved, near[rows].mT, alpha=-2).min(-1)
+        least, found = torch.bmm(torch.nn.functional.pad(moved, (0, 1), value=1.0), weights[rows]).min(-1)
         indices[rows, columns] = found
         distances[rows, columns] = (least + moved.square().sum(-1)).clamp_(min=0)
         cells = (found + first[rows]).view(-1)
