@@ -31,6 +31,9 @@ CASES = {
     "heads": (leco.Channels(2, (0, 0, 1)), [(6, 3), (6,), (4, 6)]),
     "heads of stacked queries, keys and values": (leco.Channels(2, (0, 0, 1), (3, 3, 1)), [(12, 4), (12,), (4, 4)]),
     "kernel": (leco.Kernel(), [(4, 3, 5, 2)]),
+    "kernel, channels last": (leco.Kernel((0, 2, 3, 1)), [(4, 3, 5, 2)]),
+    "matrix of four modes": (leco.Reshape((2, 3, 2, 5)), [(6, 10)]),
+    "kernel as a vector": (leco.Reshape((24,)), [(4, 3, 2)]),
 }
 
 
@@ -75,9 +78,16 @@ def test_rows_are_output_channels_and_scheme_2_is_out_height_by_in_width():
     assert matrix[3 * 5 + 4, 2 * 2 + 1] == kernel[3, 2, 4, 1]
 
 
+def test_kernel_with_channels_last_is_out_height_width_in():
+    kernel = torch.randn(4, 3, 5, 2)
+    x = leco.Kernel((0, 2, 3, 1)).forward([kernel])
+    assert x.shape == (4, 5, 2, 3)
+    assert x[3, 4, 1, 2] == kernel[3, 2, 4, 1]
+
+
 def test_channels_last_tensors_are_seen_in_logical_order():
     kernel = torch.randn(4, 3, 5, 2)
-    for view in (leco.Vector(), leco.Rows(), leco.Matrix((0, 2))):
+    for view in (leco.Vector(), leco.Rows(), leco.Matrix((0, 2)), leco.Kernel((0, 2, 3, 1)), leco.Reshape((8, 15))):
         assert torch.equal(view.forward([kernel.to(memory_format=torch.channels_last)]), view.forward([kernel]))
 
 
@@ -100,6 +110,11 @@ def test_channels_last_tensors_are_seen_in_logical_order():
         (leco.Channels(2, (0,), (3,)), [(8, 4)], r"2 groups, 3 times, must divide dimension 0"),
         (leco.Channels(2, (1,)), [(4,)], r"dimension 1 of a tensor of shape \(4,\)"),
         (leco.Kernel(), [(2, 3), (2, 3)], "takes one parameter, not 2"),
+        (leco.Kernel((1, 0)), [(2, 3, 2)], r"order = \(1, 0\) must be the 3 dimensions of \(2, 3, 2\)"),
+        (leco.Kernel((1, 1)), [(2, 3)], r"order = \(1, 1\)"),
+        (leco.Reshape((2, 3)), [(2, 4)], r"sizes = \(2, 3\) must be positive and have the product 8, the entries of \(2, 4\)"),
+        (leco.Reshape((-2, -4)), [(2, 4)], r"sizes = \(-2, -4\) must be positive"),
+        (leco.Reshape((6,)), [(2, 3), (2, 3)], "takes one parameter, not 2"),
     ],
 )
 def test_views_refuse_what_they_can_not_take(view, shapes, message):
