@@ -16,6 +16,7 @@ from leco.compressions import (
     Compression,
     ConvRankSelection,
     EntropyCodebook,
+    EntropyMatrix,
     FixedCodebook,
     GroupL0Penalty,
     GroupL1Penalty,
@@ -43,6 +44,7 @@ from leco.compressions import (
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
 from leco.layers import factorize
+from leco.narrow import Coupled, coupled, narrow
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
@@ -66,7 +68,9 @@ __all__ = [
     "Compose",
     "Compression",
     "ConvRankSelection",
+    "Coupled",
     "EntropyCodebook",
+    "EntropyMatrix",
     "FixedCodebook",
     "GroupL0Penalty",
     "GroupL1Penalty",
@@ -107,6 +111,7 @@ __all__ = [
     "Vector",
     "VectorCodebook",
     "bits",
+    "coupled",
     "dense_bytes",
     "describe",
     "each",
@@ -118,6 +123,7 @@ __all__ = [
     "load",
     "match",
     "multiply_adds",
+    "narrow",
     "plan",
     "recalibrate_",
     "run",
