@@ -24,6 +24,11 @@ def warm(compression: Any, x: torch.Tensor) -> Callable[[], Any]:
     return lambda: compression.compress(x, 1.0, theta)
 
 
+def corrected(quantizer: Any) -> leco.Additive:
+    """Quantized, but for the 1 % of the weights that are corrected."""
+    return leco.Additive([(leco.Vector(), quantizer), (leco.Vector(), leco.TopK(0.01))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=int, default=25_000_000)
@@ -55,6 +60,12 @@ def main() -> None:
     def cold(compression: Any, array: torch.Tensor = x) -> Callable[[], Any]:
         return lambda: compression.compress(array, 1.0)
 
+    kernel = torch.randn(256, 256, 3, 3)
+    last = kernel.permute(0, 2, 3, 1).contiguous()
+
+    def svd_of_kernel() -> Any:
+        return torch.linalg.svd(kernel.flatten(1), full_matrices=False)
+
     cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
         ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
         ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of abs(x)", lambda: x.abs().kthvalue(place), 1.2, x),
@@ -72,7 +83,17 @@ def main() -> None:
         ("Codebook(4), rows of 1,000", cold(leco.Codebook(4), rows_of), "torch.sort", sort, None, rows_of),
         ("NM(2, 4)", cold(leco.NM(2, 4), fours), "clone", lambda: fours.clone(), 5.0, fours),
         ("GroupTopK, half of rows of 1,000", cold(leco.GroupTopK(0.5), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
+        ("Additive: Binary() + TopK, 1 %, exact", warm(corrected(leco.Binary()), x), "torch.sort", sort, 12.0, x),
+        ("Additive: Codebook(4) + TopK, 1 %, warm", warm(corrected(leco.Codebook(4)), x), "torch.sort", sort, 12.0, x),
+        ("Additive: Ternary() + TopK, 1 %, warm", warm(corrected(leco.Ternary()), x), "torch.sort", sort, 12.0, x),
         ("RankSelection", cold(leco.RankSelection(1.0), matrix), "torch.linalg.svd", svd, 1.1, matrix),
+        ("Tucker2, 64 of 256 x 256 x 3 x 3", cold(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("Tucker2, the same, warm", warm(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("TuckerSelection", cold(leco.TuckerSelection(1.0), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("TensorTrain, 64", cold(leco.TensorTrain((64, 64, 64)), last), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("TensorTrain, 64, warm", warm(leco.TensorTrain((64, 64, 64)), last), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("CP(64)", cold(leco.CP(64), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
+        ("CP(64), warm", warm(leco.CP(64), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
     ]
     table = Table("C step", "s", "yardstick", "s", "ratio", "bound", "peak, copies", title=f"{args.weights:,} float32 weights")
     rows = []

@@ -306,6 +306,25 @@ def test_compose_over_every_low_rank(first):
     assert isinstance(full.values, Sum)
 
 
+@quick
+@given(numbers, st.sampled_from([TopK(1), TopK(0.5), L0Penalty(0.3), L0Penalty(0.05)]), st.sampled_from([(-1.0, 1.0), (-1.0, 2.0), (0.5, 1.0, 3.0)]))
+def test_given_values_of_kept_weights_are_the_best_of_all(x, first, values):
+    x = vector(x)
+    points = torch.tensor(list(itertools.product((0.0, *values), repeat=len(x))), dtype=torch.float64)
+    kept = points.count_nonzero(-1).double()
+    price = first.alpha * kept if isinstance(first, L0Penalty) else torch.where(kept <= first.count(len(x)), 0, torch.inf)
+    least = float((MU / 2 * (x - points).square().sum(-1) + price).min())
+    compose = Compose(first, FixedCodebook(values))
+    assert objective(compose, x, compose.compress(x, MU)) == pytest.approx(least, abs=1e-12)
+
+
+def test_fewer_weights_are_kept_where_values_are_coarse():
+    """Most weights are worth their price, but not one of the two values that suit the large ones."""
+    x = torch.cat([torch.full((20,), 0.9, dtype=torch.float64), vector([8, 8, 9, 9])])
+    theta = Compose(L0Penalty(0.3), Codebook(1)).compress(x, 1.0)
+    assert theta.decompress().tolist() == [0] * 20 + [8.5] * 4
+
+
 def test_fields_that_are_empty_or_too_small_stay():
     x = torch.randn(6, dtype=torch.float64)
     assert Compose(TopK(0), Codebook(2)).compress(x, MU).decompress().count_nonzero() == 0

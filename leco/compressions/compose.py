@@ -11,7 +11,9 @@ from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
 from leco.compressions.protocol import Compression, check_count, check_finite
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
-from leco.theta import ConvFactors, Dense, Factors, Sparse, Theta, values
+from leco.compressions.quantization import cells_of
+from leco.compressions.sorted import midpoints
+from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, Scaled, Sparse, Theta, ZeroCodes, lookup, values
 from leco.views import Matrix, Rows, Vector, View
 
 FIRST = (TopK, L0Penalty, L1Penalty, LowRank, RankSelection, ConvRankSelection)
@@ -28,8 +30,10 @@ class Compose(Compression[Any]):
         ||x - A f||^2 <= L ||f - (f_0 - g/L)||^2 + a constant,  with equality at f_0,
 
     since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). So the C step of `then` at f_0 - g/L and mu L, warm-started from f_0,
-    does not raise the objective. Sweeps of such steps go from the last Theta and from `first`'s C step with its fields compressed; the best
-    is taken, the last Theta included, which covers prices of `first` that depend on the fields.
+    does not raise the objective. Nor does another support: with the values v of one codebook fixed, to keep x_i lowers the error by
+    max_v (x_i^2 - (x_i - v)^2), so that `TopK` and `L0Penalty` choose by the root of it, if above 0, as they do by |x_i|; where the values are given,
+    a codebook without scale, this is exact. Sweeps of such steps go from the last Theta and from `first`'s C step with its fields
+    compressed; the best is taken, the last Theta included, which covers prices of `first` that depend on the fields.
 
     Args:
         first: `TopK`, `L0Penalty`, `L1Penalty`, `LowRank`, `RankSelection` or `ConvRankSelection`.
@@ -96,7 +100,9 @@ class Compose(Compression[Any]):
         """The least objective of the sweeps from `theta`, and its Theta."""
         best = mu / 2 * distance(x, theta.decompress()) + self.price(theta), theta
         for _ in range(self.sweeps):
-            for name in theta.free():
+            sparse = self._support(x, mu, theta)
+            theta = theta if sparse is None else sparse
+            for name in theta.free() if sparse is None else ():
                 curvature, field = _curvature(theta, name), getattr(theta, name)
                 if curvature > 0 and values(field).numel():
                     step = values(field) - _gradient(x, theta, name) / curvature
@@ -107,6 +113,20 @@ class Compose(Compression[Any]):
             if enough:
                 break
         return best
+
+    def _support(self, x: Tensor, mu: float, theta: Any) -> Any:
+        """The best kept weights for the values that `then` has now, and its C step for them, where the values are one codebook for all."""
+        first, inner = self.first, getattr(theta, "values", None)
+        plain = isinstance(first, L0Penalty) or (isinstance(first, TopK) and not first.gamma)
+        if not (plain and isinstance(inner, (Codes, Fixed, Scaled, ZeroCodes, Affine))) or inner.indices.dim() != 1:
+            return None
+        count = len(inner.values) if isinstance(inner, (Fixed, Scaled)) else int(inner.indices.max()) + 1
+        every = torch.arange(count, device=x.device)
+        levels = inner._replace(indices=every).decompress().sort().values
+        gain = lookup(levels, cells_of(x, midpoints(levels).expand(*x.shape[:-1], -1).contiguous()))
+        gain = x.square().sub_(gain.sub_(x).square_()).clamp_(min=0).sqrt_()
+        mask = first.compress(gain, mu).mask.logical_and_(gain > 0)
+        return Sparse(mask, self._field(x[mask], mu, inner))
 
     def _field(self, field: Tensor, mu: float, theta: Theta | None = None) -> Any:
         """The field compressed, or itself where it is empty or `then` can't take it."""
