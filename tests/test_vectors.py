@@ -125,6 +125,14 @@ def test_cold_starts_on_a_sample_and_with_several_draws_a_round(monkeypatch):
     assert whole * 0.9 < squared_error(VectorCodebook(15), x) < whole * 1.05
 
 
+def test_of_several_codewords_a_round_none_is_one_of_an_earlier_round(monkeypatch):
+    monkeypatch.setattr(vectors, "ROUNDS", 6)
+    x = torch.randn(1, 40, 2, dtype=torch.float64)
+    rounds = vectors._plus_plus(x, torch.rand(1, 6, 5, dtype=torch.float64), 30)[0].view(6, 5, 2)
+    drawn = [{tuple(codeword) for codeword in codewords.tolist()} for codewords in rounds]
+    assert len(set().union(*drawn)) == sum(len(codewords) for codewords in drawn)
+
+
 def test_far_from_0_single_precision_loses_nothing():
     x = torch.randn(400, 4)
     near, far = (VectorCodebook(16).compress(y, 1.0) for y in (x, x + 4096.0))  # of which x keeps 11 digits
