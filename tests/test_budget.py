@@ -14,6 +14,7 @@ from leco.compressions import (
     Budget,
     Choice,
     Codebook,
+    ConvRankSelection,
     EntropyCodebook,
     L0Penalty,
     LowRank,
@@ -23,6 +24,7 @@ from leco.compressions import (
     Uncompressed,
     each_part,
 )
+from leco.theta import Sum, Term
 from leco.views import Blocks, Groups, Kernel, Matrix, Vector
 
 MU = 0.7
@@ -219,12 +221,48 @@ def test_a_warm_start_is_never_worse_and_never_above_the_limit():
 
 
 def test_a_start_that_is_better_than_the_price_can_find_is_kept():
-    """Ranks 0 and 2 are on the hull, rank 1 is between: a price can't buy it."""
-    x = torch.eye(2, dtype=torch.float64)
-    budget = Budget((Part(Matrix(), RankSelection(0, leco.Table([0, 3, 4]))),), 3)
-    start = leco.theta.Sum((leco.theta.Term(LowRank(1).compress(x, MU), Matrix(), (0,)),), ((2, 2),), 1)
-    assert distortion(x, budget.compress(x, MU)) == 2
-    assert distortion(x, budget.compress(x, MU, start)) == pytest.approx(1)
+    """Ranks 0 and 2 are on the hull, rank 1 is above it: no price buys it."""
+    x = torch.eye(3, dtype=torch.float64)
+    budget = Budget((Part(Matrix(), RankSelection(0, leco.Table([0, 3, 4, 5]))),), 3)
+    start = Sum((Term(LowRank(1).compress(x, MU), Matrix(), (0,)),), ((3, 3),), 1)
+    assert distortion(x, budget.compress(x, MU)) == 3
+    assert distortion(x, budget.compress(x, MU, start)) == pytest.approx(2)
+
+
+def test_ranks_that_the_dense_matrix_hides_are_found():
+    """Nearly equal singular values: the dense matrix, for 25, is a better buy than ranks for 10 each, so that a price buys all or nothing."""
+    s = torch.tensor([1.04, 1.03, 1.02, 1.01, 1.0], dtype=torch.float64)
+    x = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q * s
+    for limit in range(26):
+        theta = Budget((Part(Matrix(), RankSelection(0)),), limit).compress(x, MU)
+        assert distortion(x, theta) == pytest.approx(float(s[limit // 10 :].square().sum()) if limit < 25 else 0, abs=1e-9)
+
+
+def test_ranks_of_a_kernel_that_the_dense_one_hides_are_found():
+    """The best of both schemes' ranks that are cheaper than the kernel."""
+    x = torch.randn(6, 5, 3, 2, dtype=torch.float64)
+    views = Matrix((0,)), Matrix((0, 2))
+    points = [p for view in views for p in rank_points(view.forward([x]))]
+    steps = sorted({c for c, _ in points if c < RANK_UNIT * x.numel()})
+    assert len(steps) > 8
+    for limit in steps:
+        budget = Budget((Part(Kernel(), ConvRankSelection(0), unit=RANK_UNIT),), limit)
+        theta = budget.compress(x, MU)
+        assert budget.usage(theta) <= limit
+        assert distortion(x, theta) <= min(d for c, d in hull([p for p in points if p[0] < RANK_UNIT * x.numel()]) if c <= limit) + 1e-9
+
+
+def test_candidates_that_others_hide_are_found():
+    """A price buys `Codebook(3)`, for 45, or nothing. Below 45 there is one scale for 40, or a weight for each 3."""
+    x = torch.tensor([1.0, -1.0, 5.0] * 20, dtype=torch.float64) * (1 + 1e-4 * torch.arange(60))
+    costs = {"Scaled": 40.0, "Codes": 45.0}
+    choice = Choice(
+        0, [Part(Vector(), Binary()), Part(Vector(), Codebook(3)), Part(Vector(), L0Penalty(0), unit=3)], lambda t: costs[type(t).__name__]
+    )
+    budgets = {limit: Budget((Part(Kernel(), choice),), limit) for limit in (12, 39, 40, 44, 45)}
+    thetas = {limit: budget.compress(x, MU) for limit, budget in budgets.items()}
+    chosen = {limit: (theta.terms[0].theta.terms[0].candidate, budgets[limit].usage(theta)) for limit, theta in thetas.items()}
+    assert chosen == {12: (2, 12), 39: (2, 39), 40: (0, 40), 44: (2, 42), 45: (1, 45)}
 
 
 @pytest.mark.parametrize(

@@ -3,23 +3,24 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from leco.compressions.parts import Part, block_shapes, join, own_forms, own_views
-from leco.compressions.protocol import Compression, check_number, is_penalty
+from leco.compressions.protocol import Compression, Offer, check_number, is_penalty
 from leco.theta import Array, Sum, Theta
 from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
-SLACK = 1e-6  # of the limit: so little left over is not looked into
+SLACK = 1e-5  # of the limit: so little left over is not looked into
 TURNS = 60
 
 
-Menu = Callable[[float], tuple[Theta, float]]
-"""alpha to a member's Theta at that price, and its cost."""
+Menus = list[list[Offer]]
+"""The offers of each member, in the units of the limit."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Budget(Compression[Sum]):
     the total cost is at most the limit. That Theta, where the members' C steps are exact, has the least distortion of all that cost as much
     or less (Everett, Operations Research 11, 1963, theorem 1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988): if another of no more cost
     had less, its distortion + alpha cost would be lower too. It is a point on the lower convex hull of (cost, distortion); between two such
-    points some of the limit may be left over, less than what one more item of one member (a rank, a group) costs. Each member in turn
-    then spends what it can of that, at a price of its own. The limit is always kept; never worse than the last Theta, if that one keeps it.
+    points some of the limit may be left over, less than what one more item of one member (a rank, a group) costs. The members then spend
+    what they can of that, at prices of their own and, what no price buys, with one candidate of a `Choice` only or with the ranks below a
+    dense matrix only. The limit is always kept; never worse than the last Theta, if that one keeps it.
 
-    One SVD for each low-rank member, and 15 to 40 C steps of the others. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
+    One SVD for each low-rank member, and 15 to 60 C steps of the others. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
 
     Args:
         members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in exactly one. Their own alpha is not used.
@@ -91,7 +93,7 @@ class Budget(Compression[Sum]):
         least = self._least(menus, ceiling)
         alpha, point = _search(lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least)
         if alpha and not _spent(point, self.limit):
-            point = self._spend(whole, menus, alpha, point)
+            point = self._spend(whole, menus, alpha, ceiling, point)
         found = join(self.members, point.thetas, x)
         return found if theta is None else self._better(whole, found, theta)
 
@@ -107,24 +109,40 @@ class Budget(Compression[Sum]):
             if places.count(b) != 1:
                 raise ValueError(f"Budget: block {b} of shape {tuple(shape)} stands in {places.count(b)} members; it must stand in exactly one")
 
-    def _menus(self, x: Sequence[Tensor], mu: float, theta: Sum | None) -> list[Menu]:
+    def _menus(self, x: Sequence[Tensor], mu: float, theta: Sum | None) -> Menus:
         starts = [None] * len(self.members) if theta is None else [term.theta for term in theta.terms]
         return [_menu(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)]
 
-    def _least(self, menus: list[Menu], ceiling: float) -> "_Point":
+    def _least(self, menus: Menus, ceiling: float) -> "_Point":
         point = _Point.at(menus, ceiling)
         if point.total > self.limit:
             raise ValueError(f"Budget: limit = {self.limit} must be at least {point.total}, the least that the members can cost")
         return point
 
-    def _spend(self, x: Sequence[Tensor], menus: list[Menu], alpha: float, point: "_Point") -> "_Point":
-        """What is left over goes to the members in turn, each at the least price of its own that keeps the limit."""
-        for j, part in enumerate(self.members):
-            base = point
-            _, trial = _search(lambda a, j=j, base=base: base.replace(j, *menus[j](a)), self.limit, 0.9 * alpha, alpha, base, width=1e-3)
-            if trial.total > base.total and part.distortion(trial.thetas[j], x) < part.distortion(base.thetas[j], x):
-                point = trial
+    def _spend(self, x: Sequence[Tensor], menus: Menus, alpha: float, ceiling: float, point: "_Point") -> "_Point":
+        """What is left over goes to the members in turn, first to where it lowers the distortion most."""
+        trials = {j: self._improved(j, x, menus[j], alpha, ceiling, point) for j in range(len(self.members))}
+        first, *others = sorted(trials, key=lambda j: -trials[j][0])
+        point = trials[first][1]
+        for j in others:
+            if trials[j][0] > 0 and not _spent(point, self.limit):
+                point = self._improved(j, x, menus[j], alpha, ceiling, point)[1]
         return point
+
+    def _improved(self, j: int, x: Sequence[Tensor], menu: list[Offer], alpha: float, ceiling: float, base: "_Point") -> tuple[float, "_Point"]:
+        """The best of member j's offers that keep the limit, the others fixed, and by how much it lowers the distortion."""
+        part, best = self.members[j], base
+        before = least = part.distortion(base.thetas[j], x)
+        for k, offer in enumerate(menu):
+            at = partial(base.bought, j, offer)
+            top = at(ceiling) if k else base
+            if top.total > self.limit:
+                continue
+            _, trial = _search(at, self.limit, alpha if k else 0.9 * alpha, ceiling if k else alpha, top, width=1e-5)
+            reached = part.distortion(trial.thetas[j], x)
+            if reached < least:
+                best, least = trial, reached
+        return before - least, best
 
     def _better(self, x: Sequence[Tensor], found: Sum, last: Sum) -> Sum:
         if self.usage(last) > self.limit:
@@ -140,34 +158,38 @@ class _Point(NamedTuple):
     costs: tuple[float, ...]
 
     @classmethod
-    def at(cls, menus: list[Menu], alpha: float) -> "_Point":
-        pairs = [menu(alpha) for menu in menus]
+    def at(cls, menus: Menus, alpha: float) -> "_Point":
+        pairs = [menu[0](alpha) for menu in menus]
         return cls(tuple(theta for theta, _ in pairs), tuple(cost for _, cost in pairs))
 
     @property
     def total(self) -> float:
         return sum(self.costs)
 
-    def replace(self, j: int, theta: Theta, cost: float) -> "_Point":
+    def bought(self, j: int, offer: Offer, alpha: float) -> "_Point":
+        """Member j's Theta from an offer, the others as they are."""
+        theta, cost = offer(alpha)
         return _Point((*self.thetas[:j], theta, *self.thetas[j + 1 :]), (*self.costs[:j], cost, *self.costs[j + 1 :]))
 
 
-def _menu(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> Menu:
+def _menu(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> list[Offer]:
     compression: Any = part.compression
-    offers = compression.offers(part.array(x), mu, start)
 
-    def menu(alpha: float) -> tuple[Theta, float]:
-        theta, usage = offers(alpha * part.unit)
-        return theta, part.unit * usage
+    def scaled(offer: Offer) -> Offer:
+        def at(alpha: float) -> tuple[Theta, float]:
+            theta, usage = offer(alpha * part.unit)
+            return theta, part.unit * usage
 
-    return menu
+        return at
+
+    return [scaled(offer) for offer in compression.offers(part.array(x), mu, start)]
 
 
 def _spent(point: _Point, limit: float) -> bool:
     return limit - point.total <= SLACK * limit
 
 
-def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point, width: float = 1e-9) -> tuple[float, _Point]:
+def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point, width: float = 1e-7) -> tuple[float, _Point]:
     """The least alpha found whose total is at most the limit, and its point. `best`: the point at alpha = `ceiling`, which keeps the limit.
 
     log alpha is bracketed from `guess` on in growing steps, then halved, or in every other turn divided where the totals' straight line
@@ -187,7 +209,7 @@ def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: 
             low, over = probe, point.total
         if _spent(best, limit) or high - low < width:
             break
-        if low == floor or high == top:
+        if low == floor or (high == top and low + step < high):
             probe, step = (high - step if low == floor else low + step), 2 * step
         else:
             probe = high - (high - low) * (min(max((limit - best.total) / (over - best.total), 0.02), 0.98) if turn % 2 else 0.5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from leco.coding import bits
 from leco.compressions.parts import Part, block_shapes, own_forms, own_views
-from leco.compressions.protocol import Compression, Penalty, check_finite, check_number, is_penalty
+from leco.compressions.protocol import Compression, Offer, Penalty, check_finite, check_number, is_penalty
 from leco.theta import Array, Dense, Sum, Term, Theta
 from leco.views import View, array_shape, blocks
 
@@ -97,20 +98,22 @@ class Choice(Penalty[Sum]):
         return self.family(x, mu, theta)(self.alpha)
 
     def family(self, x: Array, mu: float, theta: Sum | None = None) -> Callable[[float], Sum]:
-        offers = self.offers(x, mu, theta)
-        return lambda alpha: offers(alpha)[0]
+        select = self.offers(x, mu, theta)[0]
+        return lambda alpha: select(alpha)[0]
 
-    def offers(self, x: Array, mu: float, theta: Sum | None = None) -> Callable[[float], tuple[Sum, float]]:
+    def offers(self, x: Array, mu: float, theta: Sum | None = None) -> list[Offer]:
+        """The choice; and, of one block, each candidate by itself."""
         self.check(array_shape(x))
         shapes = tuple(tuple(block.shape) for block in blocks(x))
         last = {} if theta is None else {term.at[0]: term for term in theta.terms}
         menus = [self._menu(b, block, mu, last.get(b)) for b, block in enumerate(blocks(x))]
 
-        def select(alpha: float) -> tuple[Sum, float]:
+        def select(alpha: float, menus: list[list[Callable[[float], _Option]]]) -> tuple[Sum, float]:
             chosen = [min((option(alpha) for option in menu), key=lambda o: (o.distortion + alpha * o.cost, o.cost)) for menu in menus]
             return Sum(tuple(option.term for option in chosen), shapes, int(isinstance(x, Tensor))), sum(option.cost for option in chosen)
 
-        return select
+        alone = [[[option]] for option in menus[0]] if len(menus) == 1 else []
+        return [partial(select, menus=part) for part in [menus, *alone]]
 
     def usage(self, theta: Sum) -> float:
         return sum(self._cost(term) for term in theta.terms)

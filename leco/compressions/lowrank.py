@@ -3,13 +3,16 @@
 Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection), ICASSP 2021 (the matrix of a convolution).
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number
+from leco.compressions.protocol import Compression, Offer, Penalty, check_count, check_finite, check_number, offer_of
 from leco.costs import RankCost, storage
 from leco.theta import ConvFactors, Dense, Factors
 from leco.views import Matrix
@@ -83,16 +86,23 @@ class RankSelection(Penalty[Factors | Dense]):
         return self.family(x, mu)(self.alpha)
 
     def family(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Callable[[float], Factors | Dense]:
+        return self._families(x, mu)[0]
+
+    def offers(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> list[Offer]:
+        """All ranks; and those that cost less than the full one, whose leap to no distortion hides the ranks near it from a price."""
+        return [offer_of(self, family) for family in self._families(x, mu)]
+
+    def _families(self, x: Tensor, mu: float) -> list[Callable[[float], Factors | Dense]]:
         self.check(x.shape)
         check_finite(x)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         costs = _costs(self.cost, x.shape)
 
-        def select(alpha: float) -> Factors | Dense:
+        def select(alpha: float, costs: list[float]) -> Factors | Dense:
             rank, _ = _select(s, alpha, mu, costs)
             return Dense(x.clone()) if rank == len(s) else _factors(u, s, vh, rank)
 
-        return select
+        return [partial(select, costs=part) for part in (costs, _below(costs, costs[-1])) if part]
 
     def usage(self, theta: Factors | Dense) -> float:
         if isinstance(theta, Dense):
@@ -133,21 +143,31 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         return self.family(x, mu)(self.alpha)
 
     def family(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> Callable[[float], ConvFactors | Dense]:
+        return self._families(x, mu)[0]
+
+    def offers(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> list[Offer]:
+        """As for `RankSelection`: all ranks, and those that cost less than the full one."""
+        return [offer_of(self, family) for family in self._families(x, mu)]
+
+    def _families(self, x: Tensor, mu: float) -> list[Callable[[float], ConvFactors | Dense]]:
         self.check(x.shape)
         check_finite(x)
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
         decompositions = {scheme: torch.linalg.svd(matrix, full_matrices=False) for scheme, matrix in matrices.items()}
         costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
+        dense = min(own[-1] for own in costs.values())
 
-        def select(alpha: float) -> ConvFactors | Dense:
-            chosen, least = None, alpha * min(own[-1] for own in costs.values())
-            for scheme, (u, s, vh) in decompositions.items():
-                rank, objective = _select(s, alpha, mu, costs[scheme])
+        def select(alpha: float, costs: dict[int, list[float]], dense: float) -> ConvFactors | Dense:
+            chosen, least = None, alpha * dense if dense < math.inf else math.inf
+            for scheme, own in costs.items():
+                u, s, vh = decompositions[scheme]
+                rank, objective = _select(s, alpha, mu, own)
                 if rank < len(s) and objective < least:
                     chosen, least = ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]), objective
             return Dense(x.clone()) if chosen is None else chosen
 
-        return select
+        cheaper = {scheme: _below(own, dense) for scheme, own in costs.items() if own[0] < dense}
+        return [partial(select, costs=costs, dense=dense)] + ([partial(select, costs=cheaper, dense=math.inf)] if cheaper else [])
 
     def usage(self, theta: ConvFactors | Dense) -> float:
         if isinstance(theta, ConvFactors):
@@ -173,9 +193,14 @@ def _costs(cost: RankCost, shape: torch.Size) -> list[float]:
     return [cost(shape, rank) for rank in range(min(shape) + 1)]
 
 
+def _below(costs: list[float], dense: float) -> list[float]:
+    """Of the ranks before the first that costs as much as the dense matrix."""
+    return list(itertools.takewhile(lambda cost: cost < dense, costs))
+
+
 def _select(s: Tensor, alpha: float, mu: float, costs: list[float]) -> tuple[int, float]:
     """The rank of least alpha C(r) + mu/2 sum of s_i^2 over i > r, and that objective; the smallest among equals."""
     tails = torch.nn.functional.pad(s.double().square().flip(0).cumsum(0), (1, 0)).flip(0)
-    objective = alpha * torch.tensor(costs, dtype=torch.float64, device=s.device) + mu / 2 * tails
+    objective = alpha * torch.tensor(costs, dtype=torch.float64, device=s.device) + mu / 2 * tails[: len(costs)]
     rank = int(objective.argmin())
     return rank, float(objective[rank])

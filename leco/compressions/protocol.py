@@ -11,6 +11,8 @@ from torch import Tensor
 from leco.theta import Theta
 
 T = TypeVar("T", bound=Theta)
+Offer = Callable[[float], tuple[Any, float]]
+"""alpha to a Theta and its C(Theta)."""
 
 
 class Compression(Protocol[T]):
@@ -49,18 +51,25 @@ class Penalty(Compression[T], Protocol[T]):
         """alpha to its C step, for one x: what does not depend on alpha, such as an SVD, is done once."""
         return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).compress(x, mu, theta)
 
-    def offers(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], tuple[T, float]]:
-        """alpha to its C step and the C(Theta) of that: `family` and `usage`, for one who looks for an alpha."""
-        family = self.family(x, mu, theta)
+    def offers(self, x: Any, mu: float, theta: T | None = None) -> list[Offer]:
+        """`family` with the C(Theta) of each Theta, for one who looks for an alpha. After the first may stand families of parts of the set.
 
-        def offer(alpha: float) -> tuple[T, float]:
-            found = family(alpha)
-            return found, self.usage(found)
-
-        return offer
+        No price buys a point above the lower convex hull of (cost, distortion); one that is on the hull of a part of the set can be had there.
+        """
+        return [offer_of(self, self.family(x, mu, theta))]
 
     def price(self, theta: T) -> float:
         return self.alpha * self.usage(theta)
+
+
+def offer_of(penalty: Penalty[Any], family: Callable[[float], Any]) -> Offer:
+    """alpha to the family's Theta, and its C(Theta)."""
+
+    def offer(alpha: float) -> tuple[Any, float]:
+        theta = family(alpha)
+        return theta, penalty.usage(theta)
+
+    return offer
 
 
 def is_penalty(compression: Any) -> bool:
