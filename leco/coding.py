@@ -4,12 +4,14 @@ For each tensor of integers the shortest of several codings is kept:
 
     digits    base b at a fixed width: as many digits as fit in a byte (5 ternary digits: 1.6 bits each), or one plane of bits per binary digit
     entropy   a range coder (constriction) with a table of integer frequencies, which stands before the code words
+    rows      of a sparse matrix: by rows and columns that have few nonzero entries or none (`leco.contexts`)
     gaps      of a mask: the numbers of False entries between the True ones
 
 Floats keep their own bytes. Tables are integers that sum to a power of two, so that decoding is the same on every machine.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +19,19 @@ import torch
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
+from leco.contexts import ONE, position_bits, probabilities, row_classes
+
 PRECISION = 16  # bits: the frequencies of a table sum to 2^16
 LARGEST_TABLE = 4096  # symbols
+LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
+BERNOULLI = stream.model.Bernoulli(perfect=False)
 
 
 class Coded(NamedTuple):
     """`payload` (bytes,) uint8; `coding` says how it was made, in ints and a name, for `decode`."""
 
     payload: Tensor
-    coding: dict[str, int | str]
+    coding: dict[str, Any]
 
 
 def bits(theta: Any) -> int:
@@ -43,27 +49,26 @@ def bits(theta: Any) -> int:
 
 def size(x: Tensor) -> int:
     """Bytes that `encode(x)` gives; for floats, the bytes of the tensor itself."""
-    if x.is_floating_point():
-        return x.nbytes
-    base, coded = _base(x), _entropy(x.reshape(-1))
-    lengths = [_packed_size(x.numel(), base)] + ([coded.payload.numel()] if coded else [])
-    return min(lengths + ([_gap_width(_gaps(x))[1]] if x.dtype == torch.bool else []))
+    return x.nbytes if x.is_floating_point() else min(length for length, _ in _candidates(x.detach()))
 
 
 def encode(x: Tensor) -> Coded:
     """Code a tensor of bools or of non-negative integers; `decode(*encode(x), x.shape, x.dtype)` gives it back."""
-    flat = x.detach().reshape(-1)
-    base, coded = _base(flat), _entropy(flat)
-    found = [coded] if coded else []
-    shortest = min([_packed_size(flat.numel(), base)] + [coded.payload.numel() for coded in found])
+    return min(_candidates(x.detach()), key=lambda candidate: candidate[0])[1]()
+
+
+def _candidates(x: Tensor) -> list[tuple[int, Callable[[], Coded]]]:
+    """The lengths of the codings that may pay, and what makes them."""
+    flat, base = x.reshape(-1), _base(x)
+    found = [(_packed_size(flat.numel(), base), lambda: Coded(_pack(flat, base), {"name": "digits", "base": base}))]
     if x.dtype == torch.bool:
         gaps = _gaps(flat)
         width, length = _gap_width(gaps)
-        if length < shortest:
-            return _encode_gaps(gaps, width)
-    if coded and coded.payload.numel() == shortest < _packed_size(flat.numel(), base):
-        return coded
-    return Coded(_pack(flat, base), {"name": "digits", "base": base})
+        found.append((length, lambda: _encode_gaps(gaps, width)))
+    for coded in (_entropy(flat, base), _rows(x, base)):
+        if coded is not None:
+            found.append((coded.payload.numel(), lambda coded=coded: coded))
+    return found
 
 
 def _encode_gaps(gaps: Tensor, width: int) -> Coded:
@@ -74,9 +79,8 @@ def _encode_gaps(gaps: Tensor, width: int) -> Coded:
     return Coded(_pack(symbols, 2**width), {"name": "gaps", "width": width, "symbols": symbols.numel()})
 
 
-def _entropy(flat: Tensor) -> Coded | None:
+def _entropy(flat: Tensor, base: int) -> Coded | None:
     """The range coder's bytes, or None where its table and the entropy show that they would not be fewer than at a fixed width."""
-    base = _base(flat)
     if not 1 < base <= LARGEST_TABLE:
         return None
     symbols = flat.to("cpu", torch.int32).numpy()
@@ -88,9 +92,53 @@ def _entropy(flat: Tensor) -> Coded | None:
     frequencies[frequencies.argmax()] += 2**PRECISION - frequencies.sum()
     coder = stream.queue.RangeEncoder()
     coder.encode(symbols, _model(frequencies))
-    words = coder.get_compressed().astype("<u4").tobytes()
-    table = (frequencies - 1).astype("<u2").tobytes()
-    return Coded(torch.frombuffer(bytearray(table + words), dtype=torch.uint8), {"name": "entropy", "base": base})
+    return Coded(_bytes((frequencies - 1).astype("<u2"), coder.get_compressed().astype("<u4")), {"name": "entropy", "base": base})
+
+
+def _bytes(*arrays: np.ndarray) -> Tensor:
+    return torch.frombuffer(bytearray(b"".join(array.tobytes() for array in arrays)) or bytearray(1), dtype=torch.uint8)[
+        : sum(a.nbytes for a in arrays)
+    ]
+
+
+def _rows(x: Tensor, base: int) -> Coded | None:
+    """A sparse matrix by `leco.contexts`: the classes of its rows, the positions, the values; None where it is not one. The shorter way round."""
+    if x.dim() != 2 or not 1 < base <= LARGEST_TABLE or x.numel() > LARGEST_MATRIX or 2 * int(x.count_nonzero()) > x.numel():
+        return None
+    x = x.cpu()
+    nonzero = x != 0
+    transposed = bool(position_bits(nonzero.T) < position_bits(nonzero))
+    if transposed:
+        x, nonzero = x.T, nonzero.T
+    classes = row_classes(nonzero.sum(1))
+    ones = nonzero[classes > 0]
+    p = probabilities(classes[classes > 0], ones.cumsum(0) - ones.long())
+    coder = stream.queue.RangeEncoder()
+    coder.encode(ones.reshape(-1).to(torch.int32).numpy(), BERNOULLI, (p.reshape(-1).double() / ONE).numpy())
+    parts = [encode(classes.to(torch.uint8)), Coded(_bytes(coder.get_compressed().astype("<u4")), {}), encode(x[nonzero].int() - 1)]
+    coding = {"name": "rows", "transposed": int(transposed), "parts": [[part.payload.numel(), part.coding] for part in parts]}
+    return Coded(torch.cat([part.payload.cpu() for part in parts]), coding)
+
+
+def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size) -> Tensor:
+    m, n = reversed(shape) if coding["transposed"] else shape
+    lengths = [length for length, _ in coding["parts"]]
+    if len(lengths) != 3 or min(lengths) < 0 or sum(lengths) != payload.numel() or lengths[1] % 4:
+        raise ValueError(f"{payload.numel()} bytes do not hold the three parts of a sparse matrix, of {lengths} bytes")
+    first, words, last = payload.split(lengths)
+    classes = decode(first, coding["parts"][0][1], torch.Size([m]), torch.int64)
+    decoder = stream.queue.RangeDecoder(np.frombuffer(words.numpy().tobytes(), "<u4").astype(np.uint32))
+    nonzero = torch.zeros(m, n, dtype=torch.bool)
+    above = torch.zeros(1, n, dtype=torch.int64)
+    for row in classes.nonzero().squeeze(1).tolist():
+        p = probabilities(classes[row : row + 1], above)[0].double() / ONE
+        nonzero[row] = torch.from_numpy(decoder.decode(BERNOULLI, p.numpy())).bool()
+        above += nonzero[row]
+    if not decoder.maybe_exhausted():
+        raise ValueError(f"the words of a sparse matrix hold more than {m} x {n} positions")
+    out = torch.zeros(m, n, dtype=torch.int64)
+    out[nonzero] = decode(last, coding["parts"][2][1], torch.Size([int(nonzero.count_nonzero())]), torch.int64) + 1
+    return out.T if coding["transposed"] else out
 
 
 def _model(frequencies: np.ndarray) -> Any:
@@ -116,6 +164,8 @@ def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: to
     count = math.prod(shape)
     if coding["name"] == "digits":
         return _unpack(payload, coding["base"], count).to(dtype).reshape(shape)
+    if coding["name"] == "rows" and len(shape) == 2:
+        return _decode_rows(payload, coding, shape).to(dtype).contiguous()
     if coding["name"] == "entropy":
         return _decode_entropy(payload, coding["base"], count).to(dtype).reshape(shape)
     if coding["name"] != "gaps" or dtype != torch.bool or not 1 <= coding["width"] <= 16:

@@ -12,7 +12,7 @@ LAYERS = {  # a file may import those of its set only
     "leco.costs": set(),
     "leco.schedules": set(),
     "leco.contexts": set(),
-    "leco.coding": set(),
+    "leco.coding": {"leco.contexts"},
     "leco.batchnorm": set(),
     "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs", "leco.coding", "leco.contexts"},
     "leco.task": {"leco.compressions", "leco.views"},

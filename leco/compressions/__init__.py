@@ -4,7 +4,7 @@ from leco.compressions.budget import Budget
 from leco.compressions.choice import Choice, Uncompressed
 from leco.compressions.combine import Additive
 from leco.compressions.compose import Compose
-from leco.compressions.entropy import EntropyCodebook
+from leco.compressions.entropy import EntropyCodebook, EntropyMatrix
 from leco.compressions.groups import NM, GroupL0Penalty, GroupL1Penalty, GroupTopK
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, each_part
@@ -25,6 +25,7 @@ ALL: tuple[type[Compression], ...] = (
     VectorCodebook,
     Hashed,
     EntropyCodebook,
+    EntropyMatrix,
     TopK,
     L1Ball,
     L2Ball,
@@ -63,6 +64,7 @@ __all__ = [
     "Compression",
     "ConvRankSelection",
     "EntropyCodebook",
+    "EntropyMatrix",
     "FixedCodebook",
     "GroupL0Penalty",
     "GroupL1Penalty",
