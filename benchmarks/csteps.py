@@ -66,6 +66,9 @@ def main() -> None:
     def svd_of_kernel() -> Any:
         return torch.linalg.svd(kernel.flatten(1), full_matrices=False)
 
+    parts = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4), leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
+    budget = leco.Budget(parts, limit=2 * matrix.numel() + 0.2 * x.numel())  # half of the matrix's bytes, 4 % of the weights
+
     cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
         ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
         ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of abs(x)", lambda: x.abs().kthvalue(place), 1.2, x),
@@ -87,6 +90,7 @@ def main() -> None:
         ("Additive: Codebook(4) + TopK, 1 %, warm", warm(corrected(leco.Codebook(4)), x), "torch.sort", sort, 12.0, x),
         ("Additive: Ternary() + TopK, 1 %, warm", warm(corrected(leco.Ternary()), x), "torch.sort", sort, 12.0, x),
         ("RankSelection", cold(leco.RankSelection(1.0), matrix), "torch.linalg.svd", svd, 1.1, matrix),
+        ("Budget: RankSelection + L0Penalty", lambda: budget.compress((matrix, x), 1.0), "svd and torch.sort", lambda: (svd(), sort()), None, x),
         ("Tucker2, 64 of 256 x 256 x 3 x 3", cold(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
         ("Tucker2, the same, warm", warm(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
         ("TuckerSelection", cold(leco.TuckerSelection(1.0), kernel), "svd, unfolding", svd_of_kernel, None, kernel),

@@ -8,6 +8,7 @@ LC is its last net, and the test error is used for nothing but the report. A run
 """
 
 import argparse
+import copy
 import dataclasses
 import gzip
 import sys
@@ -28,7 +29,9 @@ AUTHORS = common.Settings(
 )
 FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
 RANKS = dataclasses.replace(AUTHORS, mu=1e-3)
+TENSORS = dataclasses.replace(AUTHORS, mu=1e-3, factor=1.5, steps=24, epochs=4, first_epochs=4, lr=0.02, decay=0.93, retrain_epochs=20)
 
+COMPRESSIONS = ["codebook2", "binary", "prune5", "ranks", "units", "tensors"]
 METHODS = [*common.METHODS, "LC + retraining"]
 REFERENCES = {  # epochs, learning rate, its decay by epoch, batch
     "lenet300": (100, 0.02, 0.99, 256),
@@ -70,7 +73,20 @@ def tasks(compression: str, model: nn.Module) -> dict[str, leco.Task]:
         return {"all": leco.Task(weights, leco.Vector(), leco.TopK(0.05))}
     if compression == "ranks":
         return leco.each(weights, leco.Matrix(), leco.RankSelection(alpha=1e-6, cost=leco.storage))
+    if compression == "units":  # half of the hidden units, or of the filters
+        sets = leco.coupled(model, torch.zeros(1, 1, 28, 28))
+        return {name: leco.Task(own.params, own.view, leco.GroupTopK(0.5)) for name, own in sets.items()}
+    if compression == "tensors":  # of LeNet5: the second convolution, 25,000 weights, by 1,500 and the first Linear, 400,000, by 6,342
+        kernel = leco.Task("2.weight", leco.Kernel(), leco.Tucker2((8, 5)))
+        return {"conv": kernel, "fc": leco.Task("5.weight", leco.Reshape((20, 25, 50, 16)), leco.TensorTrain((15, 6, 12)))}
     raise ValueError(f"unknown compression {compression!r}")
+
+
+def narrow(row: common.Row, reference: nn.Module, data: common.Data) -> None:
+    """Say what the net of a file is without the units that are 0."""
+    small = leco.narrow(leco.load(row.path, copy.deepcopy(reference)), data.test[0][:100])
+    widths = [module.weight.shape[0] for module in small.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    print(f"{row.method}: {common.evaluate(small, data.test)[1]:.2f} % test error as a net of widths {widths}, {leco.dense_bytes(small):,} bytes")
 
 
 def enlarged_digits() -> common.Data:
@@ -104,7 +120,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of the four IDX files")
     parser.add_argument("--net", choices=list(NETS), default="lenet300")
     parser.add_argument("--init", choices=["torch", "xavier"], default="torch", help="of the reference: torch's default, or the authors'")
-    parser.add_argument("--compression", choices=["codebook2", "binary", "prune5", "ranks"], nargs="+", default=["codebook2", "prune5", "ranks"])
+    parser.add_argument("--compression", choices=COMPRESSIONS, nargs="+", default=["codebook2", "prune5", "ranks"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--preset", choices=["authors", "fast"], default="authors", help="fast: 154 epochs of batch 2048, for a ReLU net")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,7 +154,7 @@ def main() -> None:
     rows: list[common.Row] = []
     curves, used, start = {}, {}, time.perf_counter()
     for compression in args.compression:
-        settings = FAST if args.preset == "fast" else RANKS if compression == "ranks" else AUTHORS
+        settings = FAST if args.preset == "fast" else {"ranks": RANKS, "tensors": TENSORS}.get(compression, AUTHORS)
         if args.smoke:
             settings = dataclasses.replace(settings, steps=2, factor=1e4, epochs=1, first_epochs=1, retrain_epochs=1)
         comparison = common.Comparison(reference, data, settings, folder)
@@ -146,6 +162,9 @@ def main() -> None:
         rows += comparison.run(compression, tasks(compression, reference), tuple(args.methods), progress=sys.stderr.isatty())
         curves |= {name: [r._asdict() for r in records] for name, records in comparison.records.items()}
         used[compression] = dataclasses.asdict(settings)
+        if compression == "units":
+            for row in rows[-len(args.methods) :]:
+                narrow(row, reference, data)
     title = f"{args.net} on {'MNIST' if args.data else 'digits'}, seed {args.seed}"
     common.table(rows, title, reference_error, dense)
     common.draw(rows, title, reference_error, dense, folder / "error-against-bytes.png")
