@@ -4,6 +4,7 @@ A constraint names how much is left, a penalty what a kept weight costs. Over on
 out by itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -178,8 +179,12 @@ class L0Penalty(Penalty[Sparse]):
         check_number("L0Penalty: alpha", self.alpha)
 
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
+        return self.family(x, mu)(self.alpha)
+
+    def family(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Callable[[float], Sparse]:
         check_finite(x)
-        return _sparse(x, x.abs() > (2 * self.alpha / mu) ** 0.5)
+        magnitude = x.abs()
+        return lambda alpha: _sparse(x, magnitude > (2 * alpha / mu) ** 0.5)
 
     def usage(self, theta: Sparse) -> float:
         return int(theta.values.count_nonzero())
