@@ -10,7 +10,9 @@ The stride, padding and dilation of each dimension go to the layer whose kernel 
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from leco.algorithm import LC
 from leco.theta import ConvFactors, CPFactors, Factors, Theta, TrainFactors, TuckerFactors, leaves, mode_product, values
-from leco.views import Kernel, Matrix, Rows, View
+from leco.views import Kernel, Matrix, Reshape, Rows, View
 
 FACTORED = (Factors, ConvFactors, TuckerFactors, CPFactors, TrainFactors)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -29,6 +31,7 @@ def factorize(model: nn.Module, compressed: LC | Mapping[str, tuple[View, Theta]
 
     Factored are low-rank, Tucker, CP and tensor-train Thetas of the weight of an nn.Linear, Conv1d, Conv2d or Conv3d, in these views:
     `Matrix()`, `Matrix((0, 2))` and `Rows()` for low rank, `Kernel()`, and for a tensor train `Kernel((0, 2, 3, 1))`: (out, height, width, in).
+    A tensor train over a `Reshape` whose first sizes have the product `out` is a low-rank pair, of the rank of the bond behind them.
     Other layers keep their class, and have Delta(Theta) as their weight: so does one whose weight is tied, or whose ranks are 0.
 
     Args:
@@ -109,6 +112,12 @@ def _layers(name: str, module: Any, view: View, theta: Any) -> Iterator[nn.Modul
         for d, core in zip(reversed(dims), reversed(along), strict=True):
             yield _layer(module, _stretched(core.mT, d, dims), (d,))
         yield _layer(module, last.squeeze(0), bias=True)
+    elif isinstance(theta, TrainFactors) and isinstance(view, Reshape):
+        sizes, cores = view.sizes, [values(core) for core in theta.cores]
+        split = next((k for k in range(1, len(cores)) if math.prod(sizes[:k]) == len(module.weight)), None)
+        if split is not None:
+            u, v = (reduce(lambda a, b: torch.tensordot(a, b, 1), part) for part in (cores[:split], cores[split:]))
+            yield from _low_rank(module, u.flatten(0, -2), v.flatten(1), 1, dims)
 
 
 def _low_rank(module: Any, u: Tensor, v: Tensor, scheme: int, dims: tuple[int, ...]) -> Iterator[nn.Module]:

@@ -31,6 +31,7 @@ FORMS = {
     "tucker": (leco.Kernel(), leco.Tucker((4, 2, 1, 1)), 3),
     "one mode": (leco.Kernel(), leco.TuckerSelection(1.0, lambda shape, ranks: 99 * abs(ranks[0] - 3), modes=1), 2),
     "cp": (leco.Kernel(), leco.CP(2), 4),
+    "train, reshaped": (leco.Reshape((2, 4, 1)), leco.TensorTrain((2, 2)), 2),
     "train": (leco.Kernel((0, 2, 3, 1)), leco.TensorTrain((2, 2, 2)), 4),
 }
 
@@ -55,6 +56,8 @@ def test_convolution(form, options, kernel):
     view, compression, count = FORMS[form]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, kernel, dtype=torch.float64, **options))
+    if isinstance(view, leco.Reshape):
+        view = leco.Reshape((2, 4, 3 * kernel[0] * kernel[1]))
     lc = compressed(model, view, compression)
     assert not isinstance(lc.thetas["0.weight"], Dense)
     net = leco.factorize(model, lc)
@@ -85,6 +88,7 @@ def test_convolution_of_other_dimensions(form, dims):
         (leco.Kernel(), leco.Tucker2((3, 2)), 3),
         (leco.Kernel(), leco.CP(2), 2),
         (leco.Kernel(), leco.TensorTrain((2,)), 2),
+        (leco.Reshape((5, 2, 3)), leco.TensorTrain((2, 2)), 2),
     ],
     ids=str,
 )
