@@ -102,6 +102,17 @@ def test_a_retrained_codebook_in_any_order_is_a_warm_start():
         assert squared_error(VectorCodebook(5, sweeps=1), x, start) <= before
 
 
+def test_cold_starts_of_many_problems_are_as_of_each(monkeypatch):
+    x = torch.randn(7, 60, 2, dtype=torch.float64)
+    each = torch.stack([VectorCodebook(6).compress(own, 1.0).decompress() for own in x])
+    for least, work in ((2**20, 2**25), (2 * 60 * 64, 2**25), (1, 60 * 6 * 2 * 3)):
+        monkeypatch.setattr(vectors, "START_VECTORS", least)
+        monkeypatch.setattr(vectors, "START_WORK", work)
+        if work < 2**25:
+            each = torch.stack([VectorCodebook(6).compress(own, 1.0).decompress() for own in x])
+        assert torch.allclose(VectorCodebook(6).compress(x, 1.0).decompress(), each)
+
+
 @pytest.mark.parametrize("k", [1, 5, 300])
 def test_arrays_in_parts_are_as_in_one(k, monkeypatch):
     x = torch.randn(3, 700, 2, dtype=torch.float64)

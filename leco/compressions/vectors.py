@@ -19,7 +19,8 @@ SAMPLE = 64  # vectors a codeword that the cold start looks at
 LEAST_SAMPLE, MOST_SAMPLE = 2**12, 2**18  # vectors; but 4 a codeword in any case
 TRIALS = 8  # candidates for each codeword of k-means++
 STARTS = 64  # at most, of which the best goes on
-START_WORK = 2**25  # multiply-adds of one sweep over all starts
+START_WORK = 2**25  # multiply-adds of one sweep over all starts of a problem
+START_VECTORS = 2**20  # at a time, for the memory's sake
 START_SWEEPS = 20
 ROUNDS = 1024  # of k-means++; more codewords than that are drawn several at a time
 
@@ -138,28 +139,33 @@ def _take(x: Tensor, which: Tensor) -> Tensor:
 
 
 def _cold_start(x: Tensor, k: int) -> Tensor:
-    """The best of several k-means++ starts on a sample, after Lloyd's algorithm there: (B, k, d) float64."""
-    problems, n, d = x.shape
+    """The best of several k-means++ starts on a sample, after Lloyd's algorithm there: (B, k, d) float64. The same draws for all problems."""
+    _, n, d = x.shape
     m = min(n, max(LEAST_SAMPLE, min(SAMPLE * k, MOST_SAMPLE), 4 * k))
-    starts = max(1, min(STARTS, START_WORK // (problems * m * k * d)))
+    starts = max(1, min(STARTS, START_WORK // (m * k * d)))
     random = torch.Generator().manual_seed(0)
     if m < n:
         strata = torch.arange(m, dtype=torch.float64) + torch.rand(m, dtype=torch.float64, generator=random)
         x = x[:, (strata * (n / m)).long().clamp(max=n - 1).to(x.device)]
-    sample = x.repeat_interleave(starts, 0)
     rounds = min(k, ROUNDS)
     draws = torch.rand(starts, rounds, TRIALS if k == rounds else -(-k // rounds), dtype=torch.float64, generator=random)
     if k == rounds:
         draws[1::2] = draws[1::2, :, :1]  # greedy starts are better, but much alike
-    codebook = _plus_plus(sample, draws.to(x.device).repeat(problems, 1, 1), k)  # the same draws for all problems
-    _, codebook = _lloyd(sample, codebook, START_SWEEPS)
-    error = _sweep(sample, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
+    return torch.cat([_best_start(part, draws.to(x.device), k) for part in x.split(max(1, START_VECTORS // (starts * m)))])
+
+
+def _best_start(x: Tensor, draws: Tensor, k: int) -> Tensor:
+    """Of each problem, x (B, m, d), the best of the starts from `draws` (starts, rounds, candidates)."""
+    problems, starts = len(x), len(draws)
+    x = x.repeat_interleave(starts, 0)
+    _, codebook = _lloyd(x, _plus_plus(x, draws.repeat(problems, 1, 1), k), START_SWEEPS)
+    error = _sweep(x, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
     return codebook[error.argmin(-1) + starts * torch.arange(problems, device=x.device)]
 
 
 def _plus_plus(x: Tensor, draws: Tensor, k: int) -> Tensor:
-    """Greedy k-means++: candidates are vectors drawn by their squared distance to the codewords so far; of each round the one that leaves
-    the least error, or for k above `ROUNDS` all, become codewords. x (B, m, d), uniform `draws` (B, rounds, candidates)."""
+    """Greedy k-means++ on x (B, m, d): candidates are vectors drawn by their squared distance to the codewords so far, and the one of each
+    round that leaves the least error becomes a codeword; for k above `ROUNDS`, all do. Uniform `draws` (B, rounds, candidates)."""
     least = x.new_ones(x.shape[:2], dtype=torch.float64)
     codewords = []
     for draw in draws.unbind(1):
