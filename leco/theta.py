@@ -362,7 +362,26 @@ class Sum(NamedTuple):
         return ("terms",)
 
 
-THETAS: tuple[type, ...] = (Codes, Fixed, Scaled, ZeroCodes, VectorCodes, HashedValues, Affine, Sparse, GroupSparse, NMSparse, Dense, Factors, ConvFactors, TuckerFactors, CPFactors, TrainFactors, Term, Sum)
+THETAS: tuple[type, ...] = (
+    Codes,
+    Fixed,
+    Scaled,
+    ZeroCodes,
+    VectorCodes,
+    HashedValues,
+    Affine,
+    Sparse,
+    GroupSparse,
+    NMSparse,
+    Dense,
+    Factors,
+    ConvFactors,
+    TuckerFactors,
+    CPFactors,
+    TrainFactors,
+    Term,
+    Sum,
+)
 """The forms that a file may name."""
 
 
