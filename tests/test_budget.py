@@ -163,6 +163,7 @@ def test_any_scale_is_feasible(scale):
 
 def test_nothing_is_compressed_where_everything_fits():
     x = drawn()
+    x[1][0] = 1e-60
     assert all(torch.equal(a, b) for a, b in zip(Budget(MEMBERS, 1e9).compress(x, MU).decompress(), x, strict=True))
 
 
@@ -216,7 +217,8 @@ def test_a_warm_start_is_never_worse_and_never_above_the_limit():
         x = drawn()
         near = tuple(block + noise * torch.randn_like(block) for block in x)
         start = budget.compress(near, MU)
-        assert distortion(x, budget.compress(x, MU, start)) <= distortion(x, start) * (1 + 1e-9)
+        reached = distortion(x, budget.compress(x, MU, start))
+        assert reached <= min(distortion(x, start), distortion(x, budget.compress(x, MU))) * (1 + 1e-9)
         assert budget.usage(budget.compress(x, MU, wider.compress(near, MU))) <= 90
 
 
@@ -236,6 +238,16 @@ def test_ranks_that_the_dense_matrix_hides_are_found():
     for limit in range(26):
         theta = Budget((Part(Matrix(), RankSelection(0)),), limit).compress(x, MU)
         assert distortion(x, theta) == pytest.approx(float(s[limit // 10 :].square().sum()) if limit < 25 else 0, abs=1e-9)
+
+
+def test_what_is_left_over_goes_where_it_helps_most():
+    """One rank can be paid for, and two matrices want one."""
+    small = torch.diag(torch.tensor([1.04, 1.03, 1.02, 1.01, 1.0], dtype=torch.float64))
+    members = each_part(Matrix(), RankSelection(0), range(3))
+    for place in range(3):
+        x = tuple(3 * small if b == place else small for b in range(3))
+        theta = Budget(members, 10).compress(x, MU)
+        assert [term.theta.u.shape[1] for term in theta.terms] == [int(b == place) for b in range(3)]
 
 
 def test_ranks_of_a_kernel_that_the_dense_one_hides_are_found():
@@ -367,6 +379,9 @@ def test_choice_pays_the_price_that_a_set_form_has():
     theta = choice.compress(x, MU)
     kept = theta.terms[0].theta
     assert choice.price(theta) == pytest.approx(1e-3 * leco.bits(kept) + 0.25 * float(kept.values.square().sum()))
+    x = torch.tensor([3.0, 3, 3, 3, 3, 0.2, 0, 0], dtype=torch.float64)
+    theta = Choice(1e-9, [Part(Vector(), TopK(6, gamma=0.01)), Part(Vector(), TopK(5))]).compress(x, MU)
+    assert theta.terms[0].candidate == 1
 
 
 def test_choice_keeps_the_last_theta_where_that_is_better():
