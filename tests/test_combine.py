@@ -36,11 +36,19 @@ def vector(values) -> Tensor:
 # --- the exact joint C steps
 
 
-CORRECTIONS = [TopK(1), TopK(0.5), TopK(1, gamma=0.4), TopK(0), L0Penalty(0.2), L1Penalty(0.3), L1Ball(0.8)]
+CORRECTIONS = {  # with the price of a correction
+    TopK(1): lambda s: 0 * s,
+    TopK(0.5): lambda s: 0 * s,
+    TopK(1, gamma=0.4): lambda s: 0.2 * s.square(),
+    TopK(0): lambda s: 0 * s,
+    L0Penalty(0.2): lambda s: 0.2 * (s != 0),
+    L1Penalty(0.3): lambda s: 0.3 * s.abs(),
+    L1Ball(0.8): lambda s: 0 * s,
+}
 
 
 @quick
-@given(numbers, st.sampled_from(CORRECTIONS), st.booleans())
+@given(numbers, st.sampled_from(list(CORRECTIONS)), st.booleans())
 @pytest.mark.parametrize(
     ("quantizer", "values"),
     [
@@ -55,8 +63,9 @@ def test_fixed_codebook_and_corrections_are_the_best_of_all_codes(quantizer, val
     x = vector(x)
     terms = [(VECTOR, quantizer), (VECTOR, corrections)]
     additive = Additive(terms[::-1] if swapped else terms)
-    codes = torch.tensor(list(itertools.product(values, repeat=len(x))), dtype=torch.float64)
-    least = min(objective(corrections, x - q, corrections.compress(x - q, MU)) for q in codes)
+    left = x - torch.tensor(list(itertools.product(values, repeat=len(x))), dtype=torch.float64)
+    s = corrections.compress(left, MU).decompress()  # each row's best
+    least = float((MU / 2 * (left - s).square() + CORRECTIONS[corrections](s)).sum(-1).min())
     assert objective(additive, x, additive.compress(x, MU)) <= least * (1 + 1e-12) + 1e-12
 
 
@@ -122,6 +131,30 @@ def test_a_scale_for_each_row_is_left_to_descent():
     theta = Additive([(Rows(), Binary()), (VECTOR, TopK(4))]).compress(x, MU)
     assert theta.terms[0].theta.scale.shape == (3,)
     assert squared(x - theta.decompress()) < squared(x - Additive([(VECTOR, Binary()), (VECTOR, TopK(4))]).compress(x, MU).decompress())
+
+
+def test_corrections_of_more_blocks_than_the_signs_are_left_to_descent():
+    x = torch.randn(6, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    theta = Additive([Part(VECTOR, Binary(), (0,)), Part(VECTOR, TopK(3))]).compress(x, MU)
+    alone = Binary().compress(x[0], MU).decompress()
+    assert sum(squared(a - b) for a, b in zip(x, theta.decompress(), strict=True)) < squared(x[0] - alone) + squared(x[1])
+
+
+def test_corrections_with_an_l2_term_do_not_move_the_window():
+    """They cost so much that the mean of all |x_i| is the best scale."""
+    x = torch.randn(30, dtype=torch.float64).pow(3)
+    additive = Additive([(VECTOR, Binary()), (VECTOR, TopK(12, gamma=1e6))])
+    assert objective(additive, x, additive.compress(x, MU)) <= objective(Binary(), x, Binary().compress(x, MU))
+
+
+def test_two_sparse_terms_that_meet_are_left_to_descent():
+    """The l1 ball has less to do once the largest entries are corrected, and is then used for others."""
+    x = torch.randn(4, 10, dtype=torch.float64).pow(3)
+    additive = Additive([(VECTOR, Binary(scale=False)), (VECTOR, L1Ball(5.0)), (Rows(), TopK(2))])
+    signs = Binary(scale=False).compress(x, MU).decompress()
+    left = x - signs - L1Ball(5.0).compress((x - signs).flatten(), MU).decompress().view_as(x)
+    once = squared(left - TopK(2).compress(left, MU).decompress())
+    assert squared(x - additive.compress(x, MU).decompress()) < 0.99 * once
 
 
 # --- descent
@@ -318,6 +351,55 @@ def test_given_values_of_kept_weights_are_the_best_of_all(x, first, values):
     assert objective(compose, x, compose.compress(x, MU)) == pytest.approx(least, abs=1e-12)
 
 
+def test_a_kept_weight_is_worth_its_price_by_the_error_it_saves():
+    """2|x| - 1 is saved by a sign: 0.2 and 0, at a price of 0.05, mu/2 times 0.143."""
+    assert Compose(L0Penalty(0.05), Binary(scale=False)).compress(vector([0.6, 0.5]), MU).decompress().tolist() == [1, 0]
+
+
+def test_compose_goes_on_from_the_last_theta():
+    """Factors on a coarse grid that no rounding of the singular vectors gives."""
+    u, v = (Uniform(2).compress(torch.randn(n, dtype=torch.float64), MU) for n in (30, 36))
+    start = LowRank(3).compress(torch.randn(10, 12, dtype=torch.float64), MU)
+    planted = start._replace(u=Sum((leco.theta.Term(u, VECTOR, (0,)),), ((10, 3),), 1), v=Sum((leco.theta.Term(v, VECTOR, (0,)),), ((3, 12),), 1))
+    x, compose = planted.decompress(), Compose(LowRank(3), Uniform(2))
+    assert objective(compose, x, compose.compress(x, MU)) > 1e-3
+    assert objective(compose, x, compose.compress(x, MU, planted)) < 1e-12
+
+
+def test_a_price_of_the_fields_keeps_the_best_theta():
+    """The steps for the kept values do not see what `L1Penalty` asks for them."""
+    x = torch.randn(40, dtype=torch.float64)
+    shrunk = L1Penalty(0.5).compress(x, MU)
+    start = Sparse(shrunk.mask, Codebook(8).compress(shrunk.values, MU))
+    compose = Compose(L1Penalty(0.5), Codebook(8))
+    assert objective(compose, x, compose.compress(x, MU, start)) <= objective(compose, x, start)
+
+
+def test_prices_of_the_fields_enter_as_they_should():
+    """A stationary point of mu/2 ||x - u v||^2 + alpha (||u||_1 + ||v||_1): each gradient is alpha against the sign, or below it at 0."""
+    x, alpha = 4 * torch.randn(6, 7, dtype=torch.float64), 0.8
+    compose = Compose(LowRank(2), L1Penalty(alpha), Rows(), sweeps=3000)
+    theta = compose.compress(x, MU)
+    u, v = theta.u.decompress(), theta.v.decompress()
+    assert compose.price(theta) == pytest.approx(alpha * float(u.abs().sum() + v.abs().sum()))
+    for factor, gradient in ((u, MU * (u @ v - x) @ v.T), (v, MU * u.T @ (u @ v - x))):
+        assert ((gradient + alpha * factor.sign())[factor != 0].abs() < 0.05 * alpha).all()
+        assert (gradient[factor == 0].abs() < 1.05 * alpha).all()
+
+
+def test_fields_start_from_their_last_theta():
+    starts = []
+
+    @dataclass(frozen=True)
+    class Recorded(Codebook):
+        def compress(self, x, mu, theta=None):
+            starts.append(theta)
+            return super().compress(x, mu, theta)
+
+    Compose(LowRank(2), Recorded(4), sweeps=2).compress(torch.randn(8, 9, dtype=torch.float64), MU)
+    assert [start is None for start in starts] == [True] * 2 + [False] * 4
+
+
 def test_fewer_weights_are_kept_where_values_are_coarse():
     """Most weights are worth their price, but not one of the two values that suit the large ones."""
     x = torch.cat([torch.full((20,), 0.9, dtype=torch.float64), vector([8, 8, 9, 9])])
@@ -455,6 +537,7 @@ def test_forms_and_views_of_the_members_are_known():
     compression = Additive([(Upside(), LowRank(1)), (MATRIX, Compose(LowRank(2), OwnCodebook(2), Upside((0,))))])
     assert Own in compression.forms
     assert Upside in compression.views
+    assert Compose(LowRank(1), Uniform(4), Upside()).views == (Upside,)
     lc, other = (leco.LC(model, {"t": leco.Task("0.weight", leco.Kernel(), compression)}) for _ in range(2))
     lc.mu = 1.0
     other.load_state_dict(lc.state_dict())
