@@ -30,6 +30,9 @@ AUTHORS = common.Settings(
 FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
 RANKS = dataclasses.replace(AUTHORS, mu=1e-3)
 TENSORS = dataclasses.replace(AUTHORS, mu=1e-3, factor=1.5, steps=24, epochs=4, first_epochs=4, lr=0.02, decay=0.93, retrain_epochs=20)
+BYTES = common.Settings(
+    mu=2e-4, factor=1.1, steps=50, epochs=6, first_epochs=12, lr=0.1, decay=0.98, batch=512, retrain_epochs=30, retrain_lr=1e-3, bfloat16=True
+)
 
 COMPRESSIONS = ["codebook2", "binary", "prune5", "ranks", "units", "tensors"]
 METHODS = [*common.METHODS, "LC + retraining"]
@@ -79,6 +82,11 @@ def tasks(compression: str, model: nn.Module) -> dict[str, leco.Task]:
     if compression == "tensors":  # of LeNet5: the second convolution, 25,000 weights, by 1,500 and the first Linear, 400,000, by 6,342
         kernel = leco.Task("2.weight", leco.Kernel(), leco.Tucker2((8, 5)))
         return {"conv": kernel, "fc": leco.Task("5.weight", leco.Reshape((20, 25, 50, 16)), leco.TensorTrain((15, 6, 12)))}
+    if compression.endswith(" bytes"):  # for everything, biases too: what each layer gets comes out by itself
+        names = [*weights, *leco.match(model, "*.bias")]
+        layers = leco.each_part(leco.Matrix(), leco.EntropyMatrix(0, 8), range(len(weights)), unit=1 / 8)
+        biases = leco.Part(leco.Vector(), leco.EntropyCodebook(0, 8), tuple(range(len(weights), len(names))), unit=1 / 8)
+        return {"all": leco.Task(names, leco.Blocks(), leco.Budget((*layers, biases), float(compression.split()[0])))}
     raise ValueError(f"unknown compression {compression!r}")
 
 
@@ -120,7 +128,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="the folder of the four IDX files")
     parser.add_argument("--net", choices=list(NETS), default="lenet300")
     parser.add_argument("--init", choices=["torch", "xavier"], default="torch", help="of the reference: torch's default, or the authors'")
-    parser.add_argument("--compression", choices=COMPRESSIONS, nargs="+", default=["codebook2", "prune5", "ranks"])
+    parser.add_argument("--compression", choices=COMPRESSIONS, nargs="*", default=["codebook2", "prune5", "ranks"])
+    parser.add_argument("--bytes", type=int, nargs="+", default=[], help="also: entropy-coded codebooks within so many bytes, one run for each")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--preset", choices=["authors", "fast"], default="authors", help="fast: 154 epochs of batch 2048, for a ReLU net")
     parser.add_argument("--seed", type=int, default=0)
@@ -153,8 +162,10 @@ def main() -> None:
 
     rows: list[common.Row] = []
     curves, used, start = {}, {}, time.perf_counter()
-    for compression in args.compression:
+    for compression in [*args.compression, *(f"{number} bytes" for number in args.bytes)]:
         settings = FAST if args.preset == "fast" else {"ranks": RANKS, "tensors": TENSORS}.get(compression, AUTHORS)
+        if compression.endswith("bytes"):
+            settings = BYTES
         if args.smoke:
             settings = dataclasses.replace(settings, steps=2, factor=1e4, epochs=1, first_epochs=1, retrain_epochs=1)
         comparison = common.Comparison(reference, data, settings, folder)

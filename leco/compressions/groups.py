@@ -13,7 +13,7 @@ from leco.compressions.protocol import Compression, Penalty, check_count, check_
 from leco.compressions.pruning import TopK
 from leco.theta import GroupSparse, NMSparse, Sparse, patterns
 
-CHUNK = 2**17  # weights that N:M works on at a time: what it keeps of them fits in the cache
+CHUNK = 2**15  # weights that N:M works on at a time: they stay in the cache, and torch starts no threads for so few
 
 
 def _norms(x: Tensor) -> Tensor:
@@ -189,30 +189,28 @@ class NM(Compression[NMSparse | Sparse]):
         check_finite(x)
         blocks = x.reshape(-1, self.m)
         places, numbers = patterns(self.n, self.m, x.device)
-        pattern = torch.empty(len(blocks), dtype=numbers.dtype, device=x.device)
+        places_of_bits = places[numbers.int()]
+        bits = torch.empty(len(blocks), dtype=torch.uint8 if self.m <= 8 else torch.int32, device=x.device)
         values = x.new_empty(len(blocks), self.n)
         rows = CHUNK // self.m
         for start in range(0, len(blocks), rows):
-            chunk = slice(start, start + rows)
-            found = numbers.index_select(0, _bits(blocks[chunk], self.n).int())
-            pattern[chunk] = found
-            torch.gather(blocks[chunk], 1, places.index_select(0, found.int()), out=values[chunk])
+            chunk, chosen = blocks[start : start + rows], bits[start : start + rows]
+            _choose(chunk, self.n, chosen)
+            torch.gather(chunk, 1, places_of_bits.index_select(0, chosen.int()), out=values[start : start + rows])
+        pattern = numbers.index_select(0, bits.int())
         shape = (*x.shape[:-1], x.shape[-1] // self.m)
         return NMSparse(pattern.view(shape), values.view(*shape, self.n), self.m)
 
 
-def _bits(blocks: Tensor, n: int) -> Tensor:
-    """(rows,) integers: bit j is set where entry j is among the n largest magnitudes of its row of `blocks` (rows, m)."""
+def _choose(blocks: Tensor, n: int, bits: Tensor) -> None:
+    """Set bit j of `bits` (rows,) where entry j is among the n largest magnitudes of its row of `blocks` (rows, m), and no other."""
     rows, m = blocks.shape
-    planes = blocks.new_empty(m, rows)
-    for j in range(m):  # several times faster than a transposed copy
-        torch.abs(blocks[:, j], out=planes[j])
+    planes = torch.abs(blocks.T, out=blocks.new_empty(m, rows))
     rank = torch.arange(m, dtype=torch.uint8, device=blocks.device).unsqueeze(1).repeat(1, rows)
     for distance in range(1, m):  # an entry comes after all earlier ones, but for those that it exceeds
         exceeds = (planes[distance:] > planes[:-distance]).view(torch.uint8)
         rank[distance:] -= exceeds
         rank[:-distance] += exceeds
-    bits = torch.zeros(rows, dtype=torch.uint8 if m <= 8 else torch.int32, device=blocks.device)
-    for j, kept in enumerate(rank < n):
-        bits.add_(kept.view(torch.uint8), alpha=1 << j)
-    return bits
+    bits.zero_()
+    for j, kept in enumerate((rank < n).view(torch.uint8)):
+        bits.add_(kept, alpha=1 << j)
