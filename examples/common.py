@@ -48,6 +48,7 @@ class Settings:
     batch: int
     retrain_epochs: int
     retrain_lr: float
+    bfloat16: bool = False
 
 
 class Row(NamedTuple):
@@ -143,6 +144,10 @@ class Comparison:
             rows.append(Row(name, method, error, validation, loss, size, self.dense / size, gap, seconds, str(path)))
         return rows
 
+    def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            return train(model, optimizer, self.data.train, epochs, self.settings.batch)
+
     def _dc(self, name: str, lc: leco.LC, progress: bool) -> None:
         lc.mu = self.settings.mu
 
@@ -164,7 +169,7 @@ class Comparison:
         free.attach(optimizer)
         for epoch in range(s.retrain_epochs):
             optimizer.param_groups[0]["lr"] = s.retrain_lr * 0.05 ** (epoch / s.retrain_epochs)
-            train(lc.model, optimizer, self.data.train, 1, s.batch)
+            self._train(lc.model, optimizer, 1)
 
     def _lc(self, name: str, lc: leco.LC, progress: bool) -> leco.Snapshot | None:
         s = self.settings
@@ -174,7 +179,7 @@ class Comparison:
         def l_step(k: int) -> float:
             lr = s.lr * s.decay**k
             optimizer.param_groups[0]["lr"] = leco.stable_lr(lr, lc.mu, momentum=0.9, nesterov=True)
-            return train(lc.model, optimizer, self.data.train, s.first_epochs if k == 0 else s.epochs, s.batch)
+            return self._train(lc.model, optimizer, s.first_epochs if k == 0 else s.epochs)
 
         chosen = self.data.validation if self.data.validation[0] is not self.data.train[0] else self.data.test
         result = leco.run(
