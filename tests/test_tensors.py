@@ -161,6 +161,16 @@ class TestDescent:
                 assert error(x, again) <= error(x, good) * (1 + 1e-5)
             assert all(torch.equal(a, b) for a, b in zip(before, leaves(moved), strict=True))
 
+    def test_one_sweep_from_a_retrained_theta_is_better_than_it_and_than_one_from_cold(self, compression):
+        x = kernel(False, 6)
+        good = leaves(compression.compress(x, 1.0))
+        scales = [2.0 ** (len(good) - 1), *[0.5] * (len(good) - 1)]  # the same tensor, its factors no longer orthonormal
+        near = [scale * (leaf + 0.003 * leaf.std() * torch.randn_like(leaf)) for scale, leaf in zip(scales, good, strict=True)]
+        start = leco.theta.with_free_leaves(compression.compress(x, 1.0), near)
+        with mock.patch.object(tensors, "SWEEPS", 1), mock.patch.object(tucker_file, "SWEEPS", 1):
+            again, cold = compression.compress(x, 1.0, start), compression.compress(x, 1.0)
+        assert error(x, again) < min(error(x, start), error(x, cold))
+
     def test_a_good_theta_is_kept_with_no_sweeps(self, compression):
         x = kernel(False, 7)
         good = compression.compress(x, 1.0)
@@ -254,6 +264,19 @@ def test_ranks_of_the_last_theta_are_a_candidate(start):
         selection, last = leco.TuckerSelection(alpha), start.compress(x, 1.0)
         reached = [0.5 * error(x, theta) ** 2 + selection.price(theta) for theta in (selection.compress(x, 1.0, last), last)]
         assert reached[0] <= reached[1] * EQUAL
+        cold = selection.compress(x, 1.0)
+        assert reached[0] <= (0.5 * error(x, cold) ** 2 + selection.price(cold)) * EQUAL
+
+
+def test_the_last_theta_stays_where_rounding_makes_the_new_one_worse():
+    x = kernel(False, 14)
+    good, other = leco.CP(3).compress(x, 1.0), leco.CP(2).compress(x, 1.0)
+    worse = CPFactors(tuple(1.1 * a for a in good.factors))
+    kept = tensors.no_worse(x, worse, good)
+    assert torch.equal(kept.decompress(), good.decompress())
+    assert kept.factors[0].data_ptr() != good.factors[0].data_ptr()
+    assert tensors.no_worse(x, worse, other) is worse
+    assert tensors.no_worse(x, good, worse) is good
 
 
 # --- through the driver and the file
