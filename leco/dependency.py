@@ -85,9 +85,12 @@ def channel_sets(model: nn.Module, graph: Any, heads: Mapping[str, int]) -> list
     found, seen = list[ChannelSet](), set[Any]()
     for root in list(graph.module2node):
         if isinstance(root, (_ConvNd, nn.Linear)) and root not in seen:
-            copies = len(coupled_items(graph, root, [0])[0].idxs)  # 3 where queries, keys and values are one layer
-            channels = graph.get_out_channels(root) // copies
-            items = coupled_items(graph, root, list(range(channels)))
+            try:
+                copies = len(coupled_items(graph, root, [0])[0].idxs)  # 3 where queries, keys and values are one layer
+                channels = graph.get_out_channels(root) // copies
+                items = coupled_items(graph, root, list(range(channels)))
+            except IndexError:  # torch-pruning can't follow channels through a recurrent layer
+                continue
             made = [item for item in items if graph.is_out_channel_pruning_fn(item.dep.handler)]
             read = [item for item in items if not graph.is_out_channel_pruning_fn(item.dep.handler)]
             seen.update(item.dep.target.module for item in made)

@@ -262,10 +262,10 @@ def test_outputs_stay():
 def test_a_norm_over_concatenated_channels_is_not_offered_but_zeros_go():
     net = made(Concatenated)
     with torch.no_grad():
-        net.up.weight[:2].zero_()
-        net.up.bias[:2].zero_()
-        net.norm.weight[:2].zero_()
-        net.norm.bias[:2].zero_()
+        net.up.weight[1:].zero_()
+        net.up.bias[1:].zero_()
+        net.norm.weight[1:3].zero_()
+        net.norm.bias[1:3].zero_()
     small = leco.narrow(net, IMAGE)
     assert (small.up.out_channels, small.down.out_channels, small.norm.num_features) == (1, 5, 6)
 
@@ -286,6 +286,48 @@ def test_several_inputs_and_a_parameter_of_the_model_itself():
     small = leco.narrow(net, inputs)
     assert small.gain.shape == (3,)
     assert torch.allclose(small(*inputs), net(*inputs), atol=1e-10)
+
+
+def test_zeros_of_the_initialization_do_not_mislead():
+    net = nn.Sequential(nn.Linear(5, 6), nn.Sigmoid(), nn.Linear(6, 3)).double()
+    nn.init.zeros_(net[2].weight)  # the outputs do not depend on the hidden units, now
+    assert leco.coupled(net, TOKENS) == {}
+
+
+def test_slopes_are_not_part_of_a_channel():
+    net = made(lambda: nn.Sequential(nn.Linear(5, 6), nn.PReLU(6), nn.Linear(6, 4), nn.PReLU(), nn.Linear(4, 3)))
+    inputs = TOKENS[0]
+    sets = masked(net, inputs)
+    assert [s.params for s in sets.values()] == [("0.weight", "0.bias"), ("2.weight", "2.bias")]
+    small = leco.narrow(net, inputs)
+    assert (small[0].out_features, small[1].weight.shape, small[3].weight.shape) == (3, (3,), (1,))
+    assert torch.allclose(small(inputs), net(inputs), atol=1e-10)
+
+
+class Torchs(nn.Module):
+    """Layers of torch that have parameters of other names."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.embed, self.out = nn.Linear(5, 12), nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.inner = nn.LSTM(12, 12, batch_first=True) if kind == "lstm" else nn.MultiheadAttention(12, 3, batch_first=True)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.out(self.inner(x)[0] if isinstance(self.inner, nn.LSTM) else self.inner(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_layers_that_no_rule_covers_stay_as_they_are(kind):
+    net = made(Torchs, kind)
+    sets = masked(net, TOKENS)
+    assert list(sets) == ["out.0"]
+    with torch.no_grad():
+        for p in (net.embed.weight, net.embed.bias, *(p for p in net.inner.parameters(recurse=False))):
+            p[:1].zero_()
+    small = leco.narrow(net, TOKENS)
+    assert (small.embed.out_features, small.out[0].out_features) == (12, 4)
+    assert torch.allclose(small(TOKENS), net(TOKENS), atol=1e-10)
 
 
 def test_names_that_do_not_exist_are_said():
