@@ -15,6 +15,8 @@ from leco.compressions import (
     Codebook,
     Compose,
     ConvRankSelection,
+    EntropyCodebook,
+    EntropyMatrix,
     FixedCodebook,
     GroupL0Penalty,
     GroupL1Penalty,
@@ -37,7 +39,7 @@ from leco.compressions import (
     VectorCodebook,
 )
 from leco.compressions.parts import join
-from leco.theta import Affine, Codes, ConvFactors, CPFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes
+from leco.theta import Affine, Codes, ConvFactors, CPFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes, ZeroCodes
 from leco.views import Matrix, Vector
 
 
@@ -555,6 +557,41 @@ class RoundsFactorsOnce(Compose):
         return factors._replace(**{name: ForgetsItsGrid(self.then.bits).compress(getattr(factors, name), mu).decompress() for name in ("u", "v")})
 
 
+class ValuesBesideZero(EntropyCodebook):
+    """As many values as asked for, and 0."""
+
+    def compress(self, x, mu, theta=None):
+        return EntropyCodebook(self.alpha, self.k + 1).compress(x, mu)
+
+
+class CodesAfterwards(EntropyCodebook):
+    def compress(self, x, mu, theta=None):
+        return self.family(x, mu)(0.0)
+
+
+class PriceOfTheCodesAlone(EntropyCodebook):
+    def usage(self, theta):
+        return super().usage(theta) - 48 * theta.codebook.shape[-1]
+
+
+class OneTableForAllRows(EntropyCodebook):
+    def compress(self, x, mu, theta=None):
+        found = super().compress(x.reshape(-1), mu)
+        return ZeroCodes(found.indices.view(x.shape), found.codebook.expand(*x.shape[:-1], -1).clone())
+
+
+class PositionsOneByOne(EntropyMatrix):
+    """Each position at the entropy of all of them, as if rows and columns did not matter."""
+
+    def usage(self, theta):
+        return EntropyCodebook(self.alpha, self.k).usage(ZeroCodes(theta.indices.view(-1), theta.codebook))
+
+
+class PriceWithoutMu(EntropyMatrix):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x, 1e-3 * mu)
+
+
 FAULTS = (
     Fault("input_untouched", "top 7", ThresholdsInPlace(7)),
     Fault("input_untouched", "codebook 3", MovesTheWarmStart(3)),
@@ -573,6 +610,12 @@ FAULTS = (
     Fault("member", "l1 ball of 3.0", ThresholdTooLate(3.0)),
     Fault("member", "l1 ball of 3.0", ThresholdTooEarly(3.0)),
     Fault("member", "codebook 3", OneValueMore(3)),
+    Fault("member", "entropy 0.0, 4 values, with 0", ValuesBesideZero(0.0, 4)),
+    Fault("optimal", "entropy 0.03, 4 values, with 0", CodesAfterwards(0.03, 4)),
+    Fault("optimal", "entropy 0.03, 2 values, matrix", PriceWithoutMu(0.03, 2)),
+    Fault("price_is_the_cost", "entropy 0.03, 4 values, with 0", PriceOfTheCodesAlone(0.03, 4)),
+    Fault("price_is_the_cost", "entropy 0.001, 4 values, matrix", PositionsOneByOne(1e-3, 4)),
+    Fault("leading_dimensions_are_a_batch", "entropy 0.001, 2 values, with 0", OneTableForAllRows(1e-3, 2)),
     Fault("member", "3 groups", OneMoreGroup(3)),
     Fault("member", "2:4", KeepsTiesInBlocks(2, 4)),
     Fault("member", "hashed 6, seed 0", HashesByAnotherSeed(6)),

@@ -15,6 +15,7 @@ from leco.contexts import PlaceLengths, position_bits
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 48  # of a value in a file: itself, in float32, and its frequency
+BESIDE = 5  # k-means codebooks of fewer values are also a start with 0 beside them: for weights that are all far from 0
 CUTS = 256  # borders that the starting k-means codebooks are found among
 STEPS = 12  # of the uniform grids that the descent starts from
 MATRIX_SWEEPS = 4
@@ -32,9 +33,9 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
         cells      z_i = argmin_j mu/2 (x_i - c_j)^2 + alpha l_j        intervals, whose borders give way to frequent values
         values     c_j = mean of the x_i in cell j; 0 stays 0
 
-    It goes on from the last Theta, from k-means codebooks of several sizes up to k (whose value nearest to 0 becomes 0) and from uniform grids;
-    values that do not pay are dropped. So it is never worse than the last Theta, nor than such k-means followed by coding. On sorted data a
-    sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
+    It goes on from the last Theta, from k-means codebooks of several sizes up to k (whose value nearest to 0 becomes 0; 0 also joins few values)
+    and from uniform grids; values that do not pay are dropped. So it is never worse than the last Theta, nor than such k-means followed by
+    coding. On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
     Chou, Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained quantization).
 
     Args:
@@ -210,15 +211,13 @@ def _edges(state: _State, price: float) -> Tensor:
 
 
 def _sweep(data: Sorted, state: _State, price: float) -> tuple[_State, Tensor]:
-    """Cells, values and lengths once; ||x - theta||^2 - ||x||^2 + price bits of the result, (R, C); infinite where 0 is not used."""
+    """Cells, values and lengths once; ||x - theta||^2 - ||x||^2 + price bits of the result, (R, C)."""
     counts, sums = data.cells(_edges(state, price))
     counts = counts.double()
     means = torch.where(state.zero | (counts == 0), state.values, sums / counts.clamp(min=1))
     lengths = -torch.log2(counts / data.n)
     bits = _code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~state.zero).sum(-1)
     objective = (means * (means * counts - 2 * sums)).sum(-1) + price * bits
-    idle = ((counts == 0) & state.zero).any(-1)  # 0 must stay in use: a value beside it would take its place, and prune nothing
-    objective = torch.where(idle, torch.inf, objective)
     order = means.argsort(dim=-1, stable=True)  # a mean may have crossed the 0
     return _State(*(field.gather(-1, order) for field in (means, state.zero, lengths))), objective
 
@@ -228,7 +227,7 @@ def _descend(data: Sorted, state: _State, price: float, sweeps: int) -> tuple[_S
     state, least = _sweep(data, state, price)
     for _ in range(sweeps - 1):
         state, objective = _sweep(data, state, price)
-        if not bool(((objective < least - 1e-9 * least.abs()) & objective.isfinite()).any()):
+        if not bool((objective < least - 1e-9 * least.abs()).any()):
             break
         least = objective
     return state, least
@@ -271,9 +270,11 @@ def _starts(data: Sorted, k: int, with_zero: bool, theta: ZeroCodes | Codes | No
     for size in sorted({min(size, k, data.n) for size in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64, 128, 256)}):
         codebook = lloyd(data, optimal_codebook(data, size, data.candidates(max(4 * size, CUTS))))
         if with_zero:
+            if size < min(k, BESIDE):
+                books.append(torch.nn.functional.pad(torch.nn.functional.pad(codebook, (0, 1)), (0, k - size - 1), value=torch.nan))
             codebook = codebook.scatter(-1, codebook.abs().argmin(-1, keepdim=True), 0.0)
         books.append(torch.nn.functional.pad(codebook, (0, k - size), value=torch.nan))
-    largest = torch.maximum(values[:, :1].abs(), values[:, -1:].abs()).double()
+    largest = torch.where(-values[:, :1] > values[:, -1:], values[:, :1], values[:, -1:]).double()  # with its sign: the odd value is on its side
     grid = torch.arange(k, dtype=torch.float64, device=values.device) - (k - 1) // 2
     books += [2 * largest / k * step * grid for step in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64, device=values.device)]
     starts = torch.stack(books, dim=1)
