@@ -15,7 +15,7 @@ from leco.theta import Array, Sum, Theta
 from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
-SLACK = 1e-5  # of the limit: so little left over is not looked into
+SLACK = 1e-3  # of the limit: so little left over is not looked into
 TURNS = 60
 
 
@@ -138,7 +138,7 @@ class Budget(Compression[Sum]):
             top = at(ceiling) if k else base
             if top.total > self.limit:
                 continue
-            _, trial = _search(at, self.limit, alpha if k else 0.9 * alpha, ceiling if k else alpha, top, width=1e-5)
+            _, trial = _search(at, self.limit, alpha if k else 0.9 * alpha, ceiling if k else alpha, top)
             reached = part.distortion(trial.thetas[j], x)
             if reached < least:
                 best, least = trial, reached
@@ -189,7 +189,7 @@ def _spent(point: _Point, limit: float) -> bool:
     return limit - point.total <= SLACK * limit
 
 
-def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point, width: float = 1e-7) -> tuple[float, _Point]:
+def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point, width: float = 1e-3) -> tuple[float, _Point]:
     """The least alpha found whose total is at most the limit, and its point. `best`: the point at alpha = `ceiling`, which keeps the limit.
 
     log alpha is bracketed from `guess` on in growing steps, then halved, or in every other turn divided where the totals' straight line

@@ -31,6 +31,8 @@ def cells_of(x: Tensor, edges: Tensor) -> Tensor:
         indices = torch.searchsorted(edges, x.contiguous(), out_int32=True)
         return indices.to(torch.uint8) if edges.shape[-1] <= 255 else indices
     indices = torch.zeros(x.shape, dtype=torch.uint8, device=x.device)
+    if not x.numel():
+        return indices
     values, found = x.reshape(-1, x.shape[-1]), indices.view(-1, x.shape[-1])
     edges = edges.view(len(values), -1) if edges.numel() else edges.new_zeros(len(values), 0)
     if len(values) == 1:  # one codebook: any cut of the values will do
