@@ -103,7 +103,11 @@ def channel_sets(model: nn.Module, graph: Any, heads: Mapping[str, int]) -> list
                 if groups < 1 or channels % groups:
                     raise ValueError(f"heads: {groups} for {name!r} must be at least 1 and divide its width, {channels}")
                 found.append(ChannelSet(name, root, groups, channels // groups, layers, makers, readers))
-    return sorted(found, key=lambda s: order[s.made[0].param])
+    found.sort(key=lambda s: order[s.made[0].param])
+    unknown = [name for name in heads if not any(name in s.layers for s in found)]
+    if unknown:
+        raise ValueError(f"heads names {unknown}, which make no inner channels; layers that do are {[s.name for s in found]}")
+    return found
 
 
 def coupled_items(graph: Any, root: nn.Module, channels: list[int]) -> Any:

@@ -336,6 +336,8 @@ def test_names_that_do_not_exist_are_said():
         leco.coupled(net, TOKENS, {"q": 3})
     with pytest.raises(ValueError, match="5 for 'query' must be at least 1 and divide its width, 12"):
         leco.coupled(net, TOKENS, {"query": 5})
+    with pytest.raises(ValueError, match=r"heads names \['q'\]"):
+        leco.narrow(net, TOKENS, {"q": 3})
     with pytest.raises(ValueError, match=r"keep names \['fc'\]"):
         leco.narrow(net, TOKENS, keep=["fc"])
 

@@ -97,11 +97,11 @@ class GroupL0Penalty(_GroupPenalty):
     Exact: the objective is a sum over groups of min(mu/2 ||x_g||^2, alpha c_g). It is the knapsack problem "most of the energy within a
     budget" with a price in place of the budget: if the kept groups K have cost C(K), then no K' of cost at most C(K) keeps more energy, since
     mu/2 E(K') <= mu/2 E(K) + alpha (C(K') - C(K)) by optimality. As alpha falls from infinity, these are the budgets that it meets; between
-    two of them the knapsack may gain at most one group's energy. O(n). Shen et al., CVPR 2022 (structural pruning as a knapsack).
+    two of them the knapsack may gain at most one group's energy. O(n). Structural pruning as a knapsack: Shen et al., NeurIPS 2022.
 
     Args:
         alpha: price of a unit of cost.
-        costs: c_g: one number for all groups, or one for each: bytes, multiply-adds, measured seconds (`leco.Coupled.costs`).
+        costs: c_g: one number for all groups, or one for each: bytes, multiply-adds, measured seconds (`leco.coupled` counts the former).
 
     >>> import torch, leco
     >>> x = torch.tensor([[1.0, 1.0], [0.0, 2.0]])
@@ -123,7 +123,7 @@ class GroupL0Penalty(_GroupPenalty):
 class GroupL1Penalty(_GroupPenalty):
     """min mu/2 ||x - theta||^2 + alpha (sum of c_g ||theta_g||): block soft threshold, theta_g = x_g max(0, 1 - alpha c_g / (mu ||x_g||)).
 
-    Exact, O(n). The group lasso: Yuan and Lin, J. R. Stat. Soc. B 68 (2006), equation (3.2); its costs are roots of the groups' sizes.
+    Exact, O(n). The group lasso: Yuan and Lin, J. R. Stat. Soc. B 68 (2006), section 2, where the costs are roots of the groups' sizes.
 
     Args:
         alpha: price of a unit of cost.
