@@ -122,6 +122,8 @@ def _rows(x: Tensor, base: int) -> Coded | None:
 
 def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size) -> Tensor:
     m, n = reversed(shape) if coding["transposed"] else shape
+    if not 0 <= m * n <= LARGEST_MATRIX:
+        raise ValueError(f"{payload.numel()} bytes do not hold a matrix of {m} x {n} entries; by rows there are at most {LARGEST_MATRIX}")
     lengths = [length for length, _ in coding["parts"]]
     if len(lengths) != 3 or min(lengths) < 0 or sum(lengths) != payload.numel() or lengths[1] % 4:
         raise ValueError(f"{payload.numel()} bytes do not hold the three parts of a sparse matrix, of {lengths} bytes")
@@ -152,6 +154,9 @@ def _decode_entropy(payload: Tensor, base: int, count: int) -> Tensor:
     frequencies = np.frombuffer(data, "<u2", base).astype(np.int64) + 1
     if frequencies.sum() != 2**PRECISION:
         raise ValueError(f"the frequencies of a table sum to {frequencies.sum()}, not to {2**PRECISION}")
+    least = math.log2(2**PRECISION / frequencies.max())  # bits of a symbol; the coder takes memory for all of them at once
+    if not 0 <= count * least <= 8.08 * len(data) + 64:
+        raise ValueError(f"{len(data)} bytes do not hold {count} symbols of at least {least} bits")
     decoder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4", offset=2 * base).astype(np.uint32))
     symbols = decoder.decode(_model(frequencies), count)
     if not decoder.maybe_exhausted():
@@ -161,6 +166,13 @@ def _decode_entropy(payload: Tensor, base: int, count: int) -> Tensor:
 
 def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The tensor that `encode` was given. Raises ValueError where payload and description disagree."""
+    try:
+        return _decode(payload, coding, shape, dtype)
+    except (AssertionError, AttributeError, LookupError, OverflowError, RuntimeError, TypeError) as error:  # the first is the range coder's
+        raise ValueError(f"{payload.numel()} bytes do not hold a tensor of shape {tuple(shape)} coded as {coding}: {error}") from error
+
+
+def _decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if coding["name"] == "digits":
         return _unpack(payload, coding["base"], count).to(dtype).reshape(shape)
