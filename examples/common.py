@@ -25,6 +25,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
+SOFT, TEMPERATURE = 0.7, 3.0  # share and temperature of the teacher's probabilities (Hinton, Vinyals and Dean, arXiv 1503.02531)
+
 
 class Data(NamedTuple):
     """Inputs and classes to train on, to choose with (may be the training data), and to report."""
@@ -49,6 +51,8 @@ class Settings:
     retrain_epochs: int
     retrain_lr: float
     bfloat16: bool = False
+    soft: bool = False
+    """Whether the reference's outputs are targets too, in every method that trains."""
 
 
 class Row(NamedTuple):
@@ -66,15 +70,21 @@ class Row(NamedTuple):
     path: str
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor, Tensor], epochs: int, batch: int) -> float:
-    """Epochs over shuffled minibatches of tensors; the mean loss of the last one."""
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor, Tensor], epochs: int, batch: int, soft: Tensor | None = None
+) -> float:
+    """Epochs over shuffled minibatches of tensors; the mean loss of the last one. `soft`: a teacher's probabilities, at TEMPERATURE."""
     x, y = data
     model.train()
     total = torch.zeros(())
     for _ in range(epochs):
         total = torch.zeros(())
         for chosen in torch.randperm(len(x)).split(batch):
-            loss = F.cross_entropy(model(x[chosen]), y[chosen])
+            logits = model(x[chosen]).float()
+            loss = F.cross_entropy(logits, y[chosen])
+            if soft is not None:
+                apart = F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), soft[chosen], reduction="batchmean")
+                loss = (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * apart
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -89,6 +99,13 @@ def evaluate(model: nn.Module, data: tuple[Tensor, Tensor]) -> tuple[float, floa
     model.eval()
     logits = torch.cat([model(part) for part in x.split(5000)])
     return float(F.cross_entropy(logits, y)), 100 * float((logits.argmax(1) != y).double().mean())
+
+
+@torch.no_grad()
+def teacher(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's probabilities at TEMPERATURE."""
+    model.eval()
+    return torch.cat([F.softmax(model(part) / TEMPERATURE, 1) for part in x.split(5000)])
 
 
 def sgd(parameters: list[nn.Parameter], lr: float) -> torch.optim.SGD:
@@ -117,6 +134,7 @@ class Comparison:
         self.reference, self.data, self.settings, self.folder = reference, data, settings, folder
         self.dense = leco.dense_bytes(reference)
         self.records: dict[str, list[leco.Record]] = {}
+        self.soft = teacher(reference, data.train[0]) if settings.soft else None
 
     def run(self, name: str, tasks: dict[str, leco.Task], methods: Sequence[str] = METHODS, progress: bool = False) -> list[Row]:
         steps: dict[str, Callable[[str, leco.LC, bool], leco.Snapshot | None]] = {
@@ -146,7 +164,7 @@ class Comparison:
 
     def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
-            return train(model, optimizer, self.data.train, epochs, self.settings.batch)
+            return train(model, optimizer, self.data.train, epochs, self.settings.batch, self.soft)
 
     def _dc(self, name: str, lc: leco.LC, progress: bool) -> None:
         lc.mu = self.settings.mu
