@@ -193,7 +193,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     torch.manual_seed(args.seed)
-    reference = NETS[args.net]().to(memory_format=torch.channels_last)  # faster convolutions
+    reference = NETS[args.net]().to(memory_format=torch.channels_last)  # faster convolutions  # pyright: ignore[reportCallIssue]
     if args.init == "xavier":
         reference.apply(xavier)
     epochs, lr, decay, batch = REFERENCES[args.net]

@@ -44,13 +44,14 @@ from leco.compressions import (
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
 from leco.layers import factorize
+from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
 from leco.schedules import exponential, stable_lr
 from leco.task import Task, each
-from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector, match
+from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector
 
 __version__ = "0.1.0"
 

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from leco.batchnorm import batchnorm_statistics, recalibrate_
 from leco.coding import bits
+from leco.nested import theta_from_state, theta_state
 from leco.task import Task, resolve
-from leco.theta import THETAS, Theta, theta_from_state, theta_state
+from leco.theta import THETAS, Theta
 from leco.views import VIEWS, array_shape
 
 
@@ -346,7 +347,7 @@ class LC:
         return next(task for task, names in self.names.items() if param in names)
 
     def thetas_from_state(self, state: Mapping[str, Any]) -> dict[str, Theta]:
-        """Thetas from the dicts that `leco.theta.theta_state` made, of the library's forms or those that a compression lists as `forms`."""
+        """Thetas from the dicts that `leco.nested.theta_state` made, of the library's forms or those that a compression lists as `forms`."""
         thetas = {}
         for name, described in state.items():
             compression = self.tasks[name].compression

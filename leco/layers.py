@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC
-from leco.theta import ConvFactors, CPFactors, Factors, Theta, TrainFactors, TuckerFactors, leaves, mode_product, values
+from leco.nested import leaves
+from leco.theta import ConvFactors, CPFactors, Factors, Theta, TrainFactors, TuckerFactors, mode_product, values
 from leco.views import Kernel, Matrix, Reshape, Rows, View
 
 FACTORED = (Factors, ConvFactors, TuckerFactors, CPFactors, TrainFactors)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC, Record, before_step
-from leco.theta import Theta, free_leaves, with_free_leaves
+from leco.nested import free_leaves, with_free_leaves
+from leco.theta import Theta
 from leco.views import blocks
 
 

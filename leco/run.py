@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from leco.algorithm import LC, Record, Snapshot
-from leco.theta import theta_state
+from leco.nested import theta_state
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
 

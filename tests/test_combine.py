@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import leco
 from leco import Additive, Binary, Codebook, Compose, FixedCodebook, L0Penalty, L1Penalty, LowRank, Matrix, Part, Rows, Ternary, TopK, Uniform, Vector
 from leco.compressions import L1Ball, L2Ball, PowersOfTwo, RankSelection
-from leco.theta import Affine, Codes, Dense, Scaled, Sparse, Sum, free_leaves, with_free_leaves
+from leco.nested import free_leaves, with_free_leaves
+from leco.theta import Affine, Codes, Dense, Scaled, Sparse, Sum
 
 MU = 0.7
 VECTOR, MATRIX = Vector(), Matrix()

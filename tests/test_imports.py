@@ -9,21 +9,23 @@ ROOT = Path(leco.__file__).parent
 LAYERS = {  # a file may import those of its set only
     "leco.theta": {"leco.views"},
     "leco.views": set(),
+    "leco.match": set(),
+    "leco.nested": {"leco.theta", "leco.views"},
     "leco.costs": set(),
     "leco.schedules": set(),
     "leco.contexts": set(),
     "leco.coding": {"leco.contexts"},
     "leco.batchnorm": set(),
-    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.costs", "leco.coding", "leco.contexts"},
+    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.nested", "leco.costs", "leco.coding", "leco.contexts"},
     "leco.task": {"leco.compressions", "leco.views"},
-    "leco.algorithm": {"leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm"},
-    "leco.run": {"leco.algorithm", "leco.theta"},
-    "leco.retrain": {"leco.algorithm", "leco.theta", "leco.views"},
+    "leco.algorithm": {"leco.nested", "leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm"},
+    "leco.run": {"leco.algorithm", "leco.nested"},
+    "leco.retrain": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
     "leco.artifact": {"leco.algorithm", "leco.run", "leco.theta", "leco.views", "leco.coding"},
     "leco.dependency": {"leco.views"},
     "leco.narrow": {"leco.dependency", "leco.costs", "leco.views"},
     "leco.report": {"leco.algorithm"},
-    "leco.layers": {"leco.algorithm", "leco.theta", "leco.views"},
+    "leco.layers": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
 }
 
 

@@ -12,7 +12,8 @@ from tensorly.decomposition import parafac, partial_tucker, tensor_train, tucker
 import leco
 from leco.compressions import tensors
 from leco.compressions import tucker as tucker_file
-from leco.theta import CPFactors, Dense, TrainFactors, TuckerFactors, leaves
+from leco.nested import leaves
+from leco.theta import CPFactors, Dense, TrainFactors, TuckerFactors
 
 SHAPE = (12, 8, 3, 3)
 EQUAL = 1 + 1e-9

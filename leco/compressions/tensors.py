@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from leco.compressions.protocol import Compression, check_count, check_finite
-from leco.theta import CPFactors, Dense, Theta, TrainFactors, free_leaves, leaves, values, with_free_leaves
+from leco.nested import free_leaves, leaves, with_free_leaves
+from leco.theta import CPFactors, Dense, Theta, TrainFactors, values
 
 SWEEPS = 100
 FLAT = 1e-6  # a sweep that lowers the squared error by a smaller share is the last
