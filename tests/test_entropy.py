@@ -150,6 +150,20 @@ def test_a_start_that_is_better_than_its_own_is_kept():
     assert improved > 1
 
 
+@pytest.mark.parametrize("alpha", [1e-3, 1e-2, 0.1])
+def test_no_value_can_be_left_out(alpha):
+    for x in data(300).values():
+        compression = EntropyCodebook(alpha, 12)
+        theta = compression.compress(x, 1.0)
+        values = torch.cat([torch.zeros(1), theta.codebook])
+        counts = theta.indices.long().bincount(minlength=len(values))
+        cost = (x.unsqueeze(-1) - values).square() / 2 + alpha * (len(x) / counts).log2()
+        for gone in counts.nonzero().squeeze(1).tolist()[1:]:
+            codes = cost.index_fill(1, torch.tensor([gone]), torch.inf).argmin(-1)
+            without = 0.5 * float((x - values[codes]).square().sum()) + alpha * bits(codes, 0)
+            assert objective(compression, x, theta) <= without * (1 + 1e-9)
+
+
 def test_a_warm_start_of_another_kind_is_ignored():
     x = torch.randn(50)
     compression = EntropyCodebook(1e-3, 4)
@@ -229,6 +243,19 @@ def test_a_matrix_is_never_above_its_codebook_or_its_warm_start(make, shape):
         start = compression.compress(x + 0.2 * torch.randn_like(x), 1.0)
         start = start._replace(codebook=start.codebook + 0.1 * torch.randn_like(start.codebook))
         assert objective(compression, x, compression.compress(x, 1.0, start)) <= objective(compression, x, start) * (1 + 1e-9)
+
+
+def test_a_matrix_start_that_is_better_than_its_own_is_kept():
+    compression, better = EntropyMatrix(0.01, 4), 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        x = structured(60, 80)
+        for alpha in (0.006, 0.015):
+            start = EntropyMatrix(alpha, 4).compress(x, 1.0)
+            cold, own = objective(compression, x, compression.compress(x, 1.0)), objective(compression, x, start)
+            assert objective(compression, x, compression.compress(x, 1.0, start)) <= min(cold, own) * (1 + 1e-9)
+            better += own < cold * (1 - 1e-6)
+    assert better > 1
 
 
 def test_structure_takes_fewer_bits():
