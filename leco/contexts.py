@@ -67,7 +67,7 @@ class PlaceLengths:
 
     @staticmethod
     def _bits(p: Tensor) -> Tensor:
-        return (1 / p.clamp(1 / ONE, MOST / ONE) - 1).log2()
+        return (1 / p.clamp(1 / ONE, 0.5) - 1).log2()
 
     def at(self, places: Tensor) -> Tensor:
         """Of entries, by their places in row-major order."""

@@ -41,7 +41,8 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     Args:
         alpha: price of a bit.
         k: the most values.
-        zero: whether 0 is one of them. Without it the most frequent value may be a small one, and nothing is pruned.
+        zero: whether 0 is one of them; it is then in use wherever x lies on both sides of 0 (unless the last Theta leaves it idle). Without it
+            the most frequent value is some small one, and nothing is pruned.
 
     >>> import torch, leco
     >>> x = torch.tensor([0.1, -0.2, 0.0, 0.3, 5.0, 5.2, -0.1, 0.2])
@@ -64,7 +65,7 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
         check_finite(x)
         data = Sorted(x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1]))
         starts = _starts(data, self.k, self.zero, theta)
-        return lambda alpha: _theta(x, _best(data, starts, 2 * alpha / mu), 2 * alpha / mu, self.zero)
+        return lambda alpha: _theta(x, data, _best(data, starts, 2 * alpha / mu), 2 * alpha / mu, self.zero)
 
     def usage(self, theta: ZeroCodes | Codes) -> float:
         return float(entropy_bits(theta).sum())
@@ -194,6 +195,10 @@ class _State(NamedTuple):
         """One candidate (R, 1) of each problem."""
         return _State(*(field.take_along_dim(chosen.unsqueeze(-1), 1) for field in self))
 
+    def where(self, chosen: Tensor, other: "_State") -> "_State":
+        """Itself for the candidates (R, C) that are chosen, else another."""
+        return _State(*(torch.where(chosen.unsqueeze(-1), own, its) for own, its in zip(self, other, strict=True)))
+
 
 def _edges(state: _State, price: float) -> Tensor:
     """Upper borders (R, C, K-1) of the cells: value j wins where it is below all others, between its borders with those on either side."""
@@ -210,27 +215,33 @@ def _edges(state: _State, price: float) -> Tensor:
     return torch.where(used & (low < high), high, -torch.inf).cummax(-1).values[..., :-1]
 
 
-def _sweep(data: Sorted, state: _State, price: float) -> tuple[_State, Tensor]:
-    """Cells, values and lengths once; ||x - theta||^2 - ||x||^2 + price bits of the result, (R, C)."""
+def _sweep(data: Sorted, state: _State, price: float, strict: Tensor | None = None) -> tuple[_State, Tensor]:
+    """Cells, values and lengths once; ||x - theta||^2 - ||x||^2 + price bits of the result, (R, C).
+
+    Infinite where 0 is idle in a `strict` problem, (R, 1): a small value in its place would have a little less distortion, and prune nothing.
+    """
     counts, sums = data.cells(_edges(state, price))
     counts = counts.double()
     means = torch.where(state.zero | (counts == 0), state.values, sums / counts.clamp(min=1))
     lengths = -torch.log2(counts / data.n)
     bits = _code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~state.zero).sum(-1)
     objective = (means * (means * counts - 2 * sums)).sum(-1) + price * bits
+    if strict is not None:
+        objective = torch.where(strict & ((counts == 0) & state.zero).any(-1), torch.inf, objective)
     order = means.argsort(dim=-1, stable=True)  # a mean may have crossed the 0
     return _State(*(field.gather(-1, order) for field in (means, state.zero, lengths))), objective
 
 
-def _descend(data: Sorted, state: _State, price: float, sweeps: int) -> tuple[_State, Tensor]:
-    """Sweeps until no candidate's objective falls; the best state of each, and its objective."""
-    state, least = _sweep(data, state, price)
+def _descend(data: Sorted, state: _State, price: float, strict: Tensor, sweeps: int) -> tuple[_State, Tensor]:
+    """Sweeps until no candidate's objective falls: the state of each whose cells have the least, and that."""
+    best, (state, least) = state, _sweep(data, state, price, strict)
     for _ in range(sweeps - 1):
-        state, objective = _sweep(data, state, price)
-        if not bool((objective < least - 1e-9 * least.abs()).any()):
+        after, objective = _sweep(data, state, price, strict)
+        better = objective < least - 1e-9 * least.abs().nan_to_num(posinf=0.0)
+        if not bool(better.any()):
             break
-        least = objective
-    return state, least
+        best, state, least = state.where(better, best), after, torch.where(better, objective, least)
+    return best, least
 
 
 def _best(data: Sorted, starts: _State, price: float) -> _State:
@@ -240,18 +251,24 @@ def _best(data: Sorted, starts: _State, price: float) -> _State:
     for first in range(0, len(starts.values), rows):
         part = slice(first, first + rows)
         own, state = data.rows(part), _State(*(field[part] for field in starts))
-        state, objective = _descend(own, state, price, TRIAL_SWEEPS)
-        state, objective = _descend(own, state.take(objective.argmin(-1, keepdim=True)), price, MAX_SWEEPS)
+        strict = _strict(own, state)
+        state, objective = _descend(own, state, price, strict, TRIAL_SWEEPS)
+        state, objective = _descend(own, state.take(objective.argmin(-1, keepdim=True)), price, strict, MAX_SWEEPS)
         for _ in range(starts.values.shape[-1]):
-            fewer, reached = _descend(own, _without_each(state), price, TRIAL_SWEEPS)
+            fewer, reached = _descend(own, _without_each(state), price, strict, TRIAL_SWEEPS)
             best = reached.argmin(-1, keepdim=True)
             better = reached.gather(-1, best) < objective
             if not bool(better.any()):
                 break
-            state = _State(*(torch.where(better.unsqueeze(-1), new, old) for new, old in zip(fewer.take(best), state, strict=True)))
-            state, objective = _descend(own, state, price, MAX_SWEEPS)
+            state, objective = _descend(own, fewer.take(best).where(better, state), price, strict, MAX_SWEEPS)
         found.append(state)
     return _State(*(torch.cat(fields) for fields in zip(*found, strict=True)))
+
+
+def _strict(data: Sorted, starts: _State) -> Tensor:
+    """The problems (R, 1) with weights on both sides of 0, but for one whose last Theta, the last start, leaves 0 idle."""
+    both = (data.values[:, :1] < 0) & (data.values[:, -1:] > 0)
+    return both & (starts.zero & starts.lengths.isfinite())[:, -1].any(-1, keepdim=True)
 
 
 def _without_each(state: _State) -> _State:
@@ -306,15 +323,17 @@ def _ordered(values: Tensor, zero: Tensor, lengths: Tensor) -> _State:
     return _State(*(field.gather(-1, order) for field in (values, zero, lengths)))
 
 
-def _theta(x: Tensor, state: _State, price: float, with_zero: bool) -> ZeroCodes | Codes:
-    """The codes of x, values in increasing order; those that no problem of the batch uses are left out."""
-    needed = (state.lengths.isfinite() | state.zero).flatten(0, 1).any(0)
-    state = _State(*(field[..., needed] for field in state))
-    rows = x.reshape(-1, x.shape[-1])
-    place = cells_of(rows, _edges(state, price).squeeze(1).to(x.dtype))
+def _theta(x: Tensor, data: Sorted, state: _State, price: float, with_zero: bool) -> ZeroCodes | Codes:
+    """The codes of x and their means, values in increasing order; those that no problem of the batch uses are left out."""
+    edges = _edges(state, price)
+    counts, sums = data.cells(edges)
+    means = torch.where(state.zero | (counts == 0), state.values, sums / counts.clamp(min=1)).squeeze(1)
+    zero, rows = state.zero.squeeze(1), x.reshape(-1, x.shape[-1])
+    needed = ((counts.squeeze(1) > 0) | zero).any(0)
+    upper = torch.nn.functional.pad(edges.squeeze(1), (0, 1), value=torch.inf)[:, needed].cummax(-1).values[:, :-1]
+    place, means, zero = cells_of(rows, upper.to(x.dtype).contiguous()), means[:, needed], zero[:, needed]
     if not with_zero:
-        return Codes(place.view(x.shape), state.values.to(x.dtype).view(*x.shape[:-1], -1))
-    zero = state.zero.squeeze(1).long().argmax(-1, keepdim=True).to(place.dtype)
-    indices = (place + (place < zero)) * (place != zero)
-    codebook = state.values[~state.zero].view(len(rows), -1).to(x.dtype)
-    return ZeroCodes(indices.view(x.shape), codebook.view(*x.shape[:-1], -1))
+        return Codes(place.view(x.shape), means.to(x.dtype).view(*x.shape[:-1], -1))
+    first = zero.long().argmax(-1, keepdim=True).to(place.dtype)
+    indices = (place + (place < first)) * (place != first)
+    return ZeroCodes(indices.view(x.shape), means[~zero].to(x.dtype).view(*x.shape[:-1], -1))
