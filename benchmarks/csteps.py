@@ -7,6 +7,7 @@ the input, its result included.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import leco
+
+PRICE = 1e-4  # of a bit: 2.3 bits a weight
 
 
 def warm(compression: Any, x: torch.Tensor) -> Callable[[], Any]:
@@ -42,6 +45,8 @@ def main() -> None:
     fours = x[: args.weights // 4 * 4]
     matrix = torch.randn(args.side, args.side)
     kappa = args.weights // 20
+    side = math.isqrt(args.weights)
+    pruned = torch.where(torch.rand(side, side) < 0.05, x[: side * side].view(side, side), 0.0)
     place = args.weights - kappa + 1
 
     def sort() -> Any:
@@ -76,6 +81,9 @@ def main() -> None:
         ("Ternary()", cold(leco.Ternary()), "torch.sort", sort, 1.5, x),
         ("Codebook(16), cold", cold(leco.Codebook(16)), "torch.sort", sort, 3.0, x),
         ("Codebook(16), warm", warm(leco.Codebook(16), x), "torch.sort", sort, 1.0, x),
+        ("EntropyCodebook(16), cold", cold(leco.EntropyCodebook(PRICE)), "torch.sort", sort, None, x),
+        ("EntropyCodebook(16), warm", warm(leco.EntropyCodebook(PRICE), x), "torch.sort", sort, None, x),
+        ("EntropyMatrix(16), 5 % nonzero", cold(leco.EntropyMatrix(PRICE), pruned), "torch.sort", lambda: pruned.view(-1).sort(), None, pruned),
         ("PowersOfTwo(4, scale)", cold(leco.PowersOfTwo(4, scale=True)), "torch.sort", sort, None, x),
         ("Uniform(4)", cold(leco.Uniform(4)), "torch.sort", sort, None, x),
         ("Uniform(8, zero_point)", cold(leco.Uniform(8, zero_point=True)), "torch.sort", sort, None, x),
