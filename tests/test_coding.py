@@ -298,7 +298,7 @@ def test_place_lengths_are_the_log_odds_of_rows_times_columns():
     x = sparse(8, 6, 0.3, 0) != 0
     lengths = PlaceLengths(x)
     rows, columns = x.sum(1).double() + 0.5, x.sum(0).double() + 0.5
-    p = (rows.unsqueeze(1) * columns / rows.sum()).clamp(1 / 65536, 61440 / 65536)
+    p = (rows.unsqueeze(1) * columns / rows.sum()).clamp(1 / 65536, 0.5)
     found = lengths.at(torch.arange(48)).view(8, 6).double()
     assert torch.allclose(found, ((1 - p) / p).log2(), rtol=1e-5, atol=1e-5)
     assert lengths.least == pytest.approx(float(found.min()), abs=1e-5)

@@ -263,6 +263,8 @@ def test_structure_takes_fewer_bits():
     alpha = 0.02
     matrix, single = EntropyMatrix(alpha, 4).compress(x, 1.0), EntropyCodebook(alpha, 4).compress(x.flatten(), 1.0)
     assert leco.bits(matrix) < 0.8 * leco.bits(single)
+    fitted, coded = (objective(EntropyMatrix(alpha, 4), x, theta) for theta in (matrix, single._replace(indices=single.indices.view(200, 300))))
+    assert fitted < 0.995 * coded
     shuffled = x.flatten()[torch.randperm(x.numel())].view(200, 300)
     assert leco.bits(matrix) < 0.8 * leco.bits(EntropyMatrix(alpha, 4).compress(shuffled, 1.0))
 
