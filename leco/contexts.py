@@ -57,7 +57,7 @@ def _entropy_bits(counts: Tensor) -> Tensor:
 class PlaceLengths:
     """What a nonzero entry costs more than a zero, in bits, by place: the symmetric form of the model, for a matrix (m, n) of bools as it is.
 
-    log2((1 - p)/p) with p_ij = r_i c_j / N, of the row's, the column's and all nonzero entries, a row and a column with half an entry more; at most 1/2.
+    log2((1 - p)/p) with p_ij = r_i c_j / N, at most 1/2, of the row's, the column's and all nonzero entries, the first two with half an entry more.
     """
 
     def __init__(self, nonzero: Tensor):

@@ -151,7 +151,7 @@ def _sweep_matrix(x: Tensor, theta: ZeroCodes, price: float) -> ZeroCodes:
     lengths = -torch.log2(counts / counts.sum())[order]
     edges = _edges(_State(*(field.view(1, 1, -1) for field in (values, torch.zeros_like(values, dtype=torch.bool), lengths))), price)
     least = price * (float(lengths.min()) + places.least)  # a value gains at most x^2 less this
-    place = (x.abs() > max(least, 0.0) ** 0.5 * (1 - 1e-6)).view(-1).nonzero().squeeze(1) if least > 0 else torch.arange(x.numel(), device=x.device)
+    place = (x.reshape(-1).abs() > least**0.5 * (1 - 1e-6)).nonzero().squeeze(1) if least > 0 else torch.arange(x.numel(), device=x.device)
     own = x.reshape(-1)[place]
     nearest = cells_of(own, edges.view(-1).to(x.dtype))
     value, length = values.to(x.dtype)[nearest.long()], lengths.to(x.dtype)[nearest.long()]
