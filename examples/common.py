@@ -71,7 +71,13 @@ class Row(NamedTuple):
 
 
 def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor, Tensor], epochs: int, batch: int, soft: Tensor | None = None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[Tensor, Tensor],
+    epochs: int,
+    batch: int,
+    soft: Tensor | None = None,
+    bfloat16: bool = False,
 ) -> float:
     """Epochs over shuffled minibatches of tensors; the mean loss of the last one. `soft`: a teacher's probabilities, at TEMPERATURE."""
     x, y = data
@@ -80,10 +86,11 @@ def train(
     for _ in range(epochs):
         total = torch.zeros(())
         for chosen in torch.randperm(len(x)).split(batch):
-            logits = model(x[chosen]).float()
-            loss = F.cross_entropy(logits, y[chosen])
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):  # around each forward pass: it keeps the weights that it has cast
+                logits = model(x[chosen])
+            loss = F.cross_entropy(logits.float(), y[chosen])
             if soft is not None:
-                apart = F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), soft[chosen], reduction="batchmean")
+                apart = F.kl_div(F.log_softmax(logits.float() / TEMPERATURE, 1), soft[chosen], reduction="batchmean")
                 loss = (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * apart
             optimizer.zero_grad()
             loss.backward()
@@ -112,12 +119,12 @@ def sgd(parameters: list[nn.Parameter], lr: float) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True)
 
 
-def train_reference(model: nn.Module, data: Data, epochs: int, lr: float, decay: float, batch: int) -> None:
+def train_reference(model: nn.Module, data: Data, epochs: int, lr: float, decay: float, batch: int, bfloat16: bool = False) -> None:
     """Plain training, the learning rate decayed after each epoch."""
     optimizer = sgd(list(model.parameters()), lr)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = lr * decay**epoch
-        train(model, optimizer, data.train, 1, batch)
+        train(model, optimizer, data.train, 1, batch, bfloat16=bfloat16)
 
 
 METHODS = ("DC", "DC + retraining", "LC")
@@ -163,8 +170,7 @@ class Comparison:
         return rows
 
     def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
-            return train(model, optimizer, self.data.train, epochs, self.settings.batch, self.soft)
+        return train(model, optimizer, self.data.train, epochs, self.settings.batch, self.soft, self.settings.bfloat16)
 
     def _dc(self, name: str, lc: leco.LC, progress: bool) -> None:
         lc.mu = self.settings.mu

@@ -201,8 +201,7 @@ def main() -> None:
     if kept.exists():
         reference.load_state_dict(torch.load(kept, weights_only=True))
     else:
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.net == "lenet5"):  # three times as fast
-            common.train_reference(reference, data, 1 if args.smoke else epochs, lr, decay, batch)
+        common.train_reference(reference, data, 1 if args.smoke else epochs, lr, decay, batch, bfloat16=args.net == "lenet5")
         torch.save(reference.state_dict(), kept)
     reference_loss, reference_error = common.evaluate(reference, data.train)[0], common.evaluate(reference, data.test)[1]
     dense = leco.dense_bytes(reference)
