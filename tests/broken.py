@@ -447,7 +447,6 @@ class EntriesOneByOne(GroupL1Penalty):
 
 
 class KeepsTiesInBlocks(NM):
-
     def compress(self, x, mu, theta=None):
         blocks = x.unflatten(-1, (-1, self.m))
         mask = (blocks.abs() >= blocks.abs().sort(descending=True).values[..., self.n - 1 : self.n]).flatten(-2)

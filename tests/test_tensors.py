@@ -93,7 +93,7 @@ def test_decompressions_are_those_of_tensorly():
 def test_a_tensor_of_these_ranks_is_recovered(compression, theta, seed):
     torch.manual_seed(seed)
     drawn = [torch.randn(leaf.shape, dtype=torch.float64) for leaf in leaves(theta)]
-    x = leco.theta.with_free_leaves(theta, drawn).decompress()
+    x = leco.nested.with_free_leaves(theta, drawn).decompress()
     found = compression.compress(x, 1.0)
     assert [leaf.shape for leaf in leaves(found)] == [leaf.shape for leaf in drawn]
     tolerance = 1e-3 if isinstance(found, CPFactors) else 1e-12  # ALS converges linearly
@@ -154,7 +154,7 @@ class TestDescent:
         x = kernel(False, 6)
         for noise in (0.003, 0.1, 1.0):
             good = compression.compress(x, 1.0)
-            moved = leco.theta.with_free_leaves(good, [leaf + noise * leaf.std() * torch.randn_like(leaf) for leaf in leaves(good)])
+            moved = leco.nested.with_free_leaves(good, [leaf + noise * leaf.std() * torch.randn_like(leaf) for leaf in leaves(good)])
             before = [leaf.clone() for leaf in leaves(moved)]
             again = compression.compress(x, 1.0, moved)
             assert error(x, again) <= error(x, moved)
@@ -167,7 +167,7 @@ class TestDescent:
         good = leaves(compression.compress(x, 1.0))
         scales = [2.0 ** (len(good) - 1), *[0.5] * (len(good) - 1)]  # the same tensor, its factors no longer orthonormal
         near = [scale * (leaf + 0.003 * leaf.std() * torch.randn_like(leaf)) for scale, leaf in zip(scales, good, strict=True)]
-        start = leco.theta.with_free_leaves(compression.compress(x, 1.0), near)
+        start = leco.nested.with_free_leaves(compression.compress(x, 1.0), near)
         with mock.patch.object(tensors, "SWEEPS", 1), mock.patch.object(tucker_file, "SWEEPS", 1):
             again, cold = compression.compress(x, 1.0, start), compression.compress(x, 1.0)
         assert error(x, again) < min(error(x, start), error(x, cold))

@@ -58,7 +58,16 @@ def test_backward_undoes_forward_and_forward_undoes_backward(case):
 
 
 def test_every_view_is_tried():
-    assert {type(view) for view, _ in CASES.values()} == set(VIEWS)
+    assert {type(view) for view, _ in CASES.values()} | {leco.Blocks} == set(VIEWS)
+
+
+def test_blocks_are_the_tensors_themselves():
+    shapes = [torch.Size(shape) for shape in [(2, 3), (4,), (1, 1, 2)]]
+    tensors = numbered(shapes)
+    blocks = leco.Blocks().forward(tensors)
+    assert type(blocks) is tuple
+    assert leco.Blocks().shape(shapes) == tuple(shapes)
+    assert all(a is b for a, b in zip(leco.Blocks().backward(blocks, shapes), tensors, strict=True))
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.data())
