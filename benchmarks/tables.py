@@ -19,6 +19,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 NAMES = {"codebook2": "2 learned values per layer (1 bit)", "prune5": "5 % of the weights", "ranks": "learned ranks, alpha = 1e-6"}
 INITS = {"codebook2": "torch", "prune5": "torch", "ranks": "xavier"}  # of the reference's weights
 PUBLISHED = {"codebook2": 2.56, "prune5": 2.18, "ranks": 1.90}  # test error in %, of a reference at 2.13 %
+CURVES = (  # net, records, published figures: name, bytes, test error in %
+    ("LeNet300", "mnist-lenet300-relu-bytes-*.json", [("entropy-penalised reparameterisation", 8560, 1.9)]),
+    ("LeNet5", "mnist-lenet5-bytes-*.json", [("MIRACLE", 3030, 0.69), ("MIRACLE", 1520, 0.96)]),
+)
 METHODS = ("DC", "DC + retraining", "LC", "LC + retraining")
 
 
@@ -85,6 +89,45 @@ def mnist_figure(path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def rows_table(runs: list[dict[str, Any]]) -> str:
+    """A line for each compression, the test errors of its methods side by side."""
+    lines = ["| compression | " + " | ".join(METHODS) + " | file bytes (last method) | ratio |", "|---" * (len(METHODS) + 3) + "|"]
+    for run in runs:
+        for name in dict.fromkeys(row["compression"] for row in run["rows"]):
+            own = {row["method"]: row for row in run["rows"] if row["compression"] == name}
+            errors = " | ".join(f"{own[method]['error']:.2f}" if method in own else "" for method in METHODS)
+            last = own[[method for method in METHODS if method in own][-1]]
+            lines.append(f"| {name} | {errors} | {last['bytes']:,} | {last['ratio']:.1f} |")
+    return "\n".join(lines)
+
+
+def references(runs: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{run['reference']['test_error']:.2f} % in {run['reference']['bytes']:,} bytes" for run in runs[:1])
+
+
+def commands(runs: list[dict[str, Any]]) -> str:
+    return "\n".join(f"    {re.sub(r'--data [^ ]+', '--data FOLDER', run['command'])}" for run in runs)
+
+
+def bytes_figure(path: Path) -> None:
+    """Error against the length of the file, for budgets of bytes, by LC and by retraining direct compression."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for number, (title, pattern, published) in enumerate(CURVES):
+        runs = load(pattern)
+        for method, style in (("DC + retraining", "s--"), ("LC", "o-"), ("LC + retraining", "D:")):
+            rows = sorted((row["bytes"], row["error"]) for run in runs for row in run["rows"] if row["method"] == method)
+            axes.plot(*zip(*rows, strict=True), style, color=f"C{number}", label=f"{title}, {method}")
+        axes.axhline(runs[0]["reference"]["test_error"], color=f"C{number}", lw=0.7, ls=":")
+        for name, size, error in published:
+            axes.plot(size, error, "*", color=f"C{number}", ms=11)
+            axes.annotate(name, (size, error), textcoords="offset points", xytext=(6, -9), fontsize=7)
+    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title="Entropy-coded nets within a budget, MNIST")
+    axes.set_yticks([0.7, 1, 2, 3, 5, 10, 20], ["0.7", "1", "2", "3", "5", "10", "20"])
+    axes.minorticks_off()
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=130)
+
+
 def demo_table(run: dict[str, Any]) -> str:
     lines = ["| compression | method | test error % | file bytes | ratio |", "|---|---|---|---|---|"]
     lines.append(f"| none | reference | {run['reference']['test_error']:.2f} | {run['reference']['bytes']:,} | 1 |")
@@ -116,8 +159,8 @@ def how(run: dict[str, Any]) -> str:
 
 def page() -> str:
     (demo,), (csteps,), (lstep,) = load("demo.json"), load("csteps.json"), load("lstep.json")
-    runs = [run for name in NAMES for run in mnist(name)]
-    commands = "\n".join(f"    {re.sub(r'--data [^ ]+', '--data FOLDER', run['command'])}" for run in runs)
+    runs, short = [run for name in NAMES for run in mnist(name)], load("mnist-lenet300-relu-short-*.json")
+    minutes = sum(run["seconds"] for run in short) / 60
     seconds = statistics.median(record["l_seconds"] for run in runs for curve in run["curves"].values() for record in curve[2:])
     return f"""# Measured results
 
@@ -144,7 +187,34 @@ keep half of the bytes; at 1 bit and at 5 % it does not.
 An L step of 20 epochs took {seconds:.0f} s (median) on one core of a machine that ran several at once, so a run about
 {seconds * 41 / 60:.0f} minutes:
 
-{commands}
+{commands(runs)}
+
+## Every kind of compression, LeNet300 with ReLU on MNIST
+
+One seed, 30 steps of 4 epochs (`--preset short`), {minutes:.0f} minutes in all on one busy core: what each kind does on a real net, not the
+least error that it can reach. The reference has {references(short)}.
+
+{rows_table(short)}
+
+{commands(short)}
+
+## Bytes against error: entropy-coded nets within a budget, MNIST
+
+`EntropyMatrix` for each layer and `EntropyCodebook` for the biases, all in one `Budget` (`--bytes`): bits, sparsity and values of every layer
+compete for the same bytes. The bytes are the file's, header, description and biases included. Every method that trains has the
+reference's outputs as soft targets. References: LeNet300 (ReLU) {references(load(CURVES[0][1]))}, LeNet5 {references(load(CURVES[1][1]))}.
+
+LeNet300:
+
+{rows_table(load(CURVES[0][1]))}
+
+LeNet5:
+
+{rows_table(load(CURVES[1][1]))}
+
+![bytes against error](figures/bytes.png)
+
+{commands([*load(CURVES[0][1]), *load(CURVES[1][1])])}
 
 ## The digits of `make demo`
 
@@ -171,6 +241,7 @@ ResNet-20 at batch 128, float32: whole training steps, with and without the atta
 
 def main() -> None:
     mnist_figure(ROOT / "docs" / "figures" / "mnist.png")
+    bytes_figure(ROOT / "docs" / "figures" / "bytes.png")
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     readme = ROOT / "README.md"
     text = re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: m[1] + mnist_table() + "\n" + m[2], readme.read_text(), flags=re.DOTALL)
