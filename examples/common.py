@@ -115,13 +115,15 @@ def teacher(model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([F.softmax(model(part) / TEMPERATURE, 1) for part in x.split(5000)])
 
 
-def sgd(parameters: list[nn.Parameter], lr: float) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True)
+def sgd(parameters: list[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
 
 
-def train_reference(model: nn.Module, data: Data, epochs: int, lr: float, decay: float, batch: int, bfloat16: bool = False) -> None:
+def train_reference(
+    model: nn.Module, data: Data, epochs: int, lr: float, decay: float, batch: int, weight_decay: float = 0.0, bfloat16: bool = False
+) -> None:
     """Plain training, the learning rate decayed after each epoch."""
-    optimizer = sgd(list(model.parameters()), lr)
+    optimizer = sgd(list(model.parameters()), lr, weight_decay)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = lr * decay**epoch
         train(model, optimizer, data.train, 1, batch, bfloat16=bfloat16)

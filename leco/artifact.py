@@ -174,8 +174,8 @@ class _Reader:
             return self._tensors[node]
         if isinstance(node, list):
             return tuple(self.field(member) for member in node)
-        if not isinstance(node, dict):
-            return int(node)
+        if isinstance(node, (int, float)):
+            return node
         ((kind, value),) = node.items()
         if kind == "t":
             return self._tensor(*value)

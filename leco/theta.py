@@ -320,7 +320,7 @@ class TrainFactors(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A Theta seen through `view`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists.
+    """A Theta seen through `view`, over `weight`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists.
 
     `candidate` says which one of a `leco.Choice` it is.
     """
@@ -329,6 +329,7 @@ class Term(NamedTuple):
     view: View
     at: tuple[int, ...]
     candidate: int = 0
+    weight: float = 1.0
 
     def decompress(self) -> Any:
         return self.theta.decompress()
@@ -349,6 +350,7 @@ class Sum(NamedTuple):
         for term in self.terms:
             parts = term.view.backward(term.decompress(), [torch.Size(self.shapes[b]) for b in term.at])
             for b, part in zip(term.at, parts, strict=True):
+                part = part if term.weight == 1 else part / term.weight
                 found[b] = found[b] + part if b in found else part
         like = next(iter(found.values()))
         return tuple(found[b] if b in found else like.new_zeros(shape) for b, shape in enumerate(self.shapes))

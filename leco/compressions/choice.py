@@ -75,6 +75,8 @@ class Choice(Penalty[Sum]):
         if not self.candidates:
             raise ValueError("Choice: candidates is empty; give at least one leco.Part")
         for k, part in enumerate(self.parts):
+            if part.weight != 1:
+                raise ValueError(f"Choice: candidates[{k}] has weight = {part.weight}, which must be 1: the candidates share one distortion")
             if part.at is not None:
                 raise ValueError(f"Choice: candidates[{k}] has at = {part.at}, which must be None: each candidate is tried on every block")
 

@@ -73,6 +73,9 @@ class Additive(Compression[Sum]):
         object.__setattr__(self, "terms", tuple(term if isinstance(term, Part) else Part(*term) for term in self.terms))
         if len(self.terms) < 2:
             raise ValueError(f"Additive: terms = {self.terms} must be at least two; a single one is a compression by itself")
+        for t, part in enumerate(self.parts):
+            if part.weight != 1:
+                raise ValueError(f"Additive: term {t} has weight = {part.weight}, which must be 1: the terms share one distortion")
         self._check_rivals([part.at for part in self.parts], lambda one, other: one == other)
 
     @property

@@ -19,6 +19,8 @@ class Part:
 
     Args:
         unit: the cost of one unit of a penalty form's C(Theta), where it competes with others (`leco.Budget`): 4 bytes a parameter, say.
+        weight: the distortion of these blocks counts weight^2 times, where they compete with others: the compression sees weight x, and Delta
+            is divided by it. Layers whose weights are small by nature (many inputs) are pruned away entirely otherwise.
 
     >>> import torch, leco
     >>> x = (torch.randn(4, 3), torch.randn(2, 3))
@@ -30,13 +32,15 @@ class Part:
     compression: Compression[Any]
     at: tuple[int, ...] | None = None
     unit: float = 1.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value, method in (("view", self.view, "forward"), ("compression", self.compression, "compress")):
             if isinstance(value, type) or not hasattr(value, method):
                 raise TypeError(f"Part: {name} = {value!r} is not an instance of a {name}; the order is Part(view, compression)")
-        if not 0 < self.unit < math.inf:
-            raise ValueError(f"Part: unit = {self.unit} must be positive and finite")
+        for name, number in (("unit", self.unit), ("weight", self.weight)):
+            if not 0 < number < math.inf:
+                raise ValueError(f"Part: {name} = {number} must be positive and finite")
 
     def places(self, count: int) -> tuple[int, ...]:
         """The blocks that the part takes of `count`."""
@@ -51,16 +55,18 @@ class Part:
 
     def array(self, x: Sequence[Tensor]) -> Any:
         """What the compression sees of the blocks x."""
-        return self.view.forward([x[b] for b in self.places(len(x))])
+        return self.view.forward([x[b] if self.weight == 1 else x[b] * self.weight for b in self.places(len(x))])
 
     def delta(self, theta: Theta, shapes: Sequence[torch.Size]) -> dict[int, Tensor]:
         """Delta(Theta) by block."""
         places = self.places(len(shapes))
-        return dict(zip(places, self.view.backward(theta.decompress(), [shapes[b] for b in places]), strict=True))
+        parts = self.view.backward(theta.decompress(), [shapes[b] for b in places])
+        return {b: part if self.weight == 1 else part / self.weight for b, part in zip(places, parts, strict=True)}
 
     def distortion(self, theta: Theta, x: Sequence[Tensor]) -> float:
-        """||x - Delta(Theta)||^2 over the blocks that the part takes."""
-        return sum(float(torch.linalg.vector_norm(x[b] - delta)) ** 2 for b, delta in self.delta(theta, [block.shape for block in x]).items())
+        """weight^2 ||x - Delta(Theta)||^2 over the blocks that the part takes."""
+        deltas = self.delta(theta, [block.shape for block in x]).items()
+        return self.weight**2 * sum(float(torch.linalg.vector_norm(x[b] - delta)) ** 2 for b, delta in deltas)
 
     def cost(self, theta: Theta) -> float:
         """unit C(Theta) of a penalty form."""
@@ -68,12 +74,14 @@ class Part:
         return self.unit * compression.usage(theta)
 
     def term(self, theta: Theta, count: int) -> Term:
-        return Term(theta, self.view, self.places(count))
+        return Term(theta, self.view, self.places(count), weight=self.weight)
 
 
-def each_part(view: View, compression: Compression[Any], blocks: Iterable[int], unit: float = 1.0) -> tuple[Part, ...]:
-    """A part for each of the blocks: ranks, codebooks or sparsities of their own."""
-    return tuple(Part(view, compression, (block,), unit) for block in blocks)
+def each_part(view: View, compression: Compression[Any], blocks: Iterable[int], unit: float = 1.0, weights: Iterable[float] = ()) -> tuple[Part, ...]:
+    """A part for each of the blocks: ranks, codebooks or sparsities of their own. `weights`: of each, all 1 by default."""
+    places = tuple(blocks)
+    each = tuple(weights) or (1.0,) * len(places)
+    return tuple(Part(view, compression, (block,), unit, weight) for block, weight in zip(places, each, strict=True))
 
 
 def own_forms(parts: Iterable[Part]) -> tuple[type, ...]:
