@@ -464,3 +464,65 @@ def test_lc_names_the_least_limit_at_construction():
     seconds = Part(Matrix(), RankSelection(0, leco.Table([0.5, 1, 2, 3, 4, 5])), (0,))
     with pytest.raises(ValueError, match=r"task 'all', parameters 4.weight: Blocks: Budget: limit = 0.1 must be at least 0.5"):
         leco.LC(net(), {"all": leco.Task("4.weight", Blocks(), Budget((seconds,), 0.1))})
+
+
+# --- weights of the distortion
+
+
+def test_weights_are_a_budget_over_scaled_blocks():
+    weights = (0.3, 2.0, 1.0)
+    weighted = Budget([Part(p.view, p.compression, p.at, p.unit, w) for p, w in zip(MEMBERS, weights, strict=True)], 100)
+    for _ in range(5):
+        x = drawn()
+        theta = weighted.compress(x, MU)
+        scaled = Budget(MEMBERS, 100).compress(tuple(block * w for block, w in zip(x, weights, strict=True)), MU)
+        assert weighted.usage(theta) == Budget(MEMBERS, 100).usage(scaled) <= 100
+        for one, other, w in zip(theta.decompress(), scaled.decompress(), weights, strict=True):
+            torch.testing.assert_close(one, other / w, rtol=1e-12, atol=1e-12)
+
+
+def test_a_larger_weight_keeps_more():
+    x = tuple(torch.randn(40, dtype=torch.float64) for _ in range(2))
+    kept = []
+    for weight in (0.5, 1.0, 2.0):
+        members = each_part(Vector(), L0Penalty(0), range(2), KEPT_UNIT, (weight, 1.0))
+        kept.append(int(Budget(members, 100).compress(x, MU).decompress()[0].count_nonzero()))
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_weights_go_through_retraining_and_the_file(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).double()
+    members = each_part(Matrix(), RankSelection(0), range(2), RANK_UNIT, (0.25, 4.0))
+    task = leco.Task(["0.weight", "1.weight"], Blocks(), Budget(members, 150))
+    lc = leco.LC(net, {"all": task})
+    lc.mu = 1.0
+    free = leco.Retraining(lc)
+    optimizer = torch.optim.SGD(free.parameters(), lr=0.0)
+    free.attach(optimizer)
+    x = torch.randn(7, 6, dtype=torch.float64)
+    net(x).square().sum().backward()
+    variables = [v.detach().clone().requires_grad_() for v in free.parameters()[: len(leco.nested.free_leaves(lc.thetas["all"]))]]
+    first, second = leco.nested.with_free_leaves(lc.thetas["all"], variables).decompress()
+    by_hand = torch.nn.functional.linear(torch.nn.functional.linear(x, first, net[0].bias.detach()), second, net[1].bias.detach()).square().sum()
+    wanted = torch.autograd.grad(by_hand, variables)
+    for variable, gradient in zip(free.parameters(), wanted, strict=False):
+        torch.testing.assert_close(variable.grad, gradient, rtol=1e-10, atol=1e-10)
+    free.detach()
+    leco.save(tmp_path / "m", lc)
+    other = leco.load(tmp_path / "m", nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).double())
+    assert all(torch.equal(other.get_parameter(name), delta) for name, delta in lc.delta.items())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Part(Vector(), TopK(1), weight=0.0), ("Part: weight = 0.0", "positive")),
+        (lambda: Part(Vector(), TopK(1), weight=math.inf), ("Part: weight = inf", "finite")),
+        (lambda: Choice(1.0, (Part(Vector(), TopK(1), weight=2.0),)), ("Choice: candidates[0]", "weight = 2.0")),
+        (lambda: leco.Additive([Part(Vector(), Binary(), weight=2.0), (Vector(), TopK(1))]), ("Additive: term 0", "weight = 2.0")),
+    ],
+)
+def test_a_weight_that_has_no_meaning_is_named(make, words):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert all(word in str(caught.value) for word in words)
