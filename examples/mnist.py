@@ -32,9 +32,11 @@ AUTHORS = common.Settings(
 FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
 RANKS = dataclasses.replace(AUTHORS, mu=1e-3)
 BYTES = dataclasses.replace(AUTHORS, mu=4e-4, factor=1.1, steps=42, epochs=5, first_epochs=10, batch=512, retrain_epochs=20, bfloat16=True, soft=True)
-BYTES5 = dataclasses.replace(BYTES, mu=1e-3, factor=1.17, steps=32, epochs=2, first_epochs=4, batch=256, lr=0.02, retrain_epochs=5)
+BYTES5 = dataclasses.replace(BYTES, mu=5e-4, factor=1.15, steps=40, epochs=3, first_epochs=6, lr=0.03, decay=0.975, retrain_epochs=6)
 SHORT = dataclasses.replace(BYTES, mu=3e-4, factor=1.25, steps=30, epochs=4, first_epochs=8, decay=0.97, retrain_epochs=20, soft=False)
-TENSORS = dataclasses.replace(BYTES5, factor=1.5, steps=24, epochs=1, first_epochs=2, decay=0.93, soft=False)
+TENSORS = dataclasses.replace(
+    BYTES5, mu=1e-3, batch=256, lr=0.02, retrain_epochs=5, factor=1.5, steps=24, epochs=1, first_epochs=2, decay=0.93, soft=False
+)
 
 Names = tuple[str, ...]
 Make = Callable[[nn.Module, Names], dict[str, leco.Task]]
