@@ -28,7 +28,8 @@ format: $(READY)
 examples: $(READY)  ## every example, made short
 	$(BIN)/python examples/demo.py --smoke --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet300 --out $$(mktemp -d)
-	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression binary --out $$(mktemp -d)
+	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression tensors --out $$(mktemp -d)
+	$(BIN)/python examples/mnist.py --smoke --net lenet300-relu --compression units "5 %, 4 values" --bytes 9000 --methods DC LC --out $$(mktemp -d)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/csteps.py
