@@ -74,6 +74,9 @@ def main() -> None:
     parts = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4), leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
     budget = leco.Budget(parts, limit=2 * matrix.numel() + 0.2 * x.numel())  # half of the matrix's bytes, 4 % of the weights
 
+    choice = leco.Choice(
+        1e-6, [(leco.Vector(), leco.Binary()), (leco.Vector(), leco.Codebook(4)), leco.Part(leco.Vector(), leco.L0Penalty(0), unit=40)]
+    )
     cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
         ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
         ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of abs(x)", lambda: x.abs().kthvalue(place), 1.2, x),
@@ -94,6 +97,11 @@ def main() -> None:
         ("Codebook(4), rows of 1,000", cold(leco.Codebook(4), rows_of), "torch.sort", sort, None, rows_of),
         ("NM(2, 4)", cold(leco.NM(2, 4), fours), "clone", lambda: fours.clone(), 5.0, fours),
         ("GroupTopK, half of rows of 1,000", cold(leco.GroupTopK(0.5), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
+        ("GroupL0Penalty, rows of 1,000", cold(leco.GroupL0Penalty(1.25), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
+        ("GroupL1Penalty, rows of 1,000", cold(leco.GroupL1Penalty(1.5), rows_of), "clone", lambda: rows_of.clone(), None, rows_of),
+        ("L0Penalty, 5 %", cold(leco.L0Penalty(0.005)), "clone", lambda: x.clone(), None, x),
+        ("Compose: TopK, 5 %, then Codebook(4), warm", warm(leco.Compose(leco.TopK(0.05), leco.Codebook(4)), x), "torch.sort", sort, None, x),
+        ("Choice: Binary(), Codebook(4), L0Penalty", cold(choice), "torch.sort", sort, None, x),
         ("Additive: Binary() + TopK, 1 %, exact", warm(corrected(leco.Binary()), x), "torch.sort", sort, 12.0, x),
         ("Additive: Codebook(4) + TopK, 1 %, warm", warm(corrected(leco.Codebook(4)), x), "torch.sort", sort, 12.0, x),
         ("Additive: Ternary() + TopK, 1 %, warm", warm(corrected(leco.Ternary()), x), "torch.sort", sort, 12.0, x),
