@@ -160,6 +160,7 @@ def how(run: dict[str, Any]) -> str:
 def page() -> str:
     (demo,), (csteps,), (lstep,) = load("demo.json"), load("csteps.json"), load("lstep.json")
     runs, short = [run for name in NAMES for run in mnist(name)], load("mnist-lenet300-relu-short-*.json")
+    tensors = load("mnist-lenet5-tensors-*.json")
     minutes = sum(run["seconds"] for run in short) / 60
     seconds = statistics.median(record["l_seconds"] for run in runs for curve in run["curves"].values() for record in curve[2:])
     return f"""# Measured results
@@ -196,7 +197,12 @@ least error that it can reach. The reference has {references(short)}.
 
 {rows_table(short)}
 
-{commands(short)}
+LeNet5, its second convolution by Tucker-2 (ranks 8 and 5) and its first Linear as a tensor train over 20 x 25 x 50 x 16; 24 steps of one epoch;
+the reference has {references(tensors)}:
+
+{rows_table(tensors)}
+
+{commands([*short, *tensors])}
 
 ## Bytes against error: entropy-coded nets within a budget, MNIST
 
