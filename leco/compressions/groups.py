@@ -13,7 +13,7 @@ from leco.compressions.protocol import Compression, Penalty, check_count, check_
 from leco.compressions.pruning import TopK
 from leco.theta import GroupSparse, NMSparse, Sparse, patterns
 
-CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache, and torch starts no threads for so few
+CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache
 
 
 def _norms(x: Tensor) -> Tensor:
