@@ -54,7 +54,7 @@ def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
     RESULTS.mkdir(exist_ok=True)
     versions = {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()}
     content = {
-        "command": shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
+        "command": shlex.join(["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]),
         "versions": versions,
         "machine": machine(),
         **extra,

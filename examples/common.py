@@ -224,7 +224,7 @@ class Comparison:
 def record(path: Path, seed: int, seconds: float, reference: dict[str, float], rows: list[Row], **extra: Any) -> None:
     """Write a run, with its command, versions and machine, as JSON."""
     content = {
-        "command": shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
+        "command": shlex.join(["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]),
         "seed": seed,
         "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
