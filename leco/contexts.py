@@ -10,7 +10,8 @@ have many empty rows and columns (dead units, dark pixels), which cost next to n
 IEEE Trans. Inf. Theory 27, 1981.
 """
 
-import numpy as np
+import math
+
 import torch
 from torch import Tensor
 
@@ -45,13 +46,13 @@ def position_bits(nonzero: Tensor) -> Tensor:
     weights = (GAIN * (ones.cumsum(0, dtype=torch.int32) - ones.int()) + PRIOR).float()
     p = weights * (_middle(classes[alive]) / 2 / weights.sum(1, dtype=torch.float64)).float().unsqueeze(1)
     p = p.clamp_(1 / ONE, MOST / ONE)
-    return -torch.where(ones, p, 1 - p).log2_().sum(dtype=torch.float64) + _entropy_bits(classes.bincount())
+    return -torch.where(ones, p, 1 - p).log2_().sum(dtype=torch.float64) + code_bits(classes.bincount()).sum()
 
 
-def _entropy_bits(counts: Tensor) -> Tensor:
-    """n H(f), f = counts / n."""
+def code_bits(counts: Tensor) -> Tensor:
+    """counts * lengths, with the lengths -log2(counts / their sum) of the best code: (..., K), float64."""
     counts = counts.double()
-    return -torch.xlogy(counts, counts / counts.sum()).sum() / np.log(2)
+    return -torch.xlogy(counts, counts / counts.sum(-1, keepdim=True).clamp(min=1)) / math.log(2)
 
 
 class PlaceLengths:

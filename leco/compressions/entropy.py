@@ -1,6 +1,5 @@
 """Entropy-coded quantization: the bits of the coded indices are the cost, so that training and lossless coding work together."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor
 from leco.compressions.protocol import Penalty, check_count, check_finite, check_number
 from leco.compressions.quantization import cells_of
 from leco.compressions.sorted import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
-from leco.contexts import PlaceLengths, position_bits
+from leco.contexts import PlaceLengths, code_bits, position_bits
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 48  # of a value in a file: itself, in float32, and its frequency
@@ -128,7 +127,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
 def matrix_bits(theta: ZeroCodes) -> Tensor:
     """Positions, N H(f) + 48 (values used): a scalar."""
     counts = theta.indices.reshape(-1).bincount(minlength=theta.codebook.shape[-1] + 1)[1:].double()
-    return position_bits(theta.indices != 0) + _code_bits(counts).sum() + ENTRY_BITS * counts.count_nonzero()
+    return position_bits(theta.indices != 0) + code_bits(counts).sum() + ENTRY_BITS * counts.count_nonzero()
 
 
 def _descend_matrix(x: Tensor, starts: list[ZeroCodes], price: float) -> ZeroCodes:
@@ -169,7 +168,7 @@ def entropy_bits(theta: ZeroCodes | Codes) -> Tensor:
     """n H(f) + 48 (values used) of each problem, (...)."""
     counts = _counts(theta).double()
     learned = counts[:, 1:] if isinstance(theta, ZeroCodes) else counts
-    return (_code_bits(counts).sum(-1) + ENTRY_BITS * learned.count_nonzero(-1)).view(theta.indices.shape[:-1])
+    return (code_bits(counts).sum(-1) + ENTRY_BITS * learned.count_nonzero(-1)).view(theta.indices.shape[:-1])
 
 
 def _counts(theta: ZeroCodes | Codes) -> Tensor:
@@ -177,11 +176,6 @@ def _counts(theta: ZeroCodes | Codes) -> Tensor:
     rows = theta.indices.reshape(-1, theta.indices.shape[-1])
     codes = theta.codebook.shape[-1] + isinstance(theta, ZeroCodes)
     return torch.stack([row.bincount(minlength=codes) for row in rows])
-
-
-def _code_bits(counts: Tensor) -> Tensor:
-    """counts * lengths, with lengths = -log2(counts / n)."""
-    return -torch.xlogy(counts, counts / counts.sum(-1, keepdim=True).clamp(min=1)) / math.log(2)
 
 
 class _State(NamedTuple):
@@ -224,7 +218,7 @@ def _sweep(data: Sorted, state: _State, price: float, strict: Tensor | None = No
     counts = counts.double()
     means = torch.where(state.zero | (counts == 0), state.values, sums / counts.clamp(min=1))
     lengths = -torch.log2(counts / data.n)
-    bits = _code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~state.zero).sum(-1)
+    bits = code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~state.zero).sum(-1)
     objective = (means * (means * counts - 2 * sums)).sum(-1) + price * bits
     if strict is not None:
         objective = torch.where(strict & ((counts == 0) & state.zero).any(-1), torch.inf, objective)
