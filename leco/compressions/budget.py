@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.compressions.parts import Part, block_shapes, join, own_forms, own_views
+from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.protocol import Compression, Offer, check_number, is_penalty
 from leco.theta import Array, Sum, Theta
 from leco.views import blocks
@@ -24,7 +24,7 @@ Menus = list[list[Offer]]
 
 
 @dataclass(frozen=True)
-class Budget(Compression[Sum]):
+class Budget(OfParts, Compression[Sum]):
     """min ||x - Delta(Theta)||^2 subject to sum over members of unit_j C_j(Theta_j) <= limit: how much each layer gets comes out by itself.
 
     Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha for all is bisected to the least at which
@@ -71,12 +71,8 @@ class Budget(Compression[Sum]):
                 )
 
     @property
-    def forms(self) -> tuple[type, ...]:
-        return own_forms(self.members)
-
-    @property
-    def views(self) -> tuple[type, ...]:
-        return own_views(self.members)
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(self.members)
 
     def check(self, shape: Any) -> None:
         """Raise ValueError where blocks are not covered once, or where the limit is below the least cost of blocks of zeros."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leco.coding import bits
-from leco.compressions.parts import Part, block_shapes, own_forms, own_views
+from leco.compressions.parts import OfParts, Part, block_shapes
 from leco.compressions.protocol import Compression, Offer, Penalty, check_finite, check_number, is_penalty
 from leco.theta import Array, Dense, Sum, Term, Theta
 from leco.views import View, array_shape, blocks
@@ -38,7 +38,7 @@ class _Option(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice(Penalty[Sum]):
+class Choice(OfParts, Penalty[Sum]):
     """min over k, Theta_k of mu/2 ||x - Delta_k(Theta_k)||^2 + alpha C_k(Theta_k), for each block of x on its own: a scheme for each layer.
 
     Exact where every candidate is: the minimum over (k, Theta_k) is the least of the minima over Theta_k, and each of those is a candidate's
@@ -83,14 +83,6 @@ class Choice(Penalty[Sum]):
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.candidates  # pyright: ignore[reportReturnType]
-
-    @property
-    def forms(self) -> tuple[type, ...]:
-        return own_forms(self.parts)
-
-    @property
-    def views(self) -> tuple[type, ...]:
-        return own_views(self.parts)
 
     def check(self, shape: Any) -> None:
         for b, block in enumerate(block_shapes(shape)):

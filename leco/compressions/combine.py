@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leco.compressions.lowrank import LowRank, RankSelection
-from leco.compressions.parts import Part, block_shapes, join, own_forms, own_views
+from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.protocol import Compression, check_count, check_finite
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
@@ -29,7 +29,7 @@ LOW_RANK = (LowRank, RankSelection)
 
 
 @dataclass(frozen=True)
-class Additive(Compression[Sum]):
+class Additive(OfParts, Compression[Sum]):
     """min mu/2 ||x - Delta_1(Theta_1) - ... - Delta_T(Theta_T)||^2 + (the terms' prices), over all Theta_t. Part V.
 
     A descent step: block coordinate descent, Theta_t <- the C step of term t at x less the other terms, warm-started from its last
@@ -81,14 +81,6 @@ class Additive(Compression[Sum]):
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.terms  # pyright: ignore[reportReturnType]
-
-    @property
-    def forms(self) -> tuple[type, ...]:
-        return own_forms(self.parts)
-
-    @property
-    def views(self) -> tuple[type, ...]:
-        return own_views(self.parts)
 
     def check(self, shape: Any) -> None:
         shapes = block_shapes(shape)

@@ -94,6 +94,22 @@ def own_views(parts: Iterable[Part]) -> tuple[type, ...]:
     return tuple(view for part in parts for view in (type(part.view), *getattr(part.compression, "views", ())))
 
 
+class OfParts:
+    """What compressions made of `parts` have in common: the forms of Theta and the views that checkpoints and files must find."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        raise NotImplementedError
+
+    @property
+    def forms(self) -> tuple[type, ...]:
+        return own_forms(self.parts)
+
+    @property
+    def views(self) -> tuple[type, ...]:
+        return own_views(self.parts)
+
+
 def block_shapes(shape: Any) -> tuple[torch.Size, ...]:
     """Of an array or of blocks: the shapes of the blocks."""
     return (shape,) if isinstance(shape, torch.Size) else tuple(shape)
