@@ -19,6 +19,7 @@ LAYERS = {  # a file may import those of its set only
     "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.nested", "leco.costs", "leco.coding", "leco.contexts"},
     "leco.task": {"leco.compressions", "leco.views"},
     "leco.algorithm": {"leco.nested", "leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm"},
+    "leco.compressed": {"leco.algorithm", "leco.theta", "leco.views"},
     "leco.run": {"leco.algorithm", "leco.nested"},
     "leco.retrain": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
     "leco.artifact": {"leco.algorithm", "leco.run", "leco.theta", "leco.views", "leco.coding"},
