@@ -15,6 +15,7 @@ import torch
 import leco
 
 RESULTS = Path(__file__).parent / "results"
+sys.path.append(str(Path(__file__).parent.parent / "examples"))  # whose nets and data the benchmarks use too
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -49,15 +50,16 @@ def machine() -> dict[str, Any]:
     return {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads()}
 
 
-def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
-    """Write the rows with the command, versions and machine to results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    versions = {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    content = {
+def origin() -> dict[str, Any]:
+    """The command, without folders of this machine, versions and machine."""
+    return {
         "command": shlex.join(["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]),
-        "versions": versions,
+        "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": machine(),
-        **extra,
-        "rows": rows,
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
+    """Write the rows with their origin to results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**origin(), **extra, "rows": rows}, indent=1) + "\n")

@@ -9,32 +9,13 @@ import argparse
 import copy
 
 import common
+import nets
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import leco
-
-
-class Block(nn.Module):
-    def __init__(self, inside: int, outside: int, stride: int):
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside)
-        self.conv2, self.norm2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside)
-        self.stride, self.pad = stride, outside - inside
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))  # option A: no parameters
-        return F.relu(y + shortcut)
-
-
-def resnet20() -> nn.Module:
-    """The CIFAR net of He et al., section 4.2: 3 stages of 3 blocks, 16, 32 and 64 filters."""
-    widths = [(16, 16, 1), (16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)]
-    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*stem, *(Block(*w) for w in widths), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def main() -> None:
@@ -44,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     x, y = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
-    base = resnet20()
+    base = nets.resnet(20)
     rows = []
     for multipliers in (True, False):
         models = [copy.deepcopy(base), copy.deepcopy(base)]

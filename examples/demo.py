@@ -14,26 +14,26 @@ import sys
 import time
 from pathlib import Path
 
-import common
+import compare
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
 import leco
 
-SETTINGS = common.Settings(
+SETTINGS = compare.Settings(
     mu=1e-3, factor=1.3, steps=30, epochs=10, first_epochs=20, lr=0.1, decay=0.97, batch=128, retrain_epochs=320, retrain_lr=1e-3
 )
 ALLOWED = 1.0  # points of validation error above the reference that the chosen file may cost
 
 
-def digits() -> common.Data:
+def digits() -> compare.Data:
     """1,797 images of 8 x 8: 1,000 to train, 297 to choose with, 500 to report."""
     x, y = load_digits(return_X_y=True)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     images, labels = torch.tensor(x, dtype=torch.float32)[order] / 16 - 0.3, torch.tensor(y)[order]
     parts = list(zip(images.split([1000, 297, 500]), labels.split([1000, 297, 500]), strict=True))
-    return common.Data(parts[0], parts[1], parts[2])
+    return compare.Data(parts[0], parts[1], parts[2])
 
 
 def net() -> nn.Module:
@@ -50,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     data = digits()
     if args.check:
-        print(common.evaluate(leco.load(args.check, net()), data.test)[1])
+        print(compare.evaluate(leco.load(args.check, net()), data.test)[1])
         return
 
     start = time.perf_counter()
@@ -61,8 +61,8 @@ def main() -> None:
         old.unlink()
     torch.manual_seed(args.seed)
     reference = net()
-    common.train_reference(reference, data, 5 if args.smoke else 60, 0.1, 0.97, 128)
-    reference_error, chosen_by = common.evaluate(reference, data.test)[1], common.evaluate(reference, data.validation)[1]
+    compare.train_reference(reference, data, 5 if args.smoke else 60, 0.1, 0.97, 128)
+    reference_error, chosen_by = compare.evaluate(reference, data.test)[1], compare.evaluate(reference, data.validation)[1]
     dense = leco.dense_bytes(reference)
 
     weights = leco.match(reference, "*.weight")
@@ -71,15 +71,15 @@ def main() -> None:
         "5 % of weights": {"all": leco.Task(weights, leco.Vector(), leco.TopK(0.05))},
         "learned ranks": leco.each(weights, leco.Matrix(), leco.RankSelection(alpha=1e-5)),
     }
-    comparison = common.Comparison(reference, data, settings, args.out)
-    rows: list[common.Row] = []
+    comparison = compare.Comparison(reference, data, settings, args.out)
+    rows: list[compare.Row] = []
     for name, tasks in families.items():
         print(f"\n{name}:\n{leco.plan(leco.LC(reference, tasks))}" if not rows else f"{name} ...")
         rows += comparison.run(name, tasks, progress=sys.stderr.isatty())
     title = "digits: 64-300-100-10, test error of 500 images"
-    common.table(rows, title, reference_error, dense)
+    compare.table(rows, title, reference_error, dense)
     figure = args.out / "error-against-bytes.png"
-    common.draw(rows, title, reference_error, dense, figure)
+    compare.draw(rows, title, reference_error, dense, figure)
 
     good = [row for row in rows if row.validation_error <= chosen_by + ALLOWED] or rows
     best = min(good, key=lambda row: (row.bytes, row.validation_error))
@@ -90,7 +90,7 @@ def main() -> None:
     print(f"loaded in a new process: test error {error:.2f} % (here {best.error:.2f} %), in {time.perf_counter() - start:.0f} s in all")
     if args.record:
         found = {"test_error": reference_error, "bytes": dense}
-        common.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=dataclasses.asdict(settings))
+        compare.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=dataclasses.asdict(settings))
     if error != best.error:
         sys.exit("the file does not give the net that was saved")
 

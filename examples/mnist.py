@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import common
+import compare
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import leco
 from leco.views import View
 
-AUTHORS = common.Settings(
+AUTHORS = compare.Settings(
     mu=9e-5, factor=1.1, steps=40, epochs=20, first_epochs=40, lr=0.1, decay=0.98, batch=256, retrain_epochs=60, retrain_lr=1e-3
 )
 FAST = dataclasses.replace(AUTHORS, steps=20, epochs=7, first_epochs=14, lr=0.7, batch=2048)  # the authors' demonstration, for a ReLU net
@@ -41,7 +41,7 @@ TENSORS = dataclasses.replace(
 Names = tuple[str, ...]
 Make = Callable[[nn.Module, Names], dict[str, leco.Task]]
 PRESETS = {"authors": AUTHORS, "fast": FAST, "short": SHORT}
-METHODS = [*common.METHODS, "LC + retraining"]
+METHODS = [*compare.METHODS, "LC + retraining"]
 REFERENCES = {  # epochs, learning rate, its decay by epoch, batch, weight decay (the solver of Caffe's LeNet5 has 5e-4)
     "lenet300": (100, 0.02, 0.99, 256, 0.0),
     "lenet300-relu": (24, 0.05, 0.83, 128, 5e-4),
@@ -141,22 +141,22 @@ COMPRESSIONS: dict[str, Make] = {
 }
 
 
-def narrow(row: common.Row, reference: nn.Module, data: common.Data) -> None:
+def narrow(row: compare.Row, reference: nn.Module, data: compare.Data) -> None:
     """Say what the net of a file is without the units that are 0."""
     small = leco.narrow(leco.load(row.path, copy.deepcopy(reference)), data.test[0][:100])
     widths = [module.weight.shape[0] for module in small.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    print(f"{row.method}: {common.evaluate(small, data.test)[1]:.2f} % test error as a net of widths {widths}, {leco.dense_bytes(small):,} bytes")
+    print(f"{row.method}: {compare.evaluate(small, data.test)[1]:.2f} % test error as a net of widths {widths}, {leco.dense_bytes(small):,} bytes")
 
 
-def enlarged_digits() -> common.Data:
+def enlarged_digits() -> compare.Data:
     """scikit-learn's 8 x 8 digits as 28 x 28 images: for --smoke, where there is no MNIST."""
     images, labels = load_digits(return_X_y=True)
     x = torch.nn.functional.interpolate(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, 28) - 0.3
     train, test = (x[:1297], torch.tensor(labels[:1297])), (x[1297:], torch.tensor(labels[1297:]))
-    return common.Data(train, train, test)
+    return compare.Data(train, train, test)
 
 
-def load(folder: Path) -> common.Data:
+def load(folder: Path) -> compare.Data:
     """Pixels in [0, 1], less the training set's mean image."""
 
     def read(name: str, offset: int) -> np.ndarray:
@@ -171,7 +171,7 @@ def load(folder: Path) -> common.Data:
     train, test = split("train"), split("t10k")
     mean = train[0].mean(0)
     train, test = (train[0] - mean, train[1]), (test[0] - mean, test[1])
-    return common.Data(train, train, test)
+    return compare.Data(train, train, test)
 
 
 def main() -> None:
@@ -205,13 +205,13 @@ def main() -> None:
     if kept.exists():
         reference.load_state_dict(torch.load(kept, weights_only=True))
     else:
-        common.train_reference(reference, data, 1 if args.smoke else epochs, lr, decay, batch, weight_decay, args.net == "lenet5")
+        compare.train_reference(reference, data, 1 if args.smoke else epochs, lr, decay, batch, weight_decay, args.net == "lenet5")
         torch.save(reference.state_dict(), kept)
-    reference_loss, reference_error = common.evaluate(reference, data.train)[0], common.evaluate(reference, data.test)[1]
+    reference_loss, reference_error = compare.evaluate(reference, data.train)[0], compare.evaluate(reference, data.test)[1]
     dense = leco.dense_bytes(reference)
     print(f"reference: {reference_error:.2f} % test error, {dense:,} bytes")
 
-    rows: list[common.Row] = []
+    rows: list[compare.Row] = []
     curves, used, start = {}, {}, time.perf_counter()
     for compression in [*args.compression, *(f"{number} bytes" for number in args.bytes)]:
         settings = PRESETS[args.preset]
@@ -221,7 +221,7 @@ def main() -> None:
             settings = {"ranks": RANKS, "tensors": TENSORS}.get(compression, settings)
         if args.smoke:
             settings = dataclasses.replace(settings, steps=2, factor=1e4, epochs=1, first_epochs=1, retrain_epochs=1)
-        comparison = common.Comparison(reference, data, settings, folder)
+        comparison = compare.Comparison(reference, data, settings, folder)
         torch.manual_seed(1000 + args.seed)
         rows += comparison.run(compression, tasks(compression, reference), tuple(args.methods), progress=sys.stderr.isatty())
         curves |= {name: [r._asdict() for r in records] for name, records in comparison.records.items()}
@@ -230,11 +230,11 @@ def main() -> None:
             for row in rows[-len(args.methods) :]:
                 narrow(row, reference, data)
     title = f"{args.net} on {'MNIST' if args.data else 'digits'}, seed {args.seed}"
-    common.table(rows, title, reference_error, dense)
-    common.draw(rows, title, reference_error, dense, folder / "error-against-bytes.png")
+    compare.table(rows, title, reference_error, dense)
+    compare.draw(rows, title, reference_error, dense, folder / "error-against-bytes.png")
     if args.record:
         found = {"test_error": reference_error, "train_loss": reference_loss, "bytes": dense}
-        common.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=used, curves=curves)
+        compare.record(args.record, args.seed, time.perf_counter() - start, found, rows, settings=used, curves=curves)
 
 
 if __name__ == "__main__":
