@@ -4,6 +4,7 @@ from leco.algorithm import LC, Record, Snapshot
 from leco.artifact import dense_bytes, describe, load, save
 from leco.batchnorm import recalibrate_
 from leco.coding import bits
+from leco.compare import Comparison, compare
 from leco.compressions import (
     CP,
     NM,
@@ -43,6 +44,7 @@ from leco.compressions import (
     each_part,
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
+from leco.latency import measured_ranks
 from leco.layers import factorize
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
@@ -66,6 +68,7 @@ __all__ = [
     "Channels",
     "Choice",
     "Codebook",
+    "Comparison",
     "Compose",
     "Compression",
     "ConvRankSelection",
@@ -112,6 +115,7 @@ __all__ = [
     "Vector",
     "VectorCodebook",
     "bits",
+    "compare",
     "coupled",
     "dense_bytes",
     "describe",
@@ -123,6 +127,7 @@ __all__ = [
     "iterated_direct_compression",
     "load",
     "match",
+    "measured_ranks",
     "multiply_adds",
     "narrow",
     "plan",

@@ -5,7 +5,8 @@ would not pay.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -88,15 +89,28 @@ def multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     >>> leco.multiply_adds(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1)), torch.zeros(1, 3, 10, 10))
     {'0': 21600}
     """
-    training = model.training
-    counter = FlopCounterMode(display=False)
-    model.eval()
-    try:
-        with torch.no_grad(), counter:
-            model(*inputs)
-    finally:
-        model.train(training)
-    root = type(model).__name__
-    counts = {name.removeprefix(root + "."): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+    counts = module_multiply_adds(model, *inputs)
     weighted = {name for name, module in model.named_modules() if isinstance(getattr(module, "weight", None), Tensor)}
     return {name: count for name, count in counts.items() if name in weighted and count}
+
+
+def module_multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
+    """Multiply-adds of each module that is called, those of its children included; "" is the whole model."""
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), counter:
+        model(*inputs)
+    root, found = type(model).__name__, counter.get_flop_counts()
+    return {name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2 for name, flops in found.items() if name != "Global"}
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Inside, the models are in evaluation mode; afterwards each module is in its own mode again."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables for people: of a plan, of a run."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ from rich.table import Table
 from leco.algorithm import LC, Record
 
 
-def _render(table: Table) -> str:
-    console = Console(width=160, no_color=True)
+def render(table: Table, width: int = 160) -> str:
+    console = Console(width=width, no_color=True)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -39,7 +39,7 @@ def plan(lc: LC) -> str:
         array = lc.tasks[task].view.shape([lc.params[n].shape for n in lc.names[task]])
         table.add_row(*row, task, str(lc.tasks[task].view), _shape(array), str(lc.tasks[task].compression))
     share = inside / total if total else 0.0
-    return _render(table) + f"{inside:,} of {total:,} weights ({share:.2%}) are in a task.\n"
+    return render(table) + f"{inside:,} of {total:,} weights ({share:.2%}) are in a task.\n"
 
 
 def _shape(array: Any) -> str:
@@ -55,4 +55,4 @@ def history(records: list[Record]) -> str:
         texts = ["" if math.isnan(n) else f"{n:.4g}" for n in numbers]
         seconds = ["" if math.isnan(n) else f"{n:.2f}" for n in (r.l_seconds, r.c_seconds)]
         table.add_row(str(r.step), *texts, f"{-(-r.bits // 8):,}", *seconds)
-    return _render(table)
+    return render(table)

@@ -14,7 +14,9 @@ LAYERS = {  # a file may import those of its set only
     "leco.costs": set(),
     "leco.schedules": set(),
     "leco.contexts": set(),
-    "leco.coding": {"leco.contexts"},
+    "leco.streams": set(),
+    "leco.floats": {"leco.streams"},
+    "leco.coding": {"leco.contexts", "leco.floats", "leco.streams"},
     "leco.batchnorm": set(),
     "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.nested", "leco.costs", "leco.coding", "leco.contexts"},
     "leco.task": {"leco.compressions", "leco.views"},
@@ -26,7 +28,9 @@ LAYERS = {  # a file may import those of its set only
     "leco.dependency": {"leco.views"},
     "leco.narrow": {"leco.dependency", "leco.costs", "leco.views"},
     "leco.report": {"leco.algorithm"},
-    "leco.layers": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
+    "leco.latency": {"leco.compressed", "leco.costs", "leco.layers", "leco.theta", "leco.views"},
+    "leco.compare": {"leco.artifact", "leco.costs", "leco.latency", "leco.nested", "leco.report"},
+    "leco.layers": {"leco.nested", "leco.algorithm", "leco.compressed", "leco.theta", "leco.views"},
 }
 
 

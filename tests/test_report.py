@@ -1,0 +1,344 @@
+"""The comparison of two nets: counts, names and verdicts, by a clock that the layers of the test move; nothing left behind."""
+
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leco
+import leco.latency
+from leco.latency import Speed, speed
+
+
+class Clock:
+    """Seconds that pass only when a `Timed` layer says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed(nn.Linear):
+    """A Linear that takes `price` seconds for each row."""
+
+    def __init__(self, n_in: int, n_out: int, clock: Clock, price: float):
+        super().__init__(n_in, n_out)
+        self.clock, self.price = clock, price
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.is_inference_mode_enabled() or not torch.is_grad_enabled()
+        assert not self.training
+        self.clock.now += self.price * len(x)
+        return super().forward(x)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(leco.latency, "timer", clock)
+    return clock
+
+
+def net(clock: Clock, *prices: float) -> nn.Sequential:
+    return nn.Sequential(*(Timed(4, 4, clock, price) for price in prices))
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+# --- time
+
+
+def test_times_of_the_net_and_of_each_layer_are_those_of_the_clock(clock: Clock):
+    before, after = net(clock, 0.3, 0.1, 0.1), net(clock, 0.1, 0.2, 0.1)
+    found = leco.compare(before, after, torch.ones(2, 4), batches=(1, 5), repeats=10)
+    assert list(found.layers) == ["0", "1", "2"]
+    for batch in (1, 5):
+        whole = found.speeds[batch]
+        assert (whole.before, whole.after) == pytest.approx((0.5 * batch, 0.4 * batch))
+        times = [(layer.speeds[batch].before, layer.speeds[batch].after) for layer in found.layers.values()]
+        assert times == [pytest.approx((before * batch, after * batch)) for before, after in ((0.3, 0.1), (0.1, 0.2), (0.1, 0.1))]
+        assert [layer.verdict(batch) for layer in found.layers.values()] == ["faster 3.00x", "slower 0.50x", "the same"]
+
+
+def test_short_calls_are_repeated_within_a_sample(clock: Clock):
+    calls = []
+
+    def call():
+        calls.append(None)
+        clock.now += 1e-4
+
+    measure = leco.latency.sampler(call)
+    calls.clear()
+    assert measure() == pytest.approx(1e-4)
+    assert 10 <= len(calls) <= 11
+
+
+def test_an_interruption_does_not_show(clock: Clock):
+    calls = []
+
+    def call():
+        calls.append(None)
+        clock.now += 1.0 if len(calls) % 4 == 0 else 2e-4
+
+    assert leco.latency.sampler(call)() == pytest.approx(2e-4)
+
+
+def test_nets_take_turns():
+    order = []
+    samples = leco.latency.in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
+    assert order == ["a", "b"] * 3
+    assert [len(own) for own in samples] == [3, 3]
+
+
+def test_ratios_are_of_neighbours_in_time():
+    load = [1.0, 10.0, 3.0, 7.0, 1.0, 5.0, 2.0, 8.0, 9.0, 4.0]
+    found = speed([2 * s for s in load], load)
+    assert (found.ratio, found.low, found.high) == (2.0, 2.0, 2.0)
+    assert found.verdict == "faster 2.00x"
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (Speed(3.1, 1.0, 3.1, 2.9, 3.3), "faster 3.10x"),
+        (Speed(0.7, 1.0, 0.7, 0.6, 0.8), "slower 0.70x"),
+        (Speed(3.1, 1.0, 3.1, 0.9, 3.3), "the same"),  # within the noise
+        (Speed(0.7, 1.0, 0.7, 0.6, 1.1), "the same"),
+        (Speed(1.04, 1.0, 1.04, 1.03, 1.05), "the same"),  # sure, and too little to matter
+        (Speed(1.0, 1.04, 0.96, 0.95, 0.97), "the same"),
+    ],
+)
+def test_verdicts(found: Speed, verdict: str):
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("rounds", [10, 11, 30, 51])
+def test_the_interval_misses_the_true_ratio_rarely(rounds: int):
+    """By its definition: ranks low and high of `rounds` fair coins."""
+    coin = torch.distributions.Binomial(rounds, torch.tensor(0.5, dtype=torch.float64))
+    p = coin.log_prob(torch.arange(rounds + 1.0)).exp()
+    found = speed([float(r) for r in range(1, rounds + 1)], [1.0] * rounds)
+    below = p[: int(found.low)].sum() + p[int(found.high) :].sum()  # fewer than low, or at least high of the ratios are below the median
+    assert below < 0.01
+    assert rounds < 30 or found.high - found.low < 0.7 * rounds
+
+
+# --- what is compared
+
+
+def low_rank(model: nn.Module, names: list[str]) -> leco.LC:
+    lc = leco.LC(model, leco.each(names, leco.Matrix(), leco.LowRank(2)))
+    lc.mu = 1.0
+    return lc
+
+
+def test_counts_of_a_factorised_net():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).double()
+    after = leco.factorize(model, low_rank(model, ["0.weight", "3.weight"]))
+    found = leco.compare(model, after, torch.ones(2, 3, 6, 6).double(), file=1234, batches=[1], repeats=1)
+    dense, pairs = (8 * 27, 10 * 288), (2 * (8 + 27), 2 * (10 + 288))
+    assert found.multiply_adds == (dense[0] * 36 + dense[1], pairs[0] * 36 + pairs[1])
+    assert found.memory == (8 * (sum(dense) + 18), 8 * (sum(pairs) + 18))
+    assert found.file == (8 * (sum(dense) + 18), 1234)
+    conv, linear = found.layers.values()
+    assert (conv.kinds, linear.kinds) == (("Conv2d", "Conv2d x 2"), ("Linear", "Linear x 2"))
+    assert (conv.multiply_adds, linear.multiply_adds) == ((dense[0] * 36, pairs[0] * 36), (dense[1], pairs[1]))
+    assert (conv.memory, linear.memory) == ((8 * (dense[0] + 8), 8 * (pairs[0] + 8)), (8 * (dense[1] + 10), 8 * (pairs[1] + 10)))
+
+
+def test_the_file_is_measured(tmp_path):
+    (tmp_path / "net").write_bytes(bytes(77))
+    found = leco.compare(nn.Linear(3, 2), nn.Linear(3, 2), torch.ones(1, 3), file=tmp_path / "net", batches=[1], repeats=1)
+    assert found.file == (32, 77)
+
+
+def test_a_net_that_is_one_layer():
+    model = nn.Linear(10, 8)
+    found = leco.compare(model, leco.factorize(model, low_rank(model, ["weight"])), torch.ones(1, 10), batches=[1], repeats=1)
+    assert found.layers[""].kinds == ("Linear", "Linear x 2")
+    assert found.multiply_adds == found.layers[""].multiply_adds == (80, 36)
+
+
+def test_unchanged_layers_are_said_to_be_as_they_were():
+    before = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2))
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        after[2].weight[0, 0] += 1  # same class and shape, other values
+    found = leco.compare(before, after, torch.ones(2, 4), batches=[2], repeats=1)
+    assert [layer.changed for layer in found.layers.values()] == [False, False, True, False]
+    assert [layer.verdict(2) == "as it was" for layer in found.layers.values()] == [True, True, False, True]
+    assert "3 others" in str(found)
+
+
+def test_each_net_has_its_own_inputs():
+    before = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        before[0].weight[2:], before[0].bias[2:] = 0, 0
+    found = leco.compare(before, leco.narrow(before, torch.zeros(1, 5)), torch.ones(1, 5), batches=[1], repeats=1)
+    assert found.layers["0"].multiply_adds == (40, 10)
+    assert found.layers["2"].multiply_adds == (24, 6)
+    assert found.layers["2"].changed
+
+
+class Odd(nn.Module):
+    """Layers that are called once, twice, only functionally, never; a container with a weight of its own; a tied weight; a cache."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.twice, self.function, self.never, self.tied = (nn.Linear(4, 4) for _ in range(4))
+        self.tied.weight = self.twice.weight
+        self.cache: Tensor | None = None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.cache = torch.zeros(100)
+        x = self.twice(self.twice(x)) * self.scale
+        return self.tied(nn.functional.linear(x, self.function.weight) + y)
+
+
+def test_layers_that_are_not_called_as_modules_are_skipped_and_said():
+    before, after = Odd(), Odd()
+    del after.never
+    found = leco.compare(before, after, [torch.ones(3, 4), torch.ones(3, 4)], batches=[2], repeats=1)
+    assert list(found.layers) == ["twice", "tied"]
+    assert found.skipped == {
+        "": "it holds layers that are",
+        "function": "not both nets call it as a module",
+        "never": "the net after has no module of this name",
+    }
+    assert found.multiply_adds == (64, 64)
+    assert found.layers["twice"].multiply_adds == (32, 32)
+    assert found.memory == (4 * (4 + 3 * 16 + 4 * 4 + 100), 4 * (4 + 2 * 16 + 3 * 4 + 100))
+    assert "not timed: function: not both nets call it as a module" in str(found)
+
+
+def test_all_calls_of_a_layer_count(clock: Clock):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = Timed(4, 4, clock, 0.25)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x))
+
+    found = leco.compare(Twice(), Twice(), torch.ones(1, 4), batches=[1], repeats=1)
+    assert found.layers["layer"].speeds[1].before == 0.5
+
+
+def test_parametrized_layers_are_layers():
+    before = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    found = leco.compare(before, copy.deepcopy(before), torch.ones(1, 4), batches=[1], repeats=1)
+    assert list(found.layers) == ["0", "1"]
+
+
+def test_nothing_is_left_behind():
+    before = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    after = copy.deepcopy(before).eval()
+    before[2].eval()
+    state = copy.deepcopy(before.state_dict())
+    draws = torch.random.get_rng_state()
+    leco.compare(before, after, torch.ones(2, 4), batches=[1, 3], repeats=2)
+    assert torch.equal(draws, torch.random.get_rng_state())
+    assert [m.training for m in before] == [True, True, False, True]
+    assert before.training
+    assert not any(m.training for m in after.modules())
+    assert hooks(before) == hooks(after) == 0
+    assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
+
+
+def test_nothing_is_left_behind_by_a_net_that_fails():
+    class Fails(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("it fails")
+
+    before, after = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(Fails(4, 4))
+    after[0].eval()
+    with pytest.raises(RuntimeError, match="it fails"):
+        leco.latency.layer_speeds(before, after, ["0"], [torch.ones(1, 4)], 1)
+    assert hooks(before) == hooks(after) == 0
+    assert (before[0].training, after.training, after[0].training) == (True, True, False)
+
+
+def test_what_makes_no_sense_is_refused():
+    model, x = nn.Linear(4, 2), torch.ones(2, 4)
+    with pytest.raises(TypeError, match=r"compare: after is a dict, must be an nn\.Module"):
+        leco.compare(model, {}, x)
+    with pytest.raises(TypeError, match=r"compare: example_inputs are \['list'\]"):
+        leco.compare(model, model, [[1.0, 2.0]])
+    with pytest.raises(TypeError, match="compare: example_inputs are dict"):
+        leco.compare(model, model, {"x": x})
+    for bad in ([], [torch.ones(0, 4)], [torch.tensor(1.0)], [x, torch.ones(3, 4)]):
+        with pytest.raises(ValueError, match=r"compare: example_inputs of shapes .* must have one batch size"):
+            leco.compare(model, model, bad)
+    for batches, repeats in (([0], 1), ([], 1), ([1, -3], 1), ([1], 0)):
+        with pytest.raises(ValueError, match=r"compare: batches = \(.*\) and repeats = \d must be at least 1"):
+            leco.compare(model, model, x, batches=batches, repeats=repeats)
+    with pytest.raises(ValueError, match=r"compare: the nets call no layer of the same name; before has \['0'\], after \['a'\]"):
+        leco.compare(nn.Sequential(nn.Linear(4, 2)), nn.Sequential(OrderedDict(a=nn.Linear(4, 2))), x)
+
+
+def test_the_table_fits(clock: Clock):
+    prices = [0.3, 0.1, 0.1]
+    text = str(leco.compare(net(clock, *prices), net(clock, *reversed(prices)), torch.ones(2, 4), file=100, repeats=2))
+    assert max(len(line) for line in text.splitlines()) <= 160
+    for part in ("bytes in memory", "bytes on disk", "multiply-adds", "ms, batch 1", "ms, batch 64", "slower 0.33x", "float32 on cpu"):
+        assert part in text
+    assert "300 -> 100  faster 3.00x" in text
+
+
+# --- ranks
+
+
+@pytest.fixture
+def prices(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linear takes as many milliseconds as it has weights."""
+    forward = nn.Linear.forward
+
+    def timed(self: nn.Linear, x: Tensor) -> Tensor:
+        clock.now += 1e-3 * self.weight.numel()
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", timed)
+
+
+@pytest.mark.usefixtures("prices")
+def test_seconds_of_each_rank():
+    layer = nn.Linear(20, 10)
+    table = leco.measured_ranks(layer, torch.ones(3, 20), ranks=[4, 2], repeats=1)
+    assert table.values == pytest.approx([0.06, 0.06, 0.06, 0.09, 0.12, 0.12, 0.12, 0.12, 0.12, 0.12, 0.2])
+    exact = leco.measured_ranks(layer, torch.ones(3, 20), ranks=range(1, 11), repeats=1)
+    assert exact.values == pytest.approx([0.03, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.2, 0.2, 0.2, 0.2])  # never above the dense layer
+    assert leco.measured_ranks(layer, torch.ones(3, 20), repeats=1).values[8] == pytest.approx(0.2)
+    assert hooks(layer) == 0
+    assert layer.training
+
+
+@pytest.mark.usefixtures("prices")
+def test_ranks_that_make_the_machine_faster():
+    layer = nn.Linear(20, 10).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(10, 3) @ torch.randn(3, 20))
+    cost = leco.measured_ranks(layer, torch.ones(3, 20).double(), repeats=1)
+    theta = leco.RankSelection(1e-3, cost).compress(layer.weight.detach(), mu=1.0)
+    assert theta.u.shape == (10, 3)
+
+
+def test_ranks_of_a_convolution():
+    assert len(leco.measured_ranks(nn.Conv2d(3, 8, 3), torch.ones(1, 3, 5, 5), ranks=[1], repeats=1).values) == 9
+
+
+def test_ranks_out_of_bounds():
+    layer, x = nn.Linear(20, 10), torch.ones(1, 20)
+    for ranks in ([0, 3], [11], []):
+        with pytest.raises(ValueError, match=r"measured_ranks: ranks = \[.*\] must be from 1 to 10"):
+            leco.measured_ranks(layer, x, ranks)
+    with pytest.raises(ValueError, match="repeats = 0 at least 1"):
+        leco.measured_ranks(layer, x, [1], 0)
+    with pytest.raises(ValueError, match="a ReLU has no weight matrix"):
+        leco.measured_ranks(nn.ReLU(), x)
