@@ -1,7 +1,7 @@
 """leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min L(w) subject to w = Delta(Theta)."""
 
 from leco.algorithm import LC, Record, Snapshot
-from leco.artifact import dense_bytes, describe, load, save
+from leco.artifact import dense_bytes, describe, load, save, thetas
 from leco.batchnorm import recalibrate_
 from leco.coding import bits
 from leco.compare import Comparison, compare
@@ -45,9 +45,11 @@ from leco.compressions import (
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
 from leco.latency import measured_ranks
+from leco.export import export_onnx
 from leco.layers import factorize
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
+from leco.packed import pack
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
@@ -122,6 +124,7 @@ __all__ = [
     "each",
     "each_part",
     "exponential",
+    "export_onnx",
     "factorize",
     "history",
     "iterated_direct_compression",
@@ -130,11 +133,13 @@ __all__ = [
     "measured_ranks",
     "multiply_adds",
     "narrow",
+    "pack",
     "plan",
     "recalibrate_",
     "run",
     "save",
     "stable_lr",
     "storage",
+    "thetas",
     "tucker_storage",
 ]

@@ -1,0 +1,9 @@
+"""Compressed nets for other runtimes: ONNX, torchao, compressed-tensors. Each exporter says what it did with each parameter.
+
+The packages that they write for are optional, and imported when an exporter is called: pip install leco[export] for ONNX, leco[torchao],
+leco[compressed-tensors].
+"""
+
+from leco.export.onnx import export_onnx
+
+__all__ = ["export_onnx"]

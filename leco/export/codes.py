@@ -1,0 +1,152 @@
+"""A quantized parameter as other runtimes hold it: integers in the parameter's own layout, and what turns them into weights."""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import LC
+from leco.compressed import Compressed, compressed_tasks
+from leco.theta import Affine, Codes, Fixed, Scaled, Sum, ZeroCodes
+from leco.views import Blocks, Kernel
+
+
+class Grid(NamedTuple):
+    """w_ij = scale_i (levels_ij - zero_point_i), over runs i of equal length, in row-major order: a run is the tensor, a row, a part of a row.
+
+    `levels` (runs, length) and `zero_point` (runs,) int16, at least 0 and below 2^bits; `scale` (runs,) float. `symmetric`: the zero point is
+    2^(bits - 1) throughout, so that levels - 2^(bits - 1) are signed integers without a zero point.
+    """
+
+    levels: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+
+    @property
+    def symmetric(self) -> bool:
+        return bool((self.zero_point == 2 ** (self.bits - 1)).all())
+
+    def widened(self, bits: int) -> "Grid":
+        """The same weights with `bits` bits, at least its own; a symmetric grid stays one."""
+        shift = 2 ** (bits - 1) - 2 ** (self.bits - 1) if self.symmetric else 0
+        return Grid(self.levels + shift, self.scale, self.zero_point + shift, bits)
+
+    def weights(self) -> Tensor:
+        return self.scale.unsqueeze(-1) * (self.levels - self.zero_point.unsqueeze(-1))
+
+
+class Coded(NamedTuple):
+    """w_ij = scale_i codebook_i[indices_ij], over runs i as of `Grid`; the codebook may be one for all runs, the scale None (1).
+
+    `indices` (runs, length) integers below K, `codebook` (runs or 1, K), `scale` (runs,) or None.
+    """
+
+    indices: Tensor
+    codebook: Tensor
+    scale: Tensor | None
+
+    def weights(self) -> Tensor:
+        book = self.codebook if self.scale is None else self.scale.unsqueeze(-1) * self.codebook
+        return book.expand(len(self.indices), -1).gather(1, self.indices.long())
+
+    def grid(self) -> Grid | None:
+        """As a uniform grid, where the values are small multiples of one step (-1, 0, 1; powers of two) and nothing is lost to the last bit."""
+        if len(self.codebook) > 1 or not self.codebook.any():
+            return None
+        steps = self.codebook[0] / self.codebook.abs()[self.codebook != 0].min()
+        if steps.abs().max() > 255 or not torch.equal(steps, steps.round()):
+            return None
+        step, levels = self.codebook.abs()[self.codebook != 0].min(), steps.to(torch.int16)[self.indices.long()]
+        scale = step.expand(len(levels)) if self.scale is None else step * self.scale
+        grid = _grid(levels, scale)
+        return grid if grid is not None and torch.equal(grid.weights(), self.weights()) else None
+
+
+def _grid(levels: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Grid | None:
+    """From signed `levels` (runs, length) about 0, with the fewest bits; `zero_point` (runs,) is what is added where no signed grid is as short."""
+    low, high = int(levels.min()), int(levels.max())
+    bits = 1 + max((-low - 1).bit_length() if low < 0 else 0, max(high, 0).bit_length())
+    if zero_point is None:
+        zero_point = torch.full((len(levels),), max(-low, 0), dtype=torch.int16, device=levels.device)
+    unsigned = max(1, int((levels + zero_point.unsqueeze(-1)).max()).bit_length(), int(zero_point.max()).bit_length())
+    if bits <= unsigned:
+        unsigned, zero_point = bits, torch.full_like(zero_point, 2 ** (bits - 1))
+    if unsigned > 8:
+        return None
+    return Grid(levels + zero_point.unsqueeze(-1), scale, zero_point, unsigned)
+
+
+def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Grid | Coded | str]:
+    """Each compressed parameter as a grid or as codes, or in a word why it is neither."""
+    found: dict[str, Grid | Coded | str] = {}
+    for compressed in compressed_tasks(source).values():
+        found |= dict.fromkeys(compressed.shapes, f"{type(compressed.theta).__name__}")
+        for part in _parts(compressed):
+            found |= _quantized(part)
+    return found
+
+
+def _parts(compressed: Compressed) -> Iterator[Compressed]:
+    """The terms of a budget or a choice, each for the blocks that are its own alone; else itself."""
+    shapes, view, theta = compressed
+    if not isinstance(theta, Sum) or view not in (Blocks(), Kernel()):
+        yield compressed
+        return
+    names, terms = list(shapes), Counter(b for term in theta.terms for b in term.at)
+    for term in theta.terms:
+        if term.weight == 1 and all(terms[b] == 1 for b in term.at):
+            yield from _parts(Compressed({names[b]: shapes[names[b]] for b in term.at}, term.view, term.theta))
+
+
+def _quantized(compressed: Compressed) -> dict[str, Grid | Coded | str]:
+    shapes, view, theta = compressed
+    if not isinstance(theta, Affine | Codes | Fixed | Scaled | ZeroCodes):
+        return dict.fromkeys(shapes, type(theta).__name__)
+    sizes = list(shapes.values())
+    problems = theta.indices.shape[:-1]
+    numbers = torch.arange(problems.numel(), device=theta.indices.device).view(*problems, 1).expand(theta.indices.shape)
+    parts = zip(shapes, view.backward(theta.indices, sizes), view.backward(numbers, sizes), strict=True)
+    return {name: _coded(theta, indices.reshape(-1), own.reshape(-1)) for name, indices, own in parts}
+
+
+def _coded(theta: Any, indices: Tensor, numbers: Tensor) -> Grid | Coded | str:
+    """`indices` (n,) of a parameter and, for each, the number of its problem among the leading indices of `theta`."""
+    borders = ((numbers[1:] != numbers[:-1]).nonzero().squeeze(1) + 1).cpu().numpy()
+    length = int(np.gcd.reduce(borders, initial=len(numbers)))
+    runs = numbers.view(-1, length)[:, 0]
+    indices = indices.view(-1, length)
+
+    def own(field: Tensor, dims: int) -> Tensor:
+        """The entries of a field for each run; `dims` dimensions are not leading ones."""
+        return field.reshape(-1, *field.shape[field.ndim - dims :])[runs]
+
+    if isinstance(theta, Affine):
+        zero = own(theta.zero_point, 0).to(torch.int16)
+        grid = _grid(indices.to(torch.int16) - zero.unsqueeze(-1), own(theta.scale, 0), zero)
+        assert grid is not None
+        return grid
+    if isinstance(theta, Fixed | Scaled):
+        return Coded(indices, theta.values.unsqueeze(0), own(theta.scale, 0) if isinstance(theta, Scaled) else None)
+    book = nn.functional.pad(theta.codebook, (1, 0)) if isinstance(theta, ZeroCodes) else theta.codebook
+    return Coded(indices, own(book, 1) if len(runs.unique()) > 1 else own(book, 1)[:1], None)
+
+
+def at_delta(task: str, model: nn.Module, source: LC | Mapping[str, Compressed]) -> nn.Module:
+    """A copy of `model` at w = Delta(Theta), in evaluation mode. Raises ValueError for a parameter that it has not, or of another shape."""
+    net = copy.deepcopy(model).eval()
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, compressed in compressed_tasks(source).items():
+            for parameter, delta in compressed.deltas().items():
+                if parameter not in parameters:
+                    raise ValueError(f"{task}: task {name!r} compresses {parameter!r}, which the model has not")
+                if parameters[parameter].shape != delta.shape:
+                    expected, got = tuple(delta.shape), tuple(parameters[parameter].shape)
+                    raise ValueError(f"{task}: task {name!r} has {parameter!r} of shape {expected}, the model one of {got}")
+                parameters[parameter].copy_(delta)
+    return net

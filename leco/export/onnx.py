@@ -1,0 +1,240 @@
+"""ONNX: the net at w = Delta(Theta) in one file, in which quantized weights are integers that the graph itself decodes."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import LC
+from leco.compressed import Compressed
+from leco.export.codes import Coded, Grid, at_delta, quantized
+from leco.run import atomically
+
+LARGEST = 2**31 - 2**24  # bytes of a protobuf, with room for the graph
+OPSET = 21  # the first with 4-bit integers
+PREFIX = "decode/"  # of the nodes that no optimizer may compute before they are written
+
+
+def export_onnx(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    compressed: LC | Mapping[str, Compressed],
+    example_inputs: Tensor | Sequence[Tensor],
+    *,
+    weights: Literal["codes", "qdq", "nbits", "dense"] = "codes",
+) -> dict[str, str]:
+    """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held. The first dimension of all inputs is dynamic.
+
+    With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`) and uniform grids (`Affine`) are packed integers of 1, 2, 4, 8
+    or 16 bits in the file, and standard operators make the weights of them: shifts, masks, then Gather or GatherElements in the codebook,
+    or Cast, Sub and Mul. The weights are equal to Delta(Theta) to the bit. onnxruntime computes them once, when the session is made, and runs
+    dense. Of tensors that would not be smaller, and of all other forms, the file holds the dense weights. `leco.factorize` before makes
+    low-rank and tensor forms smaller layers, which are exported as they are, and so are the nets of `leco.narrow`.
+
+    Args:
+        path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second file, `path` with ".data" behind.
+        model: the net of `compressed`, or one with the same parameters; it is not changed. Exported in evaluation mode.
+        compressed: an `LC` that has its Thetas, or what `leco.thetas` gives; {} for a net that is exported as it is.
+        example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes, batch first.
+        weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform (per tensor, or per index of dimension 0), the form
+            that quantizers for other runtimes use; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8 bits for uniform grids of Linear layers,
+            which stay packed in memory, where a row is a multiple of 16; either of them is "codes" for the others; "dense".
+
+    Raises:
+        ImportError: onnx or onnxscript is not installed.
+        ValueError: an unknown value of `weights`; a parameter that the model has not, or of another shape.
+    """
+    if weights not in ("codes", "qdq", "nbits", "dense"):
+        raise ValueError(f"export_onnx: weights = {weights!r} must be 'codes', 'qdq', 'nbits' or 'dense'")
+    try:
+        import onnx_ir as ir
+        from onnxscript import optimizer
+    except ImportError as error:
+        raise ImportError("export_onnx needs onnx and onnxscript: pip install leco[export]") from error
+
+    net = at_delta("export_onnx", model, compressed)
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)  # torch's own, in its exporter
+        program = torch.onnx.export(
+            net,
+            inputs,
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            verbose=False,
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+        )
+    assert program is not None
+    graph, held = program.model.graph, {}
+    aliases = {id(p): name for name, p in net.named_parameters(remove_duplicate=False) if name in graph.initializers}
+    for name, found in quantized(compressed).items():
+        weight = graph.initializers.get(aliases.get(id(net.get_parameter(name)), ""))
+        if isinstance(found, str) or weights == "dense" or weight is None:
+            held[name] = f"dense ({found})" if isinstance(found, str) else "dense"
+        else:
+            held[name] = Decoder(ir, graph, name, weight, tuple(net.get_parameter(name).shape)).replace(found, weights)
+    optimizer.optimize_ir(program.model, should_fold=lambda node: False if (node.name or "").startswith(PREFIX) else None)
+    for part in (*graph.all_nodes(), *graph.initializers.values()):
+        part.metadata_props.clear()  # where each came from in the Python source: more bytes than a small net's weights
+    path = Path(path)
+    size = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
+    external = path.name + ".data" if size > LARGEST else None
+    atomically(path, lambda temporary: ir.save(program.model, temporary, external_data=external))
+    return held
+
+
+class Decoder:
+    """Computes one weight in a graph, in the place of its initializer. `ir` is the module onnx_ir."""
+
+    def __init__(self, ir: Any, graph: Any, name: str, weight: Any, shape: tuple[int, ...]):
+        self.ir, self.graph, self.name, self.weight, self.shape = ir, graph, name, weight, shape
+        self.nodes: list[Any] = []
+        self.bytes = 0
+
+    def replace(self, found: Grid | Coded, weights: str) -> str:
+        """Returns what was done."""
+        grid = (found if isinstance(found, Grid) else found.grid()) if weights != "codes" else None
+        if grid is not None and weights == "nbits" and (how := self.matmul(grid)):
+            return how
+        how, value = (self.dequantize(grid) if grid is not None and weights == "qdq" else None) or self.decode(found)
+        if self.bytes >= self.weight.const_value.nbytes:
+            for node in self.nodes:
+                for constant in node.inputs:
+                    self.graph.initializers.pop(constant.name, None)
+            return "dense (codes are not smaller)"
+        self.graph.insert_before(self.graph[0], self.nodes)
+        value.shape, value.type = self.weight.shape, self.weight.type
+        self.weight.replace_all_uses_with(value)
+        del self.graph.initializers[self.weight.name]
+        return how
+
+    def decode(self, found: Grid | Coded) -> tuple[str, Any]:
+        """Packed integers, shifts and masks, then a codebook or a scale and zero point."""
+        integers = found.levels if isinstance(found, Grid) else found.indices
+        width = found.bits if isinstance(found, Grid) else max(1, (found.codebook.shape[1] - 1).bit_length())
+        width = next(w for w in (1, 2, 4, 8, 16) if w >= width)
+        integers = integers.cpu().numpy().astype(np.uint16 if width == 16 else np.uint8)
+        codes = self.unpack(integers, width)
+        if isinstance(found, Grid):
+            how, like = "Cast, Mul", found.scale
+            x = self.node("Cast", codes, to=self.weight.dtype)
+            x = self.node("Sub", x, self.constant("zero_point", found.zero_point.unsqueeze(-1).to(like)))
+            x = self.node("Mul", x, self.constant("scale", like.unsqueeze(-1)))
+        else:
+            x = self.node("Cast", codes, to=self.ir.DataType.INT32)
+            if len(found.codebook) == 1:
+                how, x = "Gather", self.node("Gather", self.constant("codebook", found.codebook[0]), x)
+            else:
+                how, x = "GatherElements", self.node("GatherElements", self.constant("codebook", found.codebook), x, axis=1)
+            if found.scale is not None:
+                x = self.node("Mul", x, self.constant("scale", found.scale.unsqueeze(-1)))
+        return f"{how}, {width} bits", self.node("Reshape", x, self.constant("shape", np.array(self.shape, dtype=np.int64)))
+
+    def unpack(self, integers: np.ndarray, width: int) -> Any:
+        """Integers (runs, length) of `width` bits, packed from the lowest bits of each byte; padded at the end of all."""
+        if width >= 8:
+            return self.constant("codes", integers)
+        shifts = np.arange(0, 8, width, dtype=np.uint8)
+        packed = self.constant("codes", _packed(integers.ravel(), width)[:, None])
+        x = self.node("BitShift", packed, self.constant("shifts", shifts[None]), direction="RIGHT")
+        x = self.node("BitwiseAnd", x, self.constant("mask", np.array([[2**width - 1]], dtype=np.uint8)))
+        if integers.size * width % 8 == 0:
+            return self.node("Reshape", x, self.constant("runs", np.array(integers.shape, dtype=np.int64)))
+        x = self.node("Reshape", x, self.constant("all", np.array([-1], dtype=np.int64)))
+        first, last = (self.constant(role, np.array([n], dtype=np.int64)) for role, n in (("first", 0), ("last", integers.size)))
+        return self.node("Reshape", self.node("Slice", x, first, last), self.constant("runs", np.array(integers.shape, dtype=np.int64)))
+
+    def dequantize(self, grid: Grid) -> tuple[str, Any] | None:
+        """DequantizeLinear of the tensor, of its rows, or of blocks of its last dimension; None where the runs are none of these."""
+        grid = grid.widened(4 if grid.bits <= 4 else 8)
+        runs, length = grid.levels.shape
+        row, last = grid.levels.numel() // self.shape[0], self.shape[-1]
+        attributes: dict[str, Any] = {}
+        if runs == 1:
+            size = ()
+        elif length % row == 0:
+            size = (self.shape[0],)
+            attributes["axis"] = 0
+        elif last % length == 0:
+            size = (*self.shape[:-1], last // length)
+            attributes |= {"axis": len(self.shape) - 1, "block_size": length}
+        else:
+            return None
+        kind = self.ir.DataType.UINT4 if grid.bits == 4 else self.ir.DataType.UINT8
+        scale, zero = (x.repeat_interleave(max(1, length // row) if runs > 1 else 1).reshape(size) for x in (grid.scale, grid.zero_point))
+        levels = self.constant("levels", grid.levels.view(self.shape).to(torch.uint8), kind)
+        inputs = levels, self.constant("scale", scale), self.constant("zero_point", zero.to(torch.uint8), kind)
+        return f"DequantizeLinear, {grid.bits} bits", self.node("DequantizeLinear", *inputs, **attributes)
+
+    def matmul(self, grid: Grid) -> str:
+        """MatMulNBits in the place of all products with the weight, or "" where it has other uses or its rows are no multiples of 16."""
+        if len(self.shape) != 2:
+            return ""
+        rows, columns = self.shape
+        length = grid.levels.shape[1]
+        whole = length % columns == 0 or columns % length == 0
+        block = next((b for b in (256, 128, 64, 32, 16) if whole and min(length, columns) % b == 0), 0)
+        products = list(_products(self.weight))
+        if not block or not products:
+            return ""
+        grid = grid.widened(next(b for b in (2, 4, 8) if b >= grid.bits))
+        blocks = columns // block
+        scale, zero = (x.repeat_interleave(length // block).view(rows, blocks) for x in (grid.scale, grid.zero_point))
+        packed = self.constant("levels", _packed(_bytes(grid.levels.view(rows, blocks, block)), grid.bits))
+        inputs = [packed, self.constant("scale", scale.reshape(-1))]
+        zeros = None if grid.symmetric else self.constant("zero_points", _packed(_bytes(zero), grid.bits).reshape(-1))
+        sizes: dict[str, Any] = {"K": columns, "N": rows, "bits": grid.bits, "block_size": block, "accuracy_level": 1}  # 1: computed in float32
+        for old, x, bias in products:
+            product = self.node("MatMulNBits", x, *inputs, zeros, None, bias, domain="com.microsoft", **sizes)
+            product.shape, product.type = old.outputs[0].shape, old.outputs[0].type
+            self.graph.insert_before(old, self.nodes.pop())
+            old.outputs[0].replace_all_uses_with(product, replace_graph_outputs=True)
+        self.graph.opset_imports["com.microsoft"] = 1
+        return f"MatMulNBits, {grid.bits} bits"
+
+    def constant(self, role: str, x: np.ndarray | Tensor, dtype: Any = None) -> Any:
+        name = f"{self.name}.{role}"
+        array = np.ascontiguousarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x)
+        tensor = self.ir.tensor(array if dtype is None else array.astype(dtype.numpy()), name=name)
+        value = self.ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype))
+        self.graph.register_initializer(value)
+        self.bytes += tensor.nbytes
+        return value
+
+    def node(self, op: str, *inputs: Any, domain: str = "", **attributes: Any) -> Any:
+        name = f"{PREFIX}{self.name}/{op}{len(self.nodes)}"
+        self.nodes.append(self.ir.node(op, inputs, attributes, domain=domain, name=name))
+        self.nodes[-1].outputs[0].name = name
+        return self.nodes[-1].outputs[0]
+
+
+def _bytes(x: Tensor) -> np.ndarray:
+    return x.cpu().numpy().astype(np.uint8)
+
+
+def _packed(integers: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 (..., n) of `bits` bits as bytes (..., n bits / 8 rounded up), from the lowest bits of each byte."""
+    each = 8 // bits
+    padded = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, -integers.shape[-1] % each)])
+    cut = padded.reshape(*padded.shape[:-1], -1, each) << np.arange(0, 8, bits, dtype=np.uint8)
+    return np.bitwise_or.reduce(cut, axis=-1).astype(np.uint8)
+
+
+def _products(weight: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """(node, x, bias) for each x W' + bias; nothing where the weight has another use."""
+    found = []
+    for node, index in weight.uses():
+        if node.op_type == "Transpose" and len(weight.shape) == 2:
+            found += [(user, user.inputs[0], None) if user.op_type == "MatMul" and at == 1 else None for user, at in node.outputs[0].uses()]
+        else:
+            plain = node.op_type == "Gemm" and index == 1 and [node.attributes.get_float(a, 1.0) for a in ("alpha", "beta")] == [1.0, 1.0]
+            plain = plain and (node.attributes.get_int("transA", 0), node.attributes.get_int("transB", 0)) == (0, 1)
+            found.append((node, node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None) if plain else None)
+    if None not in found:
+        yield from found

@@ -1,0 +1,251 @@
+"""Exports: what other runtimes compute from the file is what torch computes at w = Delta(Theta)."""
+
+import os
+import sys
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import leco
+from leco.export.codes import Coded, Grid, quantized
+from leco.export.onnx import Decoder
+
+
+def digits(n: int = 24) -> torch.Tensor:
+    return torch.tensor(load_digits().images[:n], dtype=torch.float32).unsqueeze(1) / 16 - 0.3
+
+
+class LeNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, stride=2), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(108, 48), nn.ReLU(), nn.Linear(48, 10))
+
+    def forward(self, x):
+        return self.fc(self.conv(x).flatten(1))
+
+
+class Block(nn.Module):
+    """Rows of the image as tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        self.norm = nn.LayerNorm(32)
+        self.qkv = nn.Linear(32, 96)
+        self.out = nn.Linear(32, 32)
+        self.feed = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.embed(x.squeeze(1))
+        q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head((x + self.feed(x)).mean(1))
+
+
+NETS = {"lenet": LeNet, "block": Block}
+
+
+def mixed(net: str, tasks: dict[str, tuple]) -> leco.LC:
+    """The net with a compression for each of its weights."""
+    torch.manual_seed(0)
+    model = NETS[net]()
+    model(digits())  # running statistics
+    lc = leco.LC(model.eval(), {name: leco.Task(name, view, compression) for name, (view, compression) in tasks.items()})
+    lc.mu = 1.0
+    return lc
+
+
+def expected(lc: leco.LC, x: torch.Tensor) -> torch.Tensor:
+    with lc.compressed(), torch.no_grad():
+        return lc.model(x)
+
+
+def session(path, **entries: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    for key, value in entries.items():
+        options.add_session_config_entry(f"session.{key}", value)
+    options.optimized_model_filepath = f"{path}.optimized"
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(path, x: torch.Tensor, **entries: str) -> torch.Tensor:
+    net = session(path, **entries)
+    return torch.tensor(net.run(None, {net.get_inputs()[0].name: x.numpy()})[0])
+
+
+def operators(path) -> set[str]:
+    """What onnxruntime runs, after what it does when a session is made."""
+    return {node.op_type for node in onnx.load(f"{path}.optimized").graph.node}
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+FORMS = {
+    "codebook": (leco.Vector(), leco.Codebook(3), "Gather, 2 bits"),
+    "one bit": (leco.Vector(), leco.Codebook(2), "Gather, 1 bits"),
+    "nine values": (leco.Vector(), leco.Codebook(9), "Gather, 4 bits"),
+    "many values": (leco.Vector(), leco.Codebook(300), "Gather, 16 bits"),
+    "codebooks of rows": (leco.Rows(), leco.Codebook(2), "GatherElements, 1 bits"),
+    "codebooks of groups": (leco.Groups(36), leco.Codebook(3), "GatherElements, 2 bits"),
+    "binary": (leco.Rows(), leco.Binary(), "Gather, 1 bits"),
+    "ternary": (leco.Vector(), leco.Ternary(scale=False), "Gather, 2 bits"),
+    "ternary, groups": (leco.Groups(9), leco.Ternary(), "Gather, 2 bits"),
+    "powers of two": (leco.Rows(), leco.PowersOfTwo(2, scale=True), "Gather, 4 bits"),
+    "entropy": (leco.Vector(), leco.EntropyCodebook(1e-3, 8), "Gather, 4 bits"),
+    "uniform": (leco.Vector(), leco.Uniform(3), "Cast, Mul, 4 bits"),
+    "uniform, rows": (leco.Rows(), leco.Uniform(4, zero_point=True), "Cast, Mul, 4 bits"),
+    "uniform, groups": (leco.Groups(18), leco.Uniform(8), "Cast, Mul, 8 bits"),
+}
+
+
+def decoded(name: str, shape: tuple[int, ...], path, weights: str) -> tuple[str, torch.Tensor, torch.Tensor]:
+    """What was done with a weight, what onnxruntime makes of it, and Delta(Theta)."""
+    torch.manual_seed(0)
+    model = nn.ParameterDict({"w": torch.randn(shape)})
+    view, compression, _ = FORMS[name]
+    lc = leco.LC(model, {"all": leco.Task("w", view, compression)})
+    lc.mu = 100.0
+    weight = ir.Value(name="w", const_value=ir.tensor(np.zeros(shape, np.float32)), shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+    end = ir.node("Identity", [weight])
+    end.outputs[0].shape, end.outputs[0].type = weight.shape, weight.type
+    graph = ir.Graph([], end.outputs, nodes=[end], initializers=[weight], opset_imports={"": 21}, name="weight")
+    found = quantized(lc)["w"]
+    assert isinstance(found, Grid | Coded)
+    how = Decoder(ir, graph, "w", weight, shape).replace(found, weights)
+    ir.save(ir.Model(graph, ir_version=10), path)
+    return how, torch.tensor(session(path).run(None, {})[0]), lc.delta["w"].detach()
+
+
+@pytest.mark.parametrize("shape", [(54, 36), (36, 5, 3, 3)], ids=str)
+@pytest.mark.parametrize("name", FORMS)
+def test_decoded_weights_are_delta(name, shape, tmp_path):
+    """To the bit; and they are computed once."""
+    how, weight, delta = decoded(name, shape, tmp_path / "w.onnx", "codes")
+    assert how == FORMS[name][2]
+    assert torch.equal(weight, delta)
+    assert operators(tmp_path / "w.onnx") <= {"Identity"}
+    assert os.path.getsize(tmp_path / "w.onnx") < 4 * delta.numel()
+
+
+@pytest.mark.parametrize("shape", [(54, 36), (36, 5, 3, 3)], ids=str)
+@pytest.mark.parametrize("name", ["binary", "ternary", "powers of two", "uniform", "uniform, rows", "uniform, groups", "codebook"])
+def test_dequantized_weights_are_delta(name, shape, tmp_path):
+    how, weight, delta = decoded(name, shape, tmp_path / "w.onnx", "qdq")
+    if name == "codebook" or (name == "uniform, groups" and len(shape) == 4):  # no grid; runs of 18 in rows of 45
+        assert not how.startswith("DequantizeLinear")
+    else:
+        assert how == f"DequantizeLinear, {8 if name == 'uniform, groups' else 4} bits"
+    assert torch.equal(weight, delta)
+
+
+LENET = {
+    "conv.0.weight": (leco.Rows(), leco.Ternary()),
+    "conv.3.weight": (leco.Rows(), leco.Uniform(4, zero_point=True)),
+    "fc.0.weight": (leco.Vector(), leco.Codebook(2)),
+    "fc.2.weight": (leco.Rows(), leco.Binary()),
+}
+BLOCK = {
+    "embed.weight": (leco.Vector(), leco.TopK(0.5)),
+    "qkv.weight": (leco.Rows(), leco.Uniform(4, zero_point=True)),
+    "out.weight": (leco.Groups(16), leco.Uniform(8)),
+    "feed.0.weight": (leco.Vector(), leco.Ternary()),
+    "feed.2.weight": (leco.Vector(), leco.Uniform(3, zero_point=True)),
+    "head.weight": (leco.Vector(), leco.Codebook(4)),
+}
+HELD = {
+    ("lenet", "codes"): ["Gather, 2 bits", "Cast, Mul, 4 bits", "Gather, 1 bits", "Gather, 1 bits"],
+    ("block", "codes"): ["dense (Sparse)", "Cast, Mul, 4 bits", "Cast, Mul, 8 bits", "Gather, 2 bits", "Cast, Mul, 4 bits", "Gather, 2 bits"],
+    ("lenet", "qdq"): ["DequantizeLinear, 4 bits", "DequantizeLinear, 4 bits", "Gather, 1 bits", "DequantizeLinear, 4 bits"],
+    ("block", "nbits"): ["dense (Sparse)", *(f"MatMulNBits, {bits} bits" for bits in (4, 8, 2, 4)), "Gather, 2 bits"],
+    ("lenet", "dense"): ["dense"] * 4,
+}
+
+
+@pytest.mark.parametrize(("net", "weights"), HELD)
+def test_nets(net, weights, tmp_path):
+    """From the LC; batches of another size than the example's; batch norm folded, and weights computed, once."""
+    lc, path = mixed(net, LENET if net == "lenet" else BLOCK), tmp_path / "net.onnx"
+    before = {name: p.clone() for name, p in lc.model.state_dict().items()}
+    lc.model.train()
+    held = leco.export_onnx(path, lc.model, lc, digits(2), weights=weights)
+    assert lc.model.training
+    lc.model.eval()
+    assert list(held.values()) == HELD[net, weights]
+    assert list(held) == list(lc.params)
+    for n in (1, 24):
+        assert relative(run(path, digits(n)), expected(lc, digits(n))) <= 1e-5
+    if weights != "qdq":  # which onnxruntime does not compute beforehand
+        assert operators(path).isdisjoint({"BitShift", "BitwiseAnd", "Cast", "GatherElements", "BatchNormalization", "DequantizeLinear"})
+    dense = sum(4 * p.numel() for p in lc.model.parameters())
+    assert (os.path.getsize(path) < 0.7 * dense) == (weights != "dense")
+    assert all(torch.equal(before[name], p) for name, p in lc.model.state_dict().items())
+
+
+def test_qdq_of_attention_needs_an_option_of_onnxruntime(tmp_path):
+    """onnxruntime makes MatMulNBits of DequantizeLinear and MatMul, by default with activations of 8 bits: docs/export.md says so."""
+    lc = mixed("block", {"qkv.weight": BLOCK["qkv.weight"]})
+    leco.export_onnx(tmp_path / "net.onnx", lc.model, lc, digits(2), weights="qdq")
+    wanted = expected(lc, digits())
+    assert relative(run(tmp_path / "net.onnx", digits(), qdq_matmulnbits_accuracy_level="1"), wanted) <= 1e-5
+    assert relative(run(tmp_path / "net.onnx", digits()), wanted) > 1e-4
+
+
+def test_factored_and_shared(tmp_path, monkeypatch):
+    """Factorised layers are exported as they are; a tied weight stands once in the file; large files have their weights beside them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64))
+    model[5].weight = model[3].weight
+    lc = leco.LC(model, {"rank": leco.Task("1.weight", leco.Matrix(), leco.LowRank(4)), "tied": leco.Task("3.weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    path = tmp_path / "net.onnx"
+    rest = {name: c for name, c in leco.compressed.compressed_tasks(lc).items() if name == "tied"}
+    held = leco.export_onnx(path, leco.factorize(model, lc), rest, digits(2))
+    assert held == {"3.weight": "Gather, 1 bits"}
+    assert relative(run(path, digits()), expected(lc, digits())) <= 1e-5
+    assert 64 * 8 + 8 * 64 * 4 < os.path.getsize(path) < 64 * 64 * 4
+    monkeypatch.setattr("leco.export.onnx.LARGEST", 1000)
+    leco.export_onnx(path, leco.factorize(model, lc), rest, digits(2))
+    assert sorted(file.name for file in tmp_path.glob("net.onnx*")) == ["net.onnx", "net.onnx.data", "net.onnx.optimized"]
+    assert relative(run(path, digits()), expected(lc, digits())) <= 1e-5
+
+
+def test_onnx_refusals(tmp_path, monkeypatch):
+    lc, path = mixed("lenet", LENET), tmp_path / "net.onnx"
+    with pytest.raises(ValueError, match="weights = 'int4' must be 'codes', 'qdq', 'nbits' or 'dense'"):
+        leco.export_onnx(path, lc.model, lc, digits(2), weights="int4")
+    with pytest.raises(ValueError, match=r"task 'conv.0.weight' compresses 'conv.0.weight', which the model has not"):
+        leco.export_onnx(path, lc.model.fc, lc, digits(2))
+    other = LeNet()
+    other.conv[0] = nn.Conv2d(1, 8, 5, padding=2)
+    with pytest.raises(ValueError, match=r"'conv.0.weight' of shape \(8, 1, 3, 3\), the model one of \(8, 1, 5, 5\)"):
+        leco.export_onnx(path, other, lc, digits(2))
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(ImportError, match=r"leco\[export\]"):
+        leco.export_onnx(path, lc.model, lc, digits(2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_terms_of_sums_that_do_not_overlap_are_exported_each():
+    def held(*terms: leco.Part) -> dict[str, str]:
+        lc = leco.LC(LeNet(), {"all": leco.Task(("fc.0.weight", "fc.2.weight", "conv.3.weight"), leco.Blocks(), leco.Additive(terms))})
+        lc.mu = 1.0
+        found = quantized(lc)
+        for name, form in found.items():
+            if not isinstance(form, str):
+                assert torch.equal(form.weights().view(lc.delta[name].shape), lc.delta[name])
+        return {name: form if isinstance(form, str) else type(form).__name__ for name, form in found.items()}
+
+    grid, codes, more = leco.Part(leco.Rows(), leco.Uniform(4), at=(0,)), leco.Part(leco.Vector(), leco.Binary(), at=(1, 2)), leco.TopK(3)
+    assert held(grid, codes) == {"fc.0.weight": "Grid", "fc.2.weight": "Coded", "conv.3.weight": "Coded"}
+    overlap = held(grid, codes, leco.Part(leco.Vector(), more, at=(2,)))
+    assert overlap == {"fc.0.weight": "Grid", "fc.2.weight": "Sum", "conv.3.weight": "Sum"}
