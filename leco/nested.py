@@ -1,6 +1,6 @@
 """Thetas that hold Thetas: their tensors, those that retraining moves, and their description by plain dicts, lists, numbers and tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -16,6 +16,16 @@ def leaves(field: Any) -> list[Tensor]:
     if isinstance(field, Tensor):
         return [field]
     return [leaf for member in field for leaf in leaves(member)] if isinstance(field, tuple) else []
+
+
+def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:
+    """The Theta whose `leaves` are the next ones of `new`."""
+    if isinstance(field, Tensor):
+        return next(new)
+    if not isinstance(field, tuple):
+        return field
+    members = [with_leaves(member, new) for member in field]
+    return cast(Any, type(field))(*members) if hasattr(field, "_fields") else tuple(members)
 
 
 def free_leaves(theta: Theta) -> list[Tensor]:

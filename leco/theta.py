@@ -5,6 +5,7 @@ of Thetas loads without the compressions, options or costs that made them.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -23,6 +24,9 @@ class Theta(Protocol):
 
     A field is a tensor, an int, another Theta (quantized values of the kept weights), a view, or a tuple of these. `free` names the float
     fields that stay free once the discrete choices (indices, masks, ranks) are fixed: what retraining moves.
+
+    The library's forms have a third one, which yours may have: `shape()`, that of Delta(Theta), from the shapes of the fields alone. It raises
+    ValueError where fields do not fit each other. A file's sizes are checked with it before any memory is taken.
     """
 
     _fields: tuple[str, ...]
@@ -47,6 +51,9 @@ class Codes(NamedTuple):
     indices: Tensor
     codebook: Tensor
 
+    def shape(self) -> torch.Size:
+        return _looked_up(self.indices, self.codebook.shape[:-1])
+
     def decompress(self) -> Tensor:
         return lookup(self.codebook, self.indices)
 
@@ -59,6 +66,9 @@ class Fixed(NamedTuple):
 
     indices: Tensor
     values: Tensor
+
+    def shape(self) -> torch.Size:
+        return _looked_up(self.indices, self.values.shape[:-1])
 
     def decompress(self) -> Tensor:
         return lookup(self.values, self.indices)
@@ -74,6 +84,10 @@ class Scaled(NamedTuple):
     values: Tensor
     scale: Tensor
 
+    def shape(self) -> torch.Size:
+        _require(self.values.dim() == 1, f"values must be (K,), not {tuple(self.values.shape)}")
+        return _looked_up(self.indices, self.scale.shape)
+
     def decompress(self) -> Tensor:
         return lookup(self.scale.unsqueeze(-1) * self.values, self.indices)
 
@@ -87,6 +101,9 @@ class ZeroCodes(NamedTuple):
     indices: Tensor
     codebook: Tensor
 
+    def shape(self) -> torch.Size:
+        return _looked_up(self.indices, self.codebook.shape[:-1])
+
     def decompress(self) -> Tensor:
         return lookup(torch.nn.functional.pad(self.codebook, (1, 0)), self.indices)
 
@@ -99,6 +116,11 @@ class VectorCodes(NamedTuple):
 
     indices: Tensor
     codebook: Tensor
+
+    def shape(self) -> torch.Size:
+        *batch, _, d = self.codebook.shape
+        _require(tuple(batch) == self.indices.shape[:-1], f"codewords {tuple(self.codebook.shape)} do not fit indices {tuple(self.indices.shape)}")
+        return torch.Size([*_integers("indices", self.indices), d])
 
     def decompress(self) -> Tensor:
         first = self.codebook.shape[-2] * torch.arange(self.indices.shape[:-1].numel(), device=self.indices.device)
@@ -131,6 +153,10 @@ class HashedValues(NamedTuple):
     length: int
     seed: int
 
+    def shape(self) -> torch.Size:
+        _require(_is_count(self.length) and type(self.seed) is int, f"length = {self.length} and seed = {self.seed} must be integers, the first >= 0")
+        return torch.Size([*self.values.shape[:-1], self.length])
+
     def decompress(self) -> Tensor:
         k, parts = self.values.shape[-1], [(first, min(first + 2**17, self.length)) for first in range(0, self.length, 2**17)]
         indices = [hashed_positions(k, self.seed, *part, self.values.device).int() for part in parts]  # a part stays in cache
@@ -147,6 +173,11 @@ class Affine(NamedTuple):
     scale: Tensor
     zero_point: Tensor
 
+    def shape(self) -> torch.Size:
+        batch = self.indices.shape[:-1]
+        _require(self.scale.shape == batch == self.zero_point.shape, f"scale and zero_point must be {tuple(batch)}, as the indices are")
+        return _integers("indices", self.indices)
+
     def decompress(self) -> Tensor:
         levels = self.indices.to(self.scale.dtype) - self.zero_point.to(self.scale.dtype).unsqueeze(-1)
         return self.scale.unsqueeze(-1) * levels
@@ -160,6 +191,11 @@ class Sparse(NamedTuple):
 
     mask: Tensor
     values: Tensor
+
+    def shape(self) -> torch.Size:
+        kept, n = shape_of(self.values), self.mask.numel()
+        _require(len(kept) == 1 and kept[0] <= n, f"values {tuple(kept)} must be one for each True of {n} in the mask")
+        return _mask(self.mask)
 
     def decompress(self) -> Tensor:
         kept = values(self.values)
@@ -177,6 +213,11 @@ class GroupSparse(NamedTuple):
 
     mask: Tensor
     values: Tensor
+
+    def shape(self) -> torch.Size:
+        kept, groups = shape_of(self.values), self.mask.numel()
+        _require(len(kept) == 2 and kept[0] <= groups, f"values {tuple(kept)} must be a row for each True of {groups} in the mask")
+        return torch.Size([*_mask(self.mask), kept[1]])
 
     def decompress(self) -> Tensor:
         kept = values(self.values)
@@ -210,6 +251,13 @@ class NMSparse(NamedTuple):
     values: Tensor
     m: int
 
+    def shape(self) -> torch.Size:
+        *blocks, n = shape_of(self.values)
+        _require(tuple(blocks) == self.pattern.shape, f"values ({blocks}, {n}) do not fit patterns {tuple(self.pattern.shape)}")
+        _require(_is_count(self.m) and 1 <= n <= self.m <= 16, f"{n} of m = {self.m} must be at least 1 of at most 16")
+        *batch, k = _integers("pattern", self.pattern)
+        return torch.Size([*batch, k * self.m])
+
     def decompress(self) -> Tensor:
         kept = values(self.values)
         places, _ = patterns(kept.shape[-1], self.m, kept.device)
@@ -225,6 +273,9 @@ class Dense(NamedTuple):
 
     values: Tensor
 
+    def shape(self) -> torch.Size:
+        return shape_of(self.values)
+
     def decompress(self) -> Tensor:
         return values(self.values)
 
@@ -237,6 +288,12 @@ class Factors(NamedTuple):
 
     u: Tensor
     v: Tensor
+
+    def shape(self) -> torch.Size:
+        *batch, m, r = shape_of(self.u)
+        *same, q, n = shape_of(self.v)
+        _require(batch == same and r == q <= min(m, n), f"factors {m} x {r} and {q} x {n} of batches {batch} and {same} do not fit")
+        return torch.Size([*batch, m, n])
 
     def decompress(self) -> Tensor:
         return values(self.u) @ values(self.v)
@@ -256,6 +313,14 @@ class ConvFactors(NamedTuple):
     scheme: int
     height: int
     width: int
+
+    def shape(self) -> torch.Size:
+        rows, columns = Factors(self.u, self.v).shape()
+        height, width = self.height, self.width
+        down, along = (1, height * width) if self.scheme == 1 else (height, width)
+        _require(self.scheme in (1, 2) and _is_count(height) and _is_count(width) and down > 0 < along, f"scheme {self.scheme}, {height} x {width}")
+        _require(rows % down == 0 == columns % along, f"a matrix {rows} x {columns} has no kernels of {height} x {width} by scheme {self.scheme}")
+        return torch.Size([rows // down, columns // along, height, width])
 
     def decompress(self) -> Tensor:
         matrix = values(self.u) @ values(self.v)
@@ -278,6 +343,12 @@ class TuckerFactors(NamedTuple):
     core: Tensor
     factors: tuple[Tensor, ...]
 
+    def shape(self) -> torch.Size:
+        core, sides = shape_of(self.core), [shape_of(factor) for factor in self.factors]
+        fit = len(sides) <= len(core) and all(len(side) == 2 and side[1] == r <= side[0] for side, r in zip(sides, core, strict=False))
+        _require(fit, f"factors {[tuple(side) for side in sides]} do not fit a core {tuple(core)}")
+        return torch.Size([*(n for n, _ in sides), *core[len(sides) :]])
+
     def decompress(self) -> Tensor:
         x = values(self.core)
         for mode, factor in enumerate(self.factors):
@@ -292,6 +363,14 @@ class CPFactors(NamedTuple):
     """CP: x = sum over r of the outer products of the r-th columns. `factors` of (n_k, rank), one for each mode."""
 
     factors: tuple[Tensor, ...]
+
+    def shape(self) -> torch.Size:
+        sides = [shape_of(factor) for factor in self.factors]
+        fit = bool(sides) and all(len(side) == 2 and side[1] == sides[0][1] for side in sides)
+        _require(fit, f"factors {[tuple(side) for side in sides]} do not fit")
+        shape = torch.Size(n for n, _ in sides)
+        _require(sides[0][1] * max(shape) <= shape.numel(), f"a tensor of shape {tuple(shape)} has no rank {sides[0][1]}")
+        return shape
 
     def decompress(self) -> Tensor:
         first, *others = [values(factor) for factor in self.factors]
@@ -308,6 +387,16 @@ class TrainFactors(NamedTuple):
     """Tensor train: x[i_1, ..., i_N] = G_1[:, i_1] G_2[:, i_2] ... G_N[:, i_N]. `cores` of (r_{k-1}, n_k, r_k), r_0 = r_N = 1."""
 
     cores: tuple[Tensor, ...]
+
+    def shape(self) -> torch.Size:
+        sides = [shape_of(core) for core in self.cores]
+        _require(all(len(side) == 3 for side in sides), f"cores {[tuple(side) for side in sides]} must have three dimensions each")
+        left, right = [r for r, _, _ in sides], [r for _, _, r in sides]
+        shape = torch.Size(n for _, n, _ in sides)
+        _require(left[0] == right[-1] == 1 and left[1:] == right[:-1], f"cores {[tuple(side) for side in sides]} do not fit")
+        for k, r in enumerate(right):
+            _require(r <= min(shape[: k + 1].numel(), shape[k + 1 :].numel()), f"a tensor of shape {tuple(shape)} has no rank {r} after mode {k + 1}")
+        return shape
 
     def decompress(self) -> Tensor:
         x = values(self.cores[0])
@@ -331,6 +420,9 @@ class Term(NamedTuple):
     candidate: int = 0
     weight: float = 1.0
 
+    def shape(self) -> Any:
+        return shape_of(self.theta)
+
     def decompress(self) -> Any:
         return self.theta.decompress()
 
@@ -344,6 +436,16 @@ class Sum(NamedTuple):
     terms: tuple[Term, ...]
     shapes: tuple[tuple[int, ...], ...]
     single: int
+
+    def shape(self) -> Any:
+        shapes = tuple(torch.Size(shape) for shape in self.shapes)
+        _require(any(term.at for term in self.terms) and self.single in (0, 1) and (len(shapes) == 1 or not self.single), "a sum of no blocks")
+        for t, term in enumerate(self.terms):
+            places = all(_is_count(b) and b < len(shapes) for b in term.at) and len(set(term.at)) == len(term.at)
+            _require(places and 0 < term.weight < math.inf, f"term {t} is at {term.at} of {len(shapes)} blocks, with weight {term.weight}")
+            expected, got = term.view.shape([shapes[b] for b in term.at]), term.shape()
+            _require(expected == got, f"term {t} needs the shape {expected} and has {got}")
+        return shapes[0] if self.single else shapes
 
     def blocks(self) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
@@ -389,3 +491,34 @@ THETAS: tuple[type, ...] = (
 def values(field: Any) -> Any:
     """The numbers of a field that is a tensor, or a Theta of it."""
     return field if isinstance(field, Tensor) else field.decompress()
+
+
+def shape_of(field: Any) -> Any:
+    """The shape of a field that is a tensor, or of a Theta of it."""
+    return field.shape if isinstance(field, Tensor) else field.shape()
+
+
+def _require(fits: bool, message: str) -> None:
+    if not fits:
+        raise ValueError(message)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _integers(name: str, x: Tensor) -> torch.Size:
+    _require(not x.is_floating_point() and x.dim() > 0, f"{name} {tuple(x.shape)} of {x.dtype} must be integers, (..., n)")
+    return x.shape
+
+
+def _mask(x: Tensor) -> torch.Size:
+    _require(x.dtype == torch.bool and x.dim() > 0, f"a mask {tuple(x.shape)} of {x.dtype} must be bools, (..., n)")
+    return x.shape
+
+
+def _looked_up(indices: Tensor, batch: torch.Size) -> torch.Size:
+    """The shape of `lookup` with values (*batch, K)."""
+    own = _integers("indices", indices)[:-1]
+    _require(len(batch) <= len(own) and torch.broadcast_shapes(batch, own) == own, f"values for {tuple(batch)} problems do not fit {tuple(own)}")
+    return indices.shape

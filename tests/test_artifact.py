@@ -8,39 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tampering import KERNEL, Net, nodes, problem, take_apart
 from torch import nn
 
 import leco
 from leco.compressions import ALL
+from leco.nested import leaves, with_leaves
+from leco.views import array_shape
 
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(10, 12)
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.norm = nn.BatchNorm2d(6)
-        self.a = nn.Linear(12, 9)
-        self.b = nn.Linear(9, 8)
-        self.head = nn.Linear(12, 10, bias=False)
-        self.head.weight = self.embed.weight
-
-
-def problem(seed: int = 0):
-    torch.manual_seed(seed)
-    net = Net()
-    tasks = {
-        "embed": leco.Task("embed.weight", leco.Groups(6), leco.Ternary()),
-        "conv": leco.Task("conv.weight", leco.Kernel(), leco.ConvRankSelection(0.02)),
-        "a": leco.Task("a.weight", leco.Matrix(), leco.LowRank(3)),
-        "b": leco.Task("b.weight", leco.Vector(), leco.TopK(7)),
-    }
-    lc = leco.LC(net, tasks)
-    lc.mu = 0.5
-    return net, lc
-
-
-KERNEL = leco.Reshape((3, 3, 4, 3))
 COMPRESSIONS = {
     "codebook": (leco.Vector(), leco.Codebook(5)),
     "large codebook": (leco.Vector(), leco.Codebook(100)),
@@ -104,35 +79,99 @@ def test_a_file_gives_delta_back_to_the_bit(tmp_path, name, dtype):
     again = leco.load(tmp_path / "m.safetensors", nn.Linear(12, 9).to(dtype))
     assert torch.equal(again.weight, lc.delta["weight"])
     assert torch.equal(again.bias, net.bias)
-    _, content, tensors = leco.artifact._read(tmp_path / "m.safetensors")
-    assert not tensors
-    assert 8 * (content.numel() - net.bias.nbytes) == lc.bits()
+    rows = leco.artifact.streams(tmp_path / "m.safetensors")
+    assert sum(row.bytes for row in rows) == size
+    assert 8 * sum(row.bytes for row in rows if row.kind == "theta") == lc.bits()
+    thetas = leco.thetas(tmp_path / "m.safetensors")
+    assert torch.equal(thetas["t"].deltas()["weight"].to(dtype), lc.delta["weight"])
+    assert all(torch.equal(a, b) for a, b in zip(leaves(thetas["t"].theta), leaves(lc.thetas["t"]), strict=True))
 
 
-def test_the_coded_payload_has_exactly_the_bits_that_are_reported(tmp_path):
+@pytest.mark.parametrize("name", COMPRESSIONS)
+def test_forms_know_the_shape_of_delta_without_memory(name):
+    lc = leco.LC(nn.Linear(12, 9), {"t": leco.Task("weight", *COMPRESSIONS[name])})
+    lc.mu = 1.0
+    theta = lc.thetas["t"]
+    meta = with_leaves(theta, (leaf.to("meta") for leaf in leaves(theta)))
+    assert meta.shape() == theta.shape() == array_shape(theta.decompress())
+
+
+def test_every_byte_of_a_file_has_its_row(tmp_path):
     _, lc = problem()
-    leco.save(tmp_path / "m.safetensors", lc)
-    _, content, tensors = leco.artifact._read(tmp_path / "m.safetensors")
-    assert not tensors
-    description = leco.describe(tmp_path / "m.safetensors")
-    rest = sum(node["t"][2] for node in description["rest"].values())
-    assert 8 * (content.numel() - rest) == lc.bits() == lc.record().bits
+    size = leco.save(tmp_path / "m", lc)
+    rows = leco.artifact.streams(tmp_path / "m")
+    assert size == sum(row.bytes for row in rows)
+    assert [row.field for row in rows if row.kind == "overhead"] == ["header", "description", "checksums"]
+    assert 8 * sum(row.bytes for row in rows if row.kind == "theta") == lc.bits() == lc.record().bits
+    for task, theta in lc.thetas.items():
+        assert 8 * sum(row.bytes for row in rows if row.task == task) == leco.bits(theta)
+    (found,) = (row for row in rows if row.field == "theta.values.codebook")
+    assert found[:5] == ("biases", "theta.values.codebook", "float32", (2,), 8)
+    assert {row.field for row in rows if row.kind == "rest"} == set(lc.rest())
+    assert {row.coding for row in rows} >= {"", "raw", "digits", "gaps", "rows"}
 
 
-def test_large_floats_stand_in_the_file_as_they_are(tmp_path):
-    net = nn.Linear(64, 32)
-    net.register_buffer("leco", torch.randn(2000))
-    lc = leco.LC(net, {"a": leco.Task("weight", leco.Matrix(), leco.LowRank(20))})
+def test_thetas_come_without_a_model(tmp_path):
+    _, lc = problem()
+    leco.save(tmp_path / "m", lc)
+    thetas = leco.thetas(tmp_path / "m")
+    assert list(thetas) == list(lc.tasks)
+    for task in thetas.values():
+        for name, delta in task.deltas().items():
+            assert torch.equal(delta, lc.delta[name])
+            assert task.shapes[name] == delta.shape
+    assert thetas["embed"].view == leco.Groups(6)
+
+
+def random_floats(*shape):
+    """Of random bits: no coding makes them shorter."""
+    return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32).view(torch.float32).nan_to_num(0, 1, -1)
+
+
+def test_large_floats_that_no_coding_makes_shorter_stand_in_the_file_as_they_are(tmp_path):
+    def architecture():
+        net = nn.Linear(64, 32)
+        net.leco = nn.ParameterList([random_floats(2000) for _ in range(3)])  # "leco.2" is the name of the file's own entry
+        return net
+
+    net = architecture()
+    with torch.no_grad():
+        net.weight.copy_(random_floats(32, 64))
+    lc = leco.LC(net, {"a": leco.Task("weight", leco.Vector(), leco.Uncompressed())})
     lc.mu = 1.0
     leco.save(tmp_path / "m", lc)
     with safe_open(tmp_path / "m", framework="pt") as file:
-        assert set(file.keys()) == {"leco", "leco_", "a.v"}
-        assert torch.equal(file.get_tensor("a.v"), lc.thetas["a"].v)
-    other = nn.Linear(64, 32)
-    other.register_buffer("leco", torch.zeros(2000))
-    leco.load(tmp_path / "m", other)
-    assert torch.equal(other.leco, net.leco)
-    assert torch.equal(other.weight, lc.delta["weight"])
+        assert set(file.keys()) == {"leco.2", "leco.0", "leco.1", "leco.2_", "a.values"}
+        assert torch.equal(file.get_tensor("a.values").view(32, 64), lc.delta["weight"])
+    other = leco.load(tmp_path / "m", architecture())
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_rest_may_be_rounded(tmp_path, dtype):
+    net, lc = problem()
+    assert leco.save(tmp_path / "half", lc, dtype=dtype) < leco.save(tmp_path / "whole", lc) - 1100
+    again = leco.load(tmp_path / "half", problem(seed=1)[0])
+    for name, value in lc.rest().items():
+        expected = value.to(dtype).to(value.dtype) if value.is_floating_point() else value
+        assert torch.equal(again.state_dict()[name], expected)
+    for name, delta in lc.delta.items():
+        assert torch.equal(again.state_dict()[name], delta)
+    with torch.no_grad():
+        net.norm.running_var[2] = 65520.0 if dtype == torch.float16 else 3.4e38
+        net.norm.running_mean[0] = torch.inf  # is one already
+    with pytest.raises(ValueError, match=rf"'norm.running_var' has the entry (65520|3.4e\+38); {dtype} holds at most (65504|3.38953e\+38)"):
+        leco.save(tmp_path / "half", lc, dtype=dtype)
+    with pytest.raises(ValueError, match=r"dtype = torch.int8 must be torch.float16, torch.bfloat16 or None"):
+        leco.save(tmp_path / "half", lc, dtype=torch.int8)
+
+
+def test_what_a_file_cannot_hold_is_refused_when_saving(tmp_path):
+    net, lc = problem()
+    net.register_buffer("waves", torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"'waves' is of torch\.complex64; a file holds bool, "):
+        leco.save(tmp_path / "m", lc)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_everything_else_comes_back_too_and_tied_weights_stay_tied(tmp_path):
@@ -146,6 +185,20 @@ def test_everything_else_comes_back_too_and_tied_weights_stay_tied(tmp_path):
     with lc.compressed():
         for (name, p), q in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
             assert torch.equal(p, q), name
+
+
+def test_weights_that_are_tied_in_the_file_fill_a_net_where_they_are_not(tmp_path):
+    _, lc = problem()
+    leco.save(tmp_path / "m", lc)
+    apart, tied = Net(), Net()
+    apart.head.weight = nn.Parameter(torch.zeros(10, 12))
+    leco.load(tmp_path / "m", apart)
+    assert torch.equal(apart.head.weight, lc.delta["embed.weight"])
+    lc = leco.LC(apart, {"a": leco.Task("a.weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    with pytest.raises(ValueError, match="another architecture: it has two tensors for one that the model has tied"):
+        leco.load(tmp_path / "m", tied)
 
 
 def test_a_tied_weight_in_no_task_is_written_once(tmp_path):
@@ -166,7 +219,7 @@ def test_a_tied_weight_in_no_task_is_written_once(tmp_path):
 def test_a_snapshot_is_saved_as_it_was(tmp_path):
     net, lc = problem()
     kept = lc.snapshot()
-    wanted = {name: value.clone() for name, value in lc.delta.items()} | {"b.bias": net.b.bias.detach().clone()}
+    wanted = {name: value.clone() for name, value in lc.delta.items()} | {"conv.bias": net.conv.bias.detach().clone()}
     with torch.no_grad():
         for p in net.parameters():
             p.mul_(2).add_(0.1)
@@ -222,7 +275,7 @@ class Halves:
 
 
 class Signed(NamedTuple):
-    """A form of a user's own, with negative integers."""
+    """A form of a user's own, with negative integers, that does not tell its shape."""
 
     signs: torch.Tensor
 
@@ -248,12 +301,14 @@ def test_views_of_ones_own_are_passed_by_their_class(tmp_path):
     assert torch.equal(leco.load(tmp_path / "m", nn.Linear(5, 4), views=[Halves]).bias, lc.delta["bias"])
 
 
-def test_negative_integers_are_refused_when_saving(tmp_path):
+def test_forms_of_ones_own_are_passed_by_their_class(tmp_path):
     lc = leco.LC(nn.Linear(5, 4), {"a": leco.Task("weight", leco.Vector(), SignOnly())})
-    with pytest.raises(ValueError, match="must be at least 0 to be coded; the least is -1"):
-        lc.mu = 1.0
-        leco.save(tmp_path / "m", lc)
-    assert list(tmp_path.iterdir()) == []
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    with pytest.raises(ValueError, match="task 'a' is damaged: unknown form of Theta 'Signed'"):
+        leco.load(tmp_path / "m", nn.Linear(5, 4))
+    assert torch.equal(leco.load(tmp_path / "m", nn.Linear(5, 4), forms=[Signed]).weight, lc.delta["weight"])
+    assert [row.field for row in leco.artifact.streams(tmp_path / "m", forms=[Signed])][3:] == ["theta.signs", "bias"]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -267,7 +322,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
             out.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("leco.artifact.save_file", half)
+    monkeypatch.setattr("leco.container.save_file", half)
     with pytest.raises(OSError, match="disk full"):
         leco.save(path, lc)
     assert path.read_bytes() == before
@@ -280,37 +335,31 @@ def test_saving_before_a_c_step_is_refused(tmp_path):
         leco.save(tmp_path / "m.safetensors", lc)
 
 
-def rewrite(path, change) -> None:
-    description, content, tensors = leco.artifact._read(path)
-    change(description, tensors)
-    head = torch.frombuffer(bytearray(leco.artifact._deflate(description)), dtype=torch.uint8)
-    save_file({"leco": torch.cat([head, content]), **tensors}, path)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d, t: d.update(version=99), "format version 99"),
-        (lambda d, t: d.pop("version"), "description is damaged"),
-        (
-            lambda d, t: d["tasks"]["a"].update(theta={"Evil": []}),
-            r"task 'a' is damaged: unknown form of Theta 'Evil'",
-        ),
-        (lambda d, t: d["tasks"]["a"].update(view=["Evil", {}]), r"task 'a' is damaged: unknown view 'Evil'"),
-        (lambda d, t: d["tasks"]["a"]["theta"].update(Factors=["gone", "gone"]), r"task 'a' is damaged"),
-        (lambda d, t: d["tasks"]["embed"]["theta"]["Scaled"][0]["t"].__setitem__(1, [20, 7]), r"task 'embed' is damaged: .*140"),
-        (lambda d, t: d["tasks"]["a"]["theta"]["Factors"][0]["t"].__setitem__(2, 10**9), r"task 'a' is damaged: a tensor of 1000000000 bytes is cut"),
-        (lambda d, t: d["tasks"]["a"]["theta"]["Factors"][0]["t"].__setitem__(1, [9, 4]), r"task 'a' is damaged: 108 bytes do not hold"),
-        (lambda d, t: d["rest"].popitem(), r"tensors in no task are damaged: \d+ bytes are left over"),
-        (lambda d, t: d["rest"]["b.bias"]["t"].__setitem__(1, [2, 4]), r"'b.bias' is \(2, 4\) in the file and \(8,\) in the model"),
-        (lambda d, t: d["rest"].update({"c.bias": d["rest"].pop("b.bias")}), r"(lacks|damaged)"),
+        (lambda d: d["tasks"]["a"].update(theta={"Evil": []}), r"task 'a' is damaged: unknown form of Theta 'Evil'"),
+        (lambda d: d["tasks"]["a"].update(view=["Evil", {}]), r"task 'a' is damaged: unknown view 'Evil'"),
+        (lambda d: d["tasks"]["a"].pop("view"), r"task 'a' is damaged: it must have params, view, compression and theta"),
+        (lambda d: d["tasks"]["embed"]["theta"].update(Scaled=[]), r"task 'embed' is damaged: theta needs the fields indices, values, scale"),
+        (lambda d: nodes(d["tasks"]["embed"])[0]["t"].__setitem__(1, [20, 7]), r"task 'embed' is damaged: theta is of shape .*\[20, 7\]"),
+        (lambda d: nodes(d["tasks"]["a"])[0]["t"].__setitem__(2, 10**9), r"task 'a' is damaged: theta.terms.0.theta.u: 1000000000 bytes"),
+        (lambda d: nodes(d["tasks"]["a"])[0]["t"].__setitem__(1, [9, 4]), r"task 'a' is damaged: theta.terms.0.theta.u: 36 bytes do not hold"),
+        (lambda d: nodes(d["tasks"]["b"])[0]["t"].__setitem__(1, [10**8, 10**7]), r"task 'b' is damaged: 1000000000000000 entries are more than"),
+        (lambda d: d["rest"].popitem(), r"another architecture: the file lacks \['norm.num_batches_tracked'\]"),
+        (lambda d: nodes(d["rest"]["norm.bias"])[0]["t"].__setitem__(1, [2, 3]), r"'norm.bias' is \(2, 3\) in the file and \(6,\) in the model"),
+        (lambda d: d["rest"].update({"c.bias": d["rest"].pop("norm.bias")}), r"lacks \['norm.bias'\] and has \['c.bias'\]"),
+        (lambda d: d["tied"].update({"head.weight": "norm.bias"}), "another architecture: 'head.weight' is tied to 'norm.bias'"),
+        (lambda d: d["tied"].update({"norm.weight": "norm.bias"}), "another architecture: 'norm.weight' is tied to 'norm.bias'"),
     ],
 )
-def test_damaged_files_are_refused_and_the_model_stays(tmp_path, change, message):
+def test_damaged_descriptions_are_refused_and_the_model_stays(tmp_path, change, message):
     _, lc = problem()
     path = tmp_path / "m.safetensors"
     leco.save(path, lc)
-    rewrite(path, change)
+    parts = take_apart(path)
+    change(parts.description)
+    parts.write(path)
     other = problem(seed=1)[0]
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(ValueError, match=message):
@@ -327,6 +376,12 @@ def test_what_is_not_a_file_of_leco_is_refused(tmp_path):
     save_file({"x": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="not one of leco"):
         leco.load(path, Net())
+    with pytest.raises(FileNotFoundError):
+        leco.load(tmp_path / "none", Net())
+    for name, version in (("leco", 1), ("leco.7", 7)):
+        save_file({name: torch.zeros(9, dtype=torch.uint8)}, path)
+        with pytest.raises(ValueError, match=f"m.safetensors: it has format version {version}; this leco reads version 2"):
+            leco.describe(path)
     _, lc = problem()
     leco.save(path, lc)
     path.write_bytes(path.read_bytes()[:-7])
@@ -341,4 +396,4 @@ def test_nothing_is_pickled(tmp_path):
     _, lc = problem()
     leco.save(tmp_path / "m.safetensors", lc)
     assert b"\x80\x02" not in (tmp_path / "m.safetensors").read_bytes()[:8]
-    assert leco.describe(tmp_path / "m.safetensors")["tasks"]["b"]["view"] == ["Vector", {}]
+    assert leco.describe(tmp_path / "m.safetensors")["tasks"]["b"]["view"] == ["Matrix", {"rows": [0]}]
