@@ -1,37 +1,35 @@
-"""Lossless coding of the tensors of a Theta to bytes.
+"""Lossless coding of tensors to bytes: whatever is coded comes back to the bit, and of several codings the shortest is kept.
 
-For each tensor of integers the shortest of several codings is kept:
+A coding is a dictionary of a name and whole numbers, which stands in the file's description:
 
-    digits    base b at a fixed width: as many digits as fit in a byte (5 ternary digits: 1.6 bits each), or one plane of bits per binary digit
-    entropy   a range coder (constriction) with a table of integer frequencies, which stands before the code words
-    rows      of a sparse matrix: by rows and columns that have few nonzero entries or none (`leco.contexts`)
-    gaps      of a mask: the numbers of False entries between the True ones
+    integers, bools   "digits", "entropy"   as flat streams, at a fixed width or by frequencies (`leco.streams`)
+    masks             {"name": "gaps", "width": w, "symbols": s}    the numbers of False entries between the True ones: s digits of base 2^w, a gap g
+                      as g div (2^w - 1) escapes of 2^w - 1 and the rest
+    sparse matrices   {"name": "rows", "transposed": 0 or 1, "parts": [[bytes, coding], [bytes, {}], [bytes, coding]]}    the rows' classes, the
+                      positions by rows and columns that have few nonzero entries or none (`leco.contexts`), the values - 1
+    floats            "planes"              byte by byte, each plane as a stream (`leco.floats`)
+    any               "raw"                 the tensor's own bytes
 
-Floats keep their own bytes. Tables are integers that sum to a power of two, so that decoding is the same on every machine.
+Tables and models are integers, so that decoding is the same on every machine. What a file says is believed in nothing: `decode` raises ValueError
+where payload, description, shape and type disagree, before it takes more memory than about twice the tensor's own.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import reprlib
+from typing import Any
 
 import numpy as np
 import torch
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from leco.contexts import ONE, position_bits, probabilities, row_classes
+from leco.contexts import ONE, code_bits, position_bits, probabilities, row_classes
+from leco.floats import decode_floats, encode_floats, split
+from leco.streams import CHUNK, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
 
-PRECISION = 16  # bits: the frequencies of a table sum to 2^16
-LARGEST_TABLE = 4096  # symbols
 LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
+MOST_ROWS = 2**15  # likewise: the decoder works row by row
 BERNOULLI = stream.model.Bernoulli(perfect=False)
-
-
-class Coded(NamedTuple):
-    """`payload` (bytes,) uint8; `coding` says how it was made, in ints and a name, for `decode`."""
-
-    payload: Tensor
-    coding: dict[str, Any]
 
 
 def bits(theta: Any) -> int:
@@ -48,65 +46,90 @@ def bits(theta: Any) -> int:
 
 
 def size(x: Tensor) -> int:
-    """Bytes that `encode(x)` gives; for floats, the bytes of the tensor itself."""
-    return x.nbytes if x.is_floating_point() else min(length for length, _ in _candidates(x.detach()))
+    """Bytes that `encode(x)` gives."""
+    return encode(x).payload.numel()
 
 
 def encode(x: Tensor) -> Coded:
-    """Code a tensor of bools or of non-negative integers; `decode(*encode(x), x.shape, x.dtype)` gives it back."""
-    return min(_candidates(x.detach()), key=lambda candidate: candidate[0])[1]()
+    """Code a tensor of bools, integers or floats; `decode(*encode(x), x.shape, x.dtype)` gives it back to the bit.
+
+    >>> import torch
+    >>> from leco.coding import decode, encode
+    >>> payload, coding = encode(torch.tensor([2, 0, 1, 1, 2, 0]))
+    >>> len(payload), coding
+    (2, {'name': 'digits', 'base': 3})
+    >>> decode(payload, coding, torch.Size([6]), torch.int64)
+    tensor([2, 0, 1, 1, 2, 0])
+    """
+    x = x.detach().cpu()
+    if x.is_floating_point():
+        return encode_floats(x)
+    flat = x.reshape(-1)
+    return min((coded for coded in (encode_stream(flat), _gaps(flat), _rows(x)) if coded is not None), key=lambda coded: coded.payload.numel())
 
 
-def _candidates(x: Tensor) -> list[tuple[int, Callable[[], Coded]]]:
-    """The lengths of the codings that may pay, and what makes them."""
-    flat, base = x.reshape(-1), _base(x)
-    found = [(_packed_size(flat.numel(), base), lambda: Coded(_pack(flat, base), {"name": "digits", "base": base}))]
-    if x.dtype == torch.bool:
-        gaps = _gaps(flat)
-        width, length = _gap_width(gaps)
-        found.append((length, lambda: _encode_gaps(gaps, width)))
-    for coded in (_entropy(flat, base), _rows(x, base)):
-        if coded is not None:
-            found.append((coded.payload.numel(), lambda coded=coded: coded))
-    return found
+def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The tensor that `encode` was given. Raises ValueError where payload and description disagree; a shape too large is the caller's to refuse."""
+    count = math.prod(shape)
+    name = coding.get("name") if type(coding) is dict else None
+    try:
+        if dtype.is_floating_point and name in ("raw", "planes"):
+            return decode_floats(payload, coding, count, dtype).view(shape)
+        if dtype.is_floating_point or (name == "gaps" and dtype != torch.bool) or (name == "rows" and len(shape) != 2):
+            raise ValueError(f"unknown coding {reprlib.repr(coding)} of {dtype} and shape {tuple(shape)}")
+        if name == "gaps":
+            return _decode_gaps(payload, coding, count).view(shape)
+        if name == "rows":
+            return _decode_rows(payload, coding, shape, dtype)
+        return decode_stream(payload, coding, count, dtype).view(shape)
+    except (AssertionError, MemoryError, RuntimeError) as error:  # the first is the range coder's
+        described = f"a tensor of shape {tuple(shape)} coded as {reprlib.repr(coding)}"
+        raise ValueError(f"{payload.numel()} bytes do not hold {described}: {error}") from error
 
 
-def _encode_gaps(gaps: Tensor, width: int) -> Coded:
+# --- masks by gaps
+
+
+def _gaps(mask: Tensor) -> Coded | None:
+    """Where they may pay: for few True entries."""
+    ones = int(mask.count_nonzero()) if mask.dtype == torch.bool else 0
+    if not 0 < 8 * ones <= len(mask):
+        return None
+    gaps = mask.nonzero().squeeze(1).diff(prepend=torch.tensor([-1])) - 1
+    lengths = {w: packed_size(int((gaps // (2**w - 1)).sum()) + ones, 2**w) for w in range(1, 17)}
+    width = min(lengths, key=lambda w: lengths[w])
     escape = 2**width - 1
     last = (gaps // escape + 1).cumsum(0) - 1  # where each gap's final symbol stands, after its escapes
-    symbols = torch.full((int(last[-1]) + 1 if gaps.numel() else 0,), escape, dtype=torch.int32, device=gaps.device)
+    symbols = torch.full((int(last[-1]) + 1,), escape, dtype=torch.int32)
     symbols[last] = (gaps % escape).int()
-    return Coded(_pack(symbols, 2**width), {"name": "gaps", "width": width, "symbols": symbols.numel()})
+    return Coded(pack(symbols.numpy(), 2**width), {"name": "gaps", "width": width, "symbols": symbols.numel()})
 
 
-def _entropy(flat: Tensor, base: int) -> Coded | None:
-    """The range coder's bytes, or None where its table and the entropy show that they would not be fewer than at a fixed width."""
-    if not 1 < base <= LARGEST_TABLE:
+def _decode_gaps(payload: Tensor, coding: dict[str, Any], count: int) -> Tensor:
+    keys = {"name", "width", "symbols"}
+    width = number(coding, "width", 1, 16, keys)
+    symbols, escape = unpack(payload.numpy(), 2**width, number(coding, "symbols", 1, count, keys), np.dtype("u2")), 2**width - 1
+    mask, at = np.zeros(count, dtype=bool), -1
+    for start in range(0, len(symbols), CHUNK):
+        part = symbols[start : start + CHUNK].astype(np.int64)
+        positions = at + (part + (part != escape)).cumsum()  # an escape moves on by 2^width - 1 positions, a final symbol by itself and one more
+        at = int(positions[-1])
+        if at >= count or (start + CHUNK >= len(symbols) and part[-1] == escape):
+            raise ValueError(f"{payload.numel()} bytes do not hold a mask of {count}: gap-coded, it names position {at}, or ends within a gap")
+        mask[positions[part != escape]] = True
+    return torch.from_numpy(mask)
+
+
+# --- sparse matrices by rows and columns
+
+
+def _rows(x: Tensor) -> Coded | None:
+    """The classes of the rows, the positions, the values; None where it is not a sparse matrix. The shorter way round."""
+    if x.dim() != 2 or not 0 < x.numel() <= LARGEST_MATRIX or max(x.shape) > MOST_ROWS:
         return None
-    symbols = flat.to("cpu", torch.int32).numpy()
-    counts = np.bincount(symbols, minlength=base)
-    used = counts[counts > 0] / len(symbols)
-    if 2 * base - len(symbols) * float(used @ np.log2(used)) / 8 >= _packed_size(len(symbols), base):
-        return None
-    frequencies = counts * (2**PRECISION - base) // len(symbols) + 1
-    frequencies[frequencies.argmax()] += 2**PRECISION - frequencies.sum()
-    coder = stream.queue.RangeEncoder()
-    coder.encode(symbols, _model(frequencies))
-    return Coded(_bytes((frequencies - 1).astype("<u2"), coder.get_compressed().astype("<u4")), {"name": "entropy", "base": base})
-
-
-def _bytes(*arrays: np.ndarray) -> Tensor:
-    return torch.frombuffer(bytearray(b"".join(array.tobytes() for array in arrays)) or bytearray(1), dtype=torch.uint8)[
-        : sum(a.nbytes for a in arrays)
-    ]
-
-
-def _rows(x: Tensor, base: int) -> Coded | None:
-    """A sparse matrix by `leco.contexts`: the classes of its rows, the positions, the values; None where it is not one. The shorter way round."""
-    if x.dim() != 2 or not 1 < base <= LARGEST_TABLE or x.numel() > LARGEST_MATRIX or 2 * int(x.count_nonzero()) > x.numel():
-        return None
-    x = x.cpu()
     nonzero = x != 0
+    if not 0 < 2 * int(nonzero.count_nonzero()) <= x.numel() or (x.dtype != torch.bool and int(x.min()) < 0) or not _structured(nonzero):
+        return None
     transposed = bool(position_bits(nonzero.T) < position_bits(nonzero))
     if transposed:
         x, nonzero = x.T, nonzero.T
@@ -115,20 +138,23 @@ def _rows(x: Tensor, base: int) -> Coded | None:
     p = probabilities(classes[classes > 0], ones.cumsum(0) - ones.long())
     coder = stream.queue.RangeEncoder()
     coder.encode(ones.reshape(-1).to(torch.int32).numpy(), BERNOULLI, (p.reshape(-1).double() / ONE).numpy())
-    parts = [encode(classes.to(torch.uint8)), Coded(_bytes(coder.get_compressed().astype("<u4")), {}), encode(x[nonzero].int() - 1)]
+    values = x[nonzero].int() - 1
+    parts = [encode_stream(classes.to(torch.uint8)), Coded(as_bytes(coder.get_compressed().astype("<u4")), {}), encode_stream(values)]
     coding = {"name": "rows", "transposed": int(transposed), "parts": [[part.payload.numel(), part.coding] for part in parts]}
-    return Coded(torch.cat([part.payload.cpu() for part in parts]), coding)
+    return Coded(torch.cat([part.payload for part in parts]), coding)
 
 
-def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size) -> Tensor:
-    m, n = reversed(shape) if coding["transposed"] else shape
-    if not 0 <= m * n <= LARGEST_MATRIX:
-        raise ValueError(f"{payload.numel()} bytes do not hold a matrix of {m} x {n} entries; by rows there are at most {LARGEST_MATRIX}")
-    lengths = [length for length, _ in coding["parts"]]
-    if len(lengths) != 3 or min(lengths) < 0 or sum(lengths) != payload.numel() or lengths[1] % 4:
-        raise ValueError(f"{payload.numel()} bytes do not hold the three parts of a sparse matrix, of {lengths} bytes")
-    first, words, last = payload.split(lengths)
-    classes = decode(first, coding["parts"][0][1], torch.Size([m]), torch.int64)
+def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    keys = {"name", "transposed", "parts"}
+    m, n = reversed(shape) if number(coding, "transposed", 0, 1, keys) else shape
+    if m * n > LARGEST_MATRIX or max(m, n) > MOST_ROWS:
+        raise ValueError(f"{payload.numel()} bytes do not hold a matrix of {m} x {n}; by rows there are at most {LARGEST_MATRIX}")
+    (first, classing), (words, nothing), (last, valuing) = split(payload, coding, 3, keys)
+    if len(words) % 4 or nothing != {}:
+        raise ValueError(f"{payload.numel()} bytes do not hold the three parts of a sparse matrix, with {len(words)} for the positions")
+    classes = decode_stream(first, classing, m, torch.uint8).long()
+    if m and int(classes.max()) > n.bit_length():
+        raise ValueError(f"{payload.numel()} bytes do not hold a matrix of {m} x {n}: a row has more entries")
     decoder = stream.queue.RangeDecoder(np.frombuffer(words.numpy().tobytes(), "<u4").astype(np.uint32))
     nonzero = torch.zeros(m, n, dtype=torch.bool)
     above = torch.zeros(1, n, dtype=torch.int64)
@@ -138,124 +164,16 @@ def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size) -> 
         above += nonzero[row]
     if not decoder.maybe_exhausted():
         raise ValueError(f"the words of a sparse matrix hold more than {m} x {n} positions")
-    out = torch.zeros(m, n, dtype=torch.int64)
-    out[nonzero] = decode(last, coding["parts"][2][1], torch.Size([int(nonzero.count_nonzero())]), torch.int64) + 1
-    return out.T if coding["transposed"] else out
+    values = decode_stream(last, valuing, int(nonzero.count_nonzero()), torch.int32)
+    if values.numel() and (int(values.min()) < 0 or int(values.max()) >= (1 if dtype == torch.bool else torch.iinfo(dtype).max)):
+        raise ValueError(f"{payload.numel()} bytes do not hold {dtype}: a value is out of its range")
+    out = torch.zeros(m, n, dtype=dtype).masked_scatter_(nonzero, (values + 1).to(dtype))
+    return (out.T if coding["transposed"] else out).contiguous()
 
 
-def _model(frequencies: np.ndarray) -> Any:
-    return stream.model.Categorical(frequencies / 2**PRECISION, perfect=False)
-
-
-def _decode_entropy(payload: Tensor, base: int, count: int) -> Tensor:
-    data = payload.numpy().tobytes()
-    if not 1 < base <= LARGEST_TABLE or (len(data) - 2 * base) % 4 or len(data) < 2 * base:
-        raise ValueError(f"{len(data)} bytes do not hold a table of {base} frequencies and the words after it")
-    frequencies = np.frombuffer(data, "<u2", base).astype(np.int64) + 1
-    if frequencies.sum() != 2**PRECISION:
-        raise ValueError(f"the frequencies of a table sum to {frequencies.sum()}, not to {2**PRECISION}")
-    least = math.log2(2**PRECISION / frequencies.max())  # bits of a symbol; the coder takes memory for all of them at once
-    if not 0 <= count * least <= 8.08 * len(data) + 64:
-        raise ValueError(f"{len(data)} bytes do not hold {count} symbols of at least {least} bits")
-    decoder = stream.queue.RangeDecoder(np.frombuffer(data, "<u4", offset=2 * base).astype(np.uint32))
-    symbols = decoder.decode(_model(frequencies), count)
-    if not decoder.maybe_exhausted():
-        raise ValueError(f"the words of a coded stream hold more than {count} symbols")
-    return torch.from_numpy(symbols)
-
-
-def decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """The tensor that `encode` was given. Raises ValueError where payload and description disagree."""
-    try:
-        return _decode(payload, coding, shape, dtype)
-    except (AssertionError, AttributeError, LookupError, OverflowError, RuntimeError, TypeError) as error:  # the first is the range coder's
-        raise ValueError(f"{payload.numel()} bytes do not hold a tensor of shape {tuple(shape)} coded as {coding}: {error}") from error
-
-
-def _decode(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    count = math.prod(shape)
-    if coding["name"] == "digits":
-        return _unpack(payload, coding["base"], count).to(dtype).reshape(shape)
-    if coding["name"] == "rows" and len(shape) == 2:
-        return _decode_rows(payload, coding, shape).to(dtype).contiguous()
-    if coding["name"] == "entropy":
-        return _decode_entropy(payload, coding["base"], count).to(dtype).reshape(shape)
-    if coding["name"] != "gaps" or dtype != torch.bool or not 1 <= coding["width"] <= 16:
-        raise ValueError(f"unknown coding {coding} of {dtype}")
-    symbols = _unpack(payload, 2 ** coding["width"], coding["symbols"])
-    escape = 2 ** coding["width"] - 1
-    steps = symbols + (symbols != escape)  # an escape moves on by 2^width - 1 positions, a final symbol by itself and one more
-    positions = steps.cumsum(0)[symbols != escape] - 1
-    if positions.numel() and int(positions[-1]) >= count:
-        raise ValueError(f"a gap-coded mask names position {int(positions[-1])} of {count}")
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[positions] = True
-    return mask.reshape(shape)
-
-
-def _base(x: Tensor) -> int:
-    if not x.numel():
-        return 1
-    low, high = torch.aminmax(x)
-    if low < 0:
-        raise ValueError(f"the integers of a Theta must be at least 0 to be coded; the least is {int(low)}")
-    return int(high) + 1
-
-
-def _width(base: int) -> int:
-    return (base - 1).bit_length()
-
-
-def _digits_per_byte(base: int) -> int:
-    """How many digits of `base` share a byte, or 0 where planes of bits are smaller."""
-    digits = next(d for d in range(8, -1, -1) if base**d <= 256)
-    return digits if (digits and digits * _width(base) > 8) or base == 2 else 0
-
-
-def _packed_size(count: int, base: int) -> int:
-    if base == 1:
-        return 0
-    digits = _digits_per_byte(base)
-    return -(-count // digits) if digits else _width(base) * -(-count // 8)
-
-
-def _pack(x: Tensor, base: int) -> Tensor:
-    if base == 1:
-        return torch.zeros(0, dtype=torch.uint8)
-    digits = _digits_per_byte(base)
-    if not digits:
-        return torch.cat([_pack(x >> bit & 1, 2) for bit in range(_width(base))])
-    x = torch.nn.functional.pad(x.to(torch.uint8), (0, -x.numel() % digits)).view(-1, digits)
-    out = torch.zeros(x.shape[0], dtype=torch.uint8, device=x.device)
-    for digit in range(digits):
-        out += x[:, digit] * base**digit
-    return out.cpu()
-
-
-def _unpack(payload: Tensor, base: int, count: int) -> Tensor:
-    """`count` digits, uint8 or int64."""
-    if count < 0 or base < 1 or payload.numel() != _packed_size(count, base):
-        raise ValueError(f"{payload.numel()} bytes do not hold {count} integers below {base}")
-    if base == 1:
-        return torch.zeros(count, dtype=torch.uint8)
-    digits = _digits_per_byte(base)
-    if not digits:
-        planes = payload.view(_width(base), -1)
-        return sum((_unpack(plane, 2, count).long() << bit for bit, plane in enumerate(planes)), torch.zeros(count, dtype=torch.int64))
-    columns = [(payload // base**digit) % base for digit in range(digits)]
-    return torch.stack(columns, dim=1).view(-1)[:count]
-
-
-def _gaps(mask: Tensor) -> Tensor:
-    """Numbers of False entries before each True one, since the last."""
-    positions = mask.reshape(-1).nonzero().squeeze(1)
-    return positions.diff(prepend=positions.new_tensor([-1])) - 1
-
-
-def _gap_width(gaps: Tensor) -> tuple[int, int]:
-    """The width of a gap symbol that gives the fewest bytes, and those bytes. A longer gap is written with escapes of 2^width - 1."""
-    if not gaps.numel():
-        return 1, 0
-    lengths = {w: _packed_size(int((gaps // (2**w - 1)).sum()) + gaps.numel(), 2**w) for w in range(1, 17)}
-    width = min(lengths, key=lambda w: lengths[w])
-    return width, lengths[width]
+def _structured(nonzero: Tensor) -> bool:
+    """Whether rows or columns differ in how many nonzero entries they have, by more than chance would: by the bits that it saves to know them."""
+    counts = [nonzero.sum(dim) for dim in (1, 0)]
+    whole = float(code_bits(torch.stack([counts[0].sum(), nonzero.numel() - counts[0].sum()])).sum())
+    known = [float(code_bits(torch.stack([c, nonzero.numel() // len(c) - c], dim=-1)).sum()) for c in counts]
+    return 2 * whole - sum(known) > 0.01 * whole
