@@ -149,10 +149,9 @@ def test_a_net_keeps_its_other_layers_at_delta():
     assert torch.equal(net.body[0].weight, lc.delta["body.0.weight"])
 
 
-def test_views_and_thetas_by_name():
+def test_tasks_by_themselves():
     model, lc = net_and_lc()
-    seen = {lc.names[task][0]: (lc.tasks[task].view, theta) for task, theta in lc.thetas.items()}
-    net = leco.factorize(model, seen)
+    net = leco.factorize(model, leco.compressed.compressed_tasks(lc))
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     assert torch.equal(net(x), leco.factorize(model, lc)(x))
 
@@ -172,10 +171,23 @@ def test_rank_0_and_full_rank_stay_dense():
         assert type(leco.factorize(model, compressed(model, leco.Matrix(), leco.LowRank(rank)))) is nn.Linear
 
 
-def test_groups_raise():
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(ValueError, match=r"'0.weight' has groups = 2"):
-        leco.factorize(model, compressed(model, leco.Matrix(), leco.LowRank(1)))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups(form, groups):
+    view, compression, count = FORMS[form]
+    model = nn.Sequential(nn.Conv2d(4 * groups, 8, (3, 2), groups=groups, stride=(1, 2), padding=(2, 1), dilation=(2, 1), dtype=torch.float64))
+    if isinstance(view, leco.Reshape):
+        view = leco.Reshape((2, 4, 24))
+    lc = compressed(model, view, compression)
+    net = leco.factorize(model, lc)
+    assert len(net[0]) == count
+    assert same_output(lc, net, torch.randn(2, 4 * groups, 9, 8, dtype=torch.float64))
+
+
+def test_depthwise_convolution():
+    model = nn.Sequential(nn.Conv2d(6, 6, 5, groups=6, dtype=torch.float64))
+    lc = compressed(model, leco.Kernel(), leco.CP(2))
+    assert same_output(lc, leco.factorize(model, lc), torch.randn(2, 6, 9, 8, dtype=torch.float64))
 
 
 def test_state_round_trip_export_and_autocast():

@@ -1,0 +1,263 @@
+"""Layers that keep their weight packed in memory, and decode it to compute; and which parameters of a net become one.
+
+What a Theta takes in memory and how it is decoded is in `leco.memory`.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import LC
+from leco.compressed import Compressed, compressed_tasks
+from leco.layers import factored, rebuilt, users_of
+from leco.layout import Through, entries, take
+from leco.memory import Coded, part
+from leco.theta import Sum, Theta
+from leco.views import Shapes, View
+
+Cache = Literal["none", "keep"]
+
+
+def pack(model: nn.Module, compressed: LC | Mapping[str, Compressed], cache: Cache = "none") -> nn.Module:
+    """A copy of `model` at w = Delta(Theta) whose compressed weights stay packed in memory, and are decoded to compute.
+
+    Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d and Embedding; low-rank and tensor Thetas become smaller layers, as
+    by `factorize`. The others stay dense, at Delta(Theta): `unpacked` says which and why. A weight that several layers share is
+    packed once. The packed layers are of torch's classes, with `weight` decoded where it is read; an Embedding decodes the rows that it is
+    asked for. All numbers are buffers: the net computes and gives gradients of its inputs and dense parameters, but does not train Theta.
+
+    Args:
+        model: the net of `compressed`, or one with the same parameters; it is not changed, and dense weights that are replaced are not copied.
+        compressed: an `LC` that has its Thetas, or the tasks of a file (`leco.thetas`).
+        cache: "none" decodes at each forward pass, and frees what it decoded. "keep" decodes at the first one in evaluation mode and keeps the
+            dense weight, until `train()`, `to(...)` or `load_state_dict`: the memory and speed of the dense net from then on. Compiled and
+            exported nets always decode.
+
+    >>> import leco, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 10))
+    >>> lc = leco.LC(model, leco.each(["0.weight", "2.weight"], leco.Vector(), leco.Codebook(2)))
+    >>> lc.mu = 1.0
+    >>> leco.pack(model, lc)[0]
+    PackedLinear(in_features=784, out_features=300, bias=True, Codes, 1.00 bits a weight, cache=none)
+    """
+    if cache not in ("none", "keep"):
+        raise ValueError(f"pack: cache = {cache!r} must be 'none' or 'keep'")
+    replaced, weights, _ = _plan(model, compressed_tasks(compressed), cache)
+    return rebuilt(model, replaced, weights)
+
+
+def unpacked(model: nn.Module, compressed: LC | Mapping[str, Compressed]) -> dict[str, str]:
+    """The compressed parameters that `pack` leaves dense, each with the reason.
+
+    >>> import leco, torch
+    >>> model = torch.nn.Linear(4, 2)
+    >>> lc = leco.LC(model, leco.each(["weight", "bias"], leco.Vector(), leco.Binary()))
+    >>> lc.mu = 1.0
+    >>> leco.packed.unpacked(model, lc)
+    {'bias': 'is the bias of a Linear'}
+    """
+    return _plan(model, compressed_tasks(compressed), "none")[2]
+
+
+class PackedWeight(nn.Module):
+    """One parameter, packed: `forward()` decodes it."""
+
+    def __init__(self, content: nn.Module, shape: torch.Size, form: str, cache: Cache):
+        super().__init__()
+        self.content, self.shape, self.form, self.cache = content, shape, form, cache
+        self._kept: Tensor | None = None
+
+    def forward(self) -> Tensor:
+        if self.cache == "none" or self.training or torch.compiler.is_compiling():
+            return self.content().view(self.shape)
+        if self._kept is None:
+            with torch.inference_mode(False):  # what is kept serves autograd too
+                self._kept = self.content().view(self.shape)
+        return self._kept
+
+    def bits(self) -> float:
+        """Bits a weight."""
+        return 8 * sum(value.nbytes for value in self.state_dict().values()) / max(math.prod(self.shape), 1)
+
+    def train(self, mode: bool = True) -> "PackedWeight":
+        self._kept = None if mode else self._kept
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> "PackedWeight":
+        self._kept = None
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._kept = None
+        super()._load_from_state_dict(*args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def extra_repr(self) -> str:
+        return f"{self.form}, {self.bits():.2f} bits a weight, cache={self.cache}"
+
+
+class PackedLayer(nn.Module):
+    """A layer of torch whose `weight` is decoded from `packed` where it is read."""
+
+    packed: PackedWeight
+
+    @property
+    def weight(self) -> Tensor:
+        return self.packed()
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.packed.extra_repr()}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class PackedLinear(PackedLayer, nn.Linear): ...
+
+
+class PackedConv1d(PackedLayer, nn.Conv1d): ...
+
+
+class PackedConv2d(PackedLayer, nn.Conv2d): ...
+
+
+class PackedConv3d(PackedLayer, nn.Conv3d): ...
+
+
+class PackedConvTranspose1d(PackedLayer, nn.ConvTranspose1d): ...
+
+
+class PackedConvTranspose2d(PackedLayer, nn.ConvTranspose2d): ...
+
+
+class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d): ...
+
+
+class PackedEmbedding(PackedLayer, nn.Embedding):
+    def forward(self, input: Tensor) -> Tensor:
+        content = self.packed.content
+        if isinstance(content, Coded) and content.by_rows:
+            return content(input.reshape(-1)).view(*input.shape, self.embedding_dim)
+        return super().forward(input)
+
+
+KINDS: dict[type, type] = {kind.__mro__[2]: kind for kind in PackedLayer.__subclasses__()}
+"""The packed kind of each layer of torch."""
+
+
+def _packed_layer(layer: Any, weight: PackedWeight) -> Any:
+    """`layer`, with its options and hooks, but with a packed weight, and its bias to come."""
+    made = KINDS[type(layer)].__new__(KINDS[type(layer)])
+    made.__dict__ |= {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(layer).items()}
+    del made._parameters["weight"]
+    made.packed = weight
+    return made
+
+
+class _Viewed(nn.Module):
+    """One tensor of a view's array, flattened."""
+
+    def __init__(self, array: nn.Module, view: View, shape: torch.Size):
+        super().__init__()
+        self.array, self.view, self.shape, self.inner = array, view, shape, view.shape([shape])
+
+    def forward(self) -> Tensor:
+        return self.view.backward(self.array().view(self.inner), [self.shape])[0].reshape(-1)
+
+
+class _Summed(nn.Module):
+    """A sum of parts, each divided by its weight."""
+
+    def __init__(self, parts: list[nn.Module], weights: list[float]):
+        super().__init__()
+        self.parts, self.weights = nn.ModuleList(parts), weights
+
+    def forward(self) -> Tensor:
+        found = [part().reshape(-1) if weight == 1 else part().reshape(-1) / weight for part, weight in zip(self.parts, self.weights, strict=True)]
+        return sum(found[1:], found[0])
+
+
+class _UnpackableError(Exception):
+    pass
+
+
+def _content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int) -> nn.Module:
+    """What decodes tensor `which` of those that `view` and `theta` stand for, flattened."""
+    if isinstance(theta, Sum):
+        blocks = [torch.Size(shape) for shape in theta.shapes]
+        parts, weights = [], []
+        for term in theta.terms:
+            if theta.single:
+                parts.append(_content(term.theta, Through(term.view, blocks[0], view), shapes, which, 0))
+            elif which in term.at:
+                parts.append(_content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which), 0))
+            else:
+                continue
+            weights.append(term.weight)
+        if not parts:
+            raise _UnpackableError("is in no term of the sum")
+        return _Summed(parts, weights) if len(parts) > 1 or weights != [1] else parts[0]
+    if len(shapes) == 1 and not isinstance(view.shape(shapes), torch.Size):
+        raise _UnpackableError(f"is seen through {type(view).__name__}")
+    device = next(iter(leaf for leaf in _tensors(theta))).device
+    at = entries(view, shapes, which, device)
+    in_order = bool((at.reshape(-1) == torch.arange(at.numel(), device=device)).all())
+    taken = theta if len(shapes) == 1 and in_order else take(theta, at)
+    if taken is not None:
+        return part(taken, columns)
+    if len(shapes) > 1:
+        raise _UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
+    return _Viewed(part(theta), view, shapes[0])
+
+
+def _tensors(theta: Any) -> Iterator[Tensor]:
+    for field in theta:
+        if isinstance(field, Tensor):
+            yield field
+        elif isinstance(field, tuple):
+            yield from _tensors(field)
+
+
+def _plan(model: nn.Module, tasks: dict[str, Compressed], cache: Cache) -> tuple[dict[Any, nn.Module], dict[str, Tensor], dict[str, str]]:
+    """The modules that are replaced, each with the new one; Delta of the parameters that stay dense; and why they do."""
+    replaced: dict[Any, nn.Module] = {}
+    weights: dict[str, Tensor] = {}
+    reasons: dict[str, str] = {}
+    for task in tasks.values():
+        layers = dict(factored(model, task))
+        replaced |= layers
+        if layers:
+            continue
+        dense = {}
+        for which, name in enumerate(task.shapes):
+            try:
+                replaced |= _packed(model, task, which, name, cache)
+            except _UnpackableError as reason:
+                dense[name] = str(reason)
+        if dense:
+            weights |= {name: delta for name, delta in task.deltas().items() if name in dense}
+        reasons |= dense
+    return replaced, weights, reasons
+
+
+def _packed(model: nn.Module, task: Compressed, which: int, name: str, cache: Cache) -> dict[Any, nn.Module]:
+    """The layers that have the parameter `name`, each with a packed one. They share the packed weight."""
+    weight, users = model.get_parameter(name), users_of(model, name)
+    for module, own in users:
+        if type(module) not in KINDS or own != "weight":
+            raise _UnpackableError(f"is the {own} of a {type(module).__name__}")
+        if getattr(module, "max_norm", None) is not None:
+            raise _UnpackableError("is of an Embedding with max_norm, which writes to its weight")
+    shapes = list(task.shapes.values())
+    embeds = any(isinstance(module, nn.Embedding) for module, _ in users)
+    content = _content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
+    packed = PackedWeight(content, weight.shape, type(task.theta).__name__, cache).to(weight.device, weight.dtype)
+    if packed.bits() >= 8 * weight.itemsize:
+        raise _UnpackableError(f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense")
+    return {module: _packed_layer(module, packed) for module, _ in users}
