@@ -3,6 +3,7 @@
 from leco.algorithm import LC, Record, Snapshot
 from leco.artifact import dense_bytes, describe, load, save, thetas
 from leco.batchnorm import recalibrate_
+from leco.breakdown import Breakdown, breakdown
 from leco.coding import bits
 from leco.compare import Comparison, compare
 from leco.compressions import (
@@ -45,7 +46,7 @@ from leco.compressions import (
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
 from leco.latency import measured_ranks
-from leco.export import export_onnx
+from leco.export import export_compressed_tensors, export_onnx, export_torchao
 from leco.layers import factorize
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
@@ -66,6 +67,7 @@ __all__ = [
     "Additive",
     "Binary",
     "Blocks",
+    "Breakdown",
     "Budget",
     "Channels",
     "Choice",
@@ -117,6 +119,7 @@ __all__ = [
     "Vector",
     "VectorCodebook",
     "bits",
+    "breakdown",
     "compare",
     "coupled",
     "dense_bytes",
@@ -124,7 +127,9 @@ __all__ = [
     "each",
     "each_part",
     "exponential",
+    "export_compressed_tensors",
     "export_onnx",
+    "export_torchao",
     "factorize",
     "history",
     "iterated_direct_compression",

@@ -1,5 +1,7 @@
 """Exports: what other runtimes compute from the file is what torch computes at w = Delta(Theta)."""
 
+import functools
+import json
 import os
 import sys
 
@@ -9,11 +11,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import nn
 
 import leco
-from leco.export.codes import Coded, Grid, quantized
+from leco.export.codes import Coded, Grid, at_delta, grid_of, quantized
 from leco.export.onnx import Decoder
 
 
@@ -87,7 +90,7 @@ def operators(path) -> set[str]:
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return float((found - wanted).detach().abs().max() / wanted.abs().max())
 
 
 FORMS = {
@@ -249,3 +252,117 @@ def test_terms_of_sums_that_do_not_overlap_are_exported_each():
     assert held(grid, codes) == {"fc.0.weight": "Grid", "fc.2.weight": "Coded", "conv.3.weight": "Coded"}
     overlap = held(grid, codes, leco.Part(leco.Vector(), more, at=(2,)))
     assert overlap == {"fc.0.weight": "Grid", "fc.2.weight": "Sum", "conv.3.weight": "Sum"}
+
+
+GRIDS = {
+    "conv.0.weight": (leco.Rows(), leco.Ternary()),
+    "conv.3.weight": (leco.Rows(), leco.Uniform(4, zero_point=True)),
+    "fc.0.weight": (leco.Groups(36), leco.PowersOfTwo(1, scale=True)),
+    "fc.2.weight": (leco.Vector(), leco.Binary()),
+}
+
+
+def test_torchao(tmp_path):
+    """Delta(Theta) to the bit, the same outputs; through state_dict and through torch.export."""
+    lc = mixed("lenet", GRIDS)
+    net, held = leco.export_torchao(lc.model, lc)
+    assert list(held.values()) == ["int2", "int4", "int3", "int2"]
+    for name, delta in lc.delta.items():
+        assert torch.equal(net.get_parameter(name).dequantize(), delta)
+    wanted = expected(lc, digits())
+    with torch.no_grad():
+        assert relative(net(digits()), wanted) <= 1e-6
+        torch.save(net.state_dict(), tmp_path / "net.pt")
+        fresh = LeNet().eval()
+        fresh.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True), assign=True)
+        assert relative(fresh(digits()), wanted) <= 1e-6
+        program = torch.export.export(net, (digits(2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        torch.export.save(program, tmp_path / "net.pt2")
+        assert relative(torch.export.load(tmp_path / "net.pt2").module()(digits()), wanted) <= 1e-6
+    assert os.path.getsize(tmp_path / "net.pt2") > 0
+
+
+def test_torchao_holds_grids_only():
+    lc = mixed("block", {**BLOCK, "qkv.weight": (leco.Groups(48), leco.Uniform(8))})
+    net, held = leco.export_torchao(lc.model, lc)
+    dense = ["dense (Sparse)", "dense (scales of runs that cross the rows)", "dense (codebook that is no grid)"]
+    assert list(held.values()) == [dense[0], dense[1], "int8", "int2", "int3", dense[2]]
+    with torch.no_grad():
+        assert relative(net(digits()), expected(lc, digits())) <= 1e-6
+    lc = leco.LC(nn.Linear(8, 4).double(), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    assert leco.export_torchao(lc.model, lc)[1] == {"weight": "dense (torch.float64 of Linear)"}
+
+
+def test_compressed_tensors(tmp_path):
+    """What its own decompression makes of the folder is Delta(Theta) to the bit; all else is as it was."""
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+
+    lc = mixed("block", {**BLOCK, "head.weight": (leco.Rows(), leco.Ternary())})
+    lc.model.tied = lc.model.norm
+    held = leco.export_compressed_tensors(tmp_path / "out", lc.model, lc, {"model_type": "block"})
+    described = ["int4, channel, zero point", "int8, group of 16", "int4, channel", "int4, channel", "int4, channel"]
+    assert list(held.values()) == ["dense (Sparse)", *described]
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "block"
+    parsed = QuantizationConfig.model_validate(config["quantization_config"])
+    assert parsed.ignore == ["embed"]
+    for scheme in parsed.config_groups.values():
+        for module in scheme.targets:
+            state = {name.removeprefix(f"{module}."): tensors.pop(name) for name in list(tensors) if name.startswith(f"{module}.weight")}
+            assert torch.equal(PackedQuantizationCompressor.decompress(state, scheme)["weight"], lc.delta[f"{module}.weight"])
+            assert sum(x.nbytes for x in state.values()) < lc.delta[f"{module}.weight"].nbytes / 2
+    assert torch.equal(tensors.pop("embed.weight"), lc.delta["embed.weight"])
+    rest = {name: p for name, p in lc.model.state_dict().items() if not name.startswith("tied")}
+    assert set(tensors) == {name for name in rest if name.endswith("bias") or name.startswith("norm")}
+    assert all(torch.equal(x, rest[name]) for name, x in tensors.items())
+
+
+def test_compressed_tensors_refusals(tmp_path, monkeypatch):
+    lc = mixed("lenet", {"conv.0.weight": (leco.Rows(), leco.Ternary()), "fc.0.weight": (leco.Vector(), leco.Codebook(2))})
+    with pytest.raises(ValueError, match=r"no parameter .*'conv.0.weight': 'dense \(Conv2d\)', 'fc.0.weight': 'dense \(codebook that is no grid\)'"):
+        leco.export_compressed_tensors(tmp_path / "out", lc.model, lc)
+    assert not list(tmp_path.iterdir())
+    for package, export in (
+        ("torchao.quantization", leco.export_torchao),
+        ("compressed_tensors", lambda *args: leco.export_compressed_tensors("x", *args)),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+            monkeypatch.delitem(sys.modules, name)
+        with pytest.raises(ImportError, match=r"pip install leco\[" + package.split(".")[0].replace("_", "-")):
+            export(lc.model, lc)
+
+
+def test_grids_of_a_bit_more():
+    """Signed integers where they are no longer than unsigned ones with a zero point; widening changes no weight."""
+    for bits, zero_point, compression in (
+        (4, False, leco.Uniform(4)),
+        (2, False, leco.Ternary()),
+        (2, False, leco.Binary()),
+        (3, True, leco.Uniform(3, True)),
+    ):
+        lc = leco.LC(nn.Linear(32, 16), {"all": leco.Task("weight", leco.Rows(), compression)})
+        with torch.no_grad():
+            lc.model.weight.add_(0.1 * zero_point)
+        lc.mu = 1.0
+        grid = grid_of(quantized(lc)["weight"])
+        assert isinstance(grid, Grid)
+        assert (grid.bits, grid.symmetric) == (bits, not zero_point)
+        for wide in (grid, grid.widened(4), grid.widened(8)):
+            assert torch.equal(wide.weights(), lc.delta["weight"])
+            assert wide.symmetric == grid.symmetric
+            assert 0 <= int(wide.levels.min()) <= int(wide.levels.max()) < 2**wide.bits
+
+
+@pytest.mark.parametrize("form", ["dense", "factorised", "packed"])
+def test_torch_export(form, tmp_path):
+    """torch.export needs nothing of ours: of the net at Delta(Theta), of factorised and of packed layers."""
+    lc = mixed("lenet", {**LENET, "fc.0.weight": (leco.Matrix(), leco.LowRank(3)), "conv.3.weight": (leco.Kernel(), leco.Tucker2((4, 3)))})
+    net = {"dense": functools.partial(at_delta, "test"), "factorised": leco.factorize, "packed": leco.pack}[form](lc.model, lc).eval()
+    program = torch.export.export(net, (digits(2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    found = torch.export.load(tmp_path / "net.pt2").module()(digits())
+    assert relative(found, expected(lc, digits())) <= 1e-5

@@ -4,6 +4,8 @@ The packages that they write for are optional, and imported when an exporter is 
 leco[compressed-tensors].
 """
 
+from leco.export.compressed_tensors import export_compressed_tensors
 from leco.export.onnx import export_onnx
+from leco.export.torchao import export_torchao
 
-__all__ = ["export_onnx"]
+__all__ = ["export_compressed_tensors", "export_onnx", "export_torchao"]

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,16 @@ class Grid(NamedTuple):
         """The same weights with `bits` bits, at least its own; a symmetric grid stays one."""
         shift = 2 ** (bits - 1) - 2 ** (self.bits - 1) if self.symmetric else 0
         return Grid(self.levels + shift, self.scale, self.zero_point + shift, bits)
+
+    def block(self, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """The sizes of the part of a tensor of `shape` that is one run; None where a run is not one."""
+        left, sizes = self.levels.shape[1], []
+        for size in reversed(shape):
+            if max(left, size) % min(left, size):
+                return None
+            sizes.append(min(left, size))
+            left //= sizes[-1]
+        return tuple(reversed(sizes))
 
     def weights(self) -> Tensor:
         return self.scale.unsqueeze(-1) * (self.levels - self.zero_point.unsqueeze(-1))
@@ -79,6 +89,11 @@ def _grid(levels: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Gr
     if unsigned > 8:
         return None
     return Grid(levels + zero_point.unsqueeze(-1), scale, zero_point, unsigned)
+
+
+def grid_of(found: Grid | Coded | str) -> Grid | str:
+    """The grid, or in a word why there is none."""
+    return found if isinstance(found, Grid | str) else found.grid() or "codebook that is no grid"
 
 
 def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Grid | Coded | str]:

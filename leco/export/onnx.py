@@ -153,21 +153,18 @@ class Decoder:
     def dequantize(self, grid: Grid) -> tuple[str, Any] | None:
         """DequantizeLinear of the tensor, of its rows, or of blocks of its last dimension; None where the runs are none of these."""
         grid = grid.widened(4 if grid.bits <= 4 else 8)
-        runs, length = grid.levels.shape
-        row, last = grid.levels.numel() // self.shape[0], self.shape[-1]
-        attributes: dict[str, Any] = {}
-        if runs == 1:
-            size = ()
-        elif length % row == 0:
-            size = (self.shape[0],)
-            attributes["axis"] = 0
-        elif last % length == 0:
-            size = (*self.shape[:-1], last // length)
-            attributes |= {"axis": len(self.shape) - 1, "block_size": length}
+        block, attributes, size = grid.block(self.shape), {}, ()
+        if block == self.shape:
+            repeats = 1
+        elif block is not None and block[1:] == self.shape[1:]:
+            repeats, size, attributes = block[0], (self.shape[0],), {"axis": 0}
+        elif block is not None and set(block[:-1]) == {1}:
+            repeats, size = 1, (*self.shape[:-1], self.shape[-1] // block[-1])
+            attributes: dict[str, Any] = {"axis": len(self.shape) - 1, "block_size": block[-1]}
         else:
             return None
         kind = self.ir.DataType.UINT4 if grid.bits == 4 else self.ir.DataType.UINT8
-        scale, zero = (x.repeat_interleave(max(1, length // row) if runs > 1 else 1).reshape(size) for x in (grid.scale, grid.zero_point))
+        scale, zero = (x.repeat_interleave(repeats).reshape(size) for x in (grid.scale, grid.zero_point))
         levels = self.constant("levels", grid.levels.view(self.shape).to(torch.uint8), kind)
         inputs = levels, self.constant("scale", scale), self.constant("zero_point", zero.to(torch.uint8), kind)
         return f"DequantizeLinear, {grid.bits} bits", self.node("DequantizeLinear", *inputs, **attributes)
@@ -177,9 +174,8 @@ class Decoder:
         if len(self.shape) != 2:
             return ""
         rows, columns = self.shape
-        length = grid.levels.shape[1]
-        whole = length % columns == 0 or columns % length == 0
-        block = next((b for b in (256, 128, 64, 32, 16) if whole and min(length, columns) % b == 0), 0)
+        length, part = grid.levels.shape[1], grid.block(self.shape)
+        block = next((b for b in (256, 128, 64, 32, 16) if part is not None and part[1] % b == 0), 0)
         products = list(_products(self.weight))
         if not block or not products:
             return ""
