@@ -24,11 +24,12 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from leco.contexts import ONE, code_bits, position_bits, probabilities, row_classes
-from leco.floats import decode_floats, encode_floats, split
+from leco.floats import MANTISSA, decode_floats, encode_floats, split
 from leco.streams import CHUNK, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
 
 LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
 MOST_ROWS = 2**15  # likewise: the decoder works row by row
+DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *MANTISSA)  # what is coded
 BERNOULLI = stream.model.Bernoulli(perfect=False)
 
 
@@ -61,6 +62,8 @@ def encode(x: Tensor) -> Coded:
     >>> decode(payload, coding, torch.Size([6]), torch.int64)
     tensor([2, 0, 1, 1, 2, 0])
     """
+    if x.dtype not in DTYPES:
+        raise ValueError(f"{x.dtype} can't be coded; a file holds {', '.join(str(dtype) for dtype in DTYPES)}")
     x = x.detach().cpu()
     if x.is_floating_point():
         return encode_floats(x)
@@ -71,6 +74,8 @@ def encode(x: Tensor) -> Coded:
 def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The tensor that `encode` was given. Raises ValueError where payload and description disagree; a shape too large is the caller's to refuse."""
     count = math.prod(shape)
+    if dtype not in DTYPES or min(shape, default=0) < 0:
+        raise ValueError(f"no tensor of {dtype} and shape {tuple(shape)} can have been coded")
     name = coding.get("name") if type(coding) is dict else None
     try:
         if dtype.is_floating_point and name in ("raw", "planes"):

@@ -397,12 +397,12 @@ class AcceptsInfinity(FixedCodebook):
 
 
 @dataclass(frozen=True)
-class SignedIndices(Codebook):
-    """Indices from -1 on: indexing takes them, a file of unsigned integers does not."""
+class IndicesOfNoFile(Codebook):
+    """Indices of a type that torch indexes with and a file does not hold."""
 
     def compress(self, x, mu, theta=None):
         theta = super().compress(x, mu)
-        return theta._replace(indices=theta.indices.int() - 1)
+        return theta._replace(indices=theta.indices.to(torch.uint16))
 
 
 class LargestEntry(GroupTopK):
@@ -666,7 +666,7 @@ FAULTS = (
     Fault("leading_dimensions_are_a_batch", "binary", OneScaleForAllRows()),
     Fault("nan_and_infinity_raise", "binary", AcceptsEverything()),
     Fault("nan_and_infinity_raise", "values", AcceptsInfinity((2, -1, 0))),
-    Fault("bits_are_the_bytes_written", "codebook 3", SignedIndices(3)),
+    Fault("bits_are_the_bytes_written", "codebook 3", IndicesOfNoFile(3)),
     Fault("optimal", "binary + top 5", OneAfterAnother([(Vector(), Binary()), (Vector(), TopK(5))])),
     Fault("optimal", "signs + top 5", OneAfterAnother([(Vector(), TopK(5)), (Vector(), Binary(scale=False))])),
     Fault("optimal", "ranks of two matrices", EachAtTheWhole([(Matrix(), LowRank(1)), (Matrix((0, 2)), LowRank(1))])),
