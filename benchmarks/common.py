@@ -6,7 +6,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def paired(ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: int) 
     return tuple(statistics.median(values) for values in (*zip(*pairs, strict=True), [a / b for a, b in pairs]))  # pyright: ignore[reportReturnType]
 
 
+def in_turn(ways: Mapping[str, Callable[[], Any]], repeats: int, sample: float = 2e-3) -> dict[str, list[float]]:
+    """Seconds of each, A B C A B C ...; as many calls of each at a time as take about `sample` seconds."""
+    calls = {name: max(1, round(sample / min(seconds(way) for _ in range(3)))) for name, way in ways.items()}
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            found[name].append(seconds(lambda way=way, name=name: [way() for _ in range(calls[name])]) / calls[name])
+    return found
+
+
 def peak_bytes(function: Callable[[], Any]) -> int:
     """How far the process's resident memory rises above its start while the function runs (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -43,6 +53,17 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 def _status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) * 1024
+
+
+def load(pattern: str) -> list[dict[str, Any]]:
+    """The records whose file names match."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def how(run: dict[str, Any]) -> str:
+    """How a record was made, for a page."""
+    of = run["machine"]
+    return f"`{run['command']}`, torch {run['versions']['torch']}, {of['processor']}, {of['threads']} thread{'s' * (of['threads'] > 1)}"
 
 
 def machine() -> dict[str, Any]:
@@ -63,3 +84,11 @@ def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
     """Write the rows with their origin to results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**origin(), **extra, "rows": rows}, indent=1) + "\n")
+
+
+def record_part(name: str, part: str, rows: list[dict[str, Any]], **extra: Any) -> None:
+    """Write the rows with their origin as one part of results/NAME.json; its other parts stay."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    parts = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**parts, part: {**origin(), **extra, "rows": rows}}, indent=1) + "\n")

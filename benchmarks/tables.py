@@ -3,19 +3,19 @@
 python benchmarks/tables.py
 """
 
-import json
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+import artifact_tables
 import matplotlib
+from common import how, load
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 NAMES = {"codebook2": "2 learned values per layer (1 bit)", "prune5": "5 % of the weights", "ranks": "learned ranks, alpha = 1e-6"}
 INITS = {"codebook2": "torch", "prune5": "torch", "ranks": "xavier"}  # of the reference's weights
 PUBLISHED = {"codebook2": 2.56, "prune5": 2.18, "ranks": 1.90}  # test error in %, of a reference at 2.13 %
@@ -24,10 +24,6 @@ CURVES = (  # net, records, published figures: name, bytes, test error in %
     ("LeNet5", "mnist-lenet5-bytes-*.json", [("MIRACLE", 3030, 0.69), ("MIRACLE", 1520, 0.96)]),
 )
 METHODS = ("DC", "DC + retraining", "LC", "LC + retraining")
-
-
-def load(pattern: str) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
 
 
 def mnist(compression: str) -> list[dict[str, Any]]:
@@ -156,11 +152,6 @@ def lstep_table(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def how(run: dict[str, Any]) -> str:
-    machine = run["machine"]
-    return f"`{run['command']}`, torch {run['versions']['torch']}, {machine['processor']}, {machine['threads']} threads"
-
-
 def page() -> str:
     (demo,), (csteps,), (lstep,) = load("demo.json"), load("csteps.json"), load("lstep.json")
     runs, short = [run for name in NAMES for run in mnist(name)], load("mnist-lenet300-relu-short-*.json")
@@ -251,7 +242,7 @@ without what it held already.
 ResNet-20 at batch 128, float32: whole training steps, with and without the attached penalty, in turn. {how(lstep)}.
 
 {lstep_table(lstep)}
-"""
+{artifact_tables.sections()}"""
 
 
 def main() -> None:

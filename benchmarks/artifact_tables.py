@@ -1,0 +1,125 @@
+"""The part of docs/benchmarks.md about files: their length, the time to load them, the speed of the nets that compute from them."""
+
+from typing import Any
+
+from common import how, load
+
+TITLES = {"lenet300": "LeNet300", "resnet20": "ResNet-20", "resnet56": "ResNet-56", "minilm": "all-MiniLM-L6-v2"}
+AIMS = (  # net, how the variant's name begins, batch, at least so many times faster than dense
+    ("Linear 2048 x 2048", "pair of rank 64", 64, 8.0),
+    ("resnet56", "half of the", 64, 1.5),
+)
+
+
+def sections() -> str:
+    """Those that have a record."""
+    found = load("artifact.json")
+    parts = {"files": files, "load": loading, "latency": latency}
+    return "".join(f"\n{make(run[part])}\n" for run in found for part, make in parts.items() if part in run)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def title(row: dict[str, Any]) -> str:
+    net: str = row["net"]
+    return TITLES.get(net, net)
+
+
+def references(run: dict[str, Any]) -> str:
+    def text(net: str, found: dict[str, Any]) -> str:
+        trained = f", {found['epochs']} epochs, {found['test_error']:.2f} % test error" if "epochs" in found else ""
+        return f"{TITLES.get(net, net)} ({found['data']}{trained})"
+
+    return ", ".join(text(*item) for item in run["references"].items())
+
+
+def commands(run: dict[str, Any]) -> str:
+    """How to train the nets, and the run itself."""
+    nets = [
+        f"python benchmarks/reference.py --net {net} --epochs {found['epochs']} --data FOLDER"
+        for net, found in run["references"].items()
+        if "epochs" in found
+    ]
+    return "\n".join(f"    {line}" for line in [*nets, run["command"]])
+
+
+def files(run: dict[str, Any]) -> str:
+    head = [
+        "net",
+        "compression",
+        "file bytes",
+        "32-bit weights / file",
+        "file over the entropy bound",
+        "zstd of the weights / file",
+        "zstd of packed codes / file",
+    ]
+    rows = []
+    for row in run["rows"]:
+        own = row["bytes"]
+        ratios = [f"{own - row['entropy_bound']:+,} ({own / row['entropy_bound'] - 1:+.1%})"]
+        ratios += [f"{row[key]:,} ({row[key] / own:.2f})" for key in ("zstd_of_weights", "zstd_of_packed")]
+        rows.append([title(row), row["compression"], f"{own:,}", f"{row['dense_bytes'] / own:.1f}", *ratios])
+    return f"""## The length of a file
+
+Each layer's weight (of the transformer, each embedding too) compressed by itself and directly, which trains nothing: the nets serve to measure
+files, and need not be trained to the end. {references(run)}.
+The bound is that of a code for each stream of integers by how often its symbols occur, plus the other tensors (floats of Theta, biases,
+batch norms) as raw bytes; a file can be below it, since it codes floats too, and some streams by their place. `zstd -19` gets, in one
+piece, the decompressed weights with all other tensors; or all integers at a fixed width with the floats and the other tensors.
+
+{table(head, rows)}
+
+{commands(run)}"""
+
+
+def milliseconds(found: dict[str, float]) -> str:
+    return f"{1000 * found['seconds']:.3g} ({1000 * found['least_seconds']:.3g})"
+
+
+def loading(run: dict[str, Any]) -> str:
+    ways = ["torch.load", "leco.load", "leco.load(packed=True)"]
+    head = ["net", "compression", "dense file, bytes", "file, bytes", *(f"{way}, ms" for way in ways)]
+    rows = [
+        [title(row), row["compression"], f"{row['dense_bytes']:,}", f"{row['bytes']:,}", *(milliseconds(row[way]) for way in ways)]
+        for row in run["rows"]
+    ]
+    return f"""## The time to load a file
+
+Into a net that exists, from the system's cache, in turns: `torch.load(weights_only=True)` and `load_state_dict` of the decompressed net, `leco.load`
+of the file, checked and decoded, and the same with packed layers. Medians (minima) of {run["repeats"]}. {how(run)};
+load average before: {run["load_average"]:.1f}.
+
+{table(head, rows)}"""
+
+
+def aims(run: dict[str, Any]) -> str:
+    lines = []
+    for net, start, batch, least in AIMS:
+        for row in run["rows"]:
+            if row["net"] == net and row["variant"].startswith(start) and row["batch"] == batch:
+                met = "met" if row["times_faster"] >= least else "missed"
+                lines.append(
+                    f"{title(row)}, {row['variant']}: {row['times_faster']:.2f} times faster at batch {batch}; the aim, {least:g}, is {met}."
+                )
+    return "\n".join(lines)
+
+
+def latency(run: dict[str, Any]) -> str:
+    batches = sorted({row["batch"] for row in run["rows"]})
+    head = ["net", "variant", *(text for b in batches for text in (f"batch {b}, ms", "times faster than dense"))]
+    by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in run["rows"]:
+        by.setdefault((title(row), row["variant"]), {})[row["batch"]] = row
+    rows = [[*key, *(text for b in batches for text in (milliseconds(own[b]), f"{own[b]['times_faster']:.2f}"))] for key, own in by.items()]
+    return f"""## Packed, factorised, narrow and dense nets side by side
+
+All variants of a net in turns in one process, float32; medians (minima) of {run["repeats"]} samples, and the median ratio of neighbours in time.
+A packed layer decodes its weight at each forward pass (cache none) or at the first (cache keep). The filters are
+those of each residual block's first layer: the others are coupled by the shortcuts. {how(run)};
+load average before: {run["load_average"]:.1f}.
+
+{aims(run)}
+
+{table(head, rows)}"""
