@@ -520,5 +520,6 @@ def _mask(x: Tensor) -> torch.Size:
 def _looked_up(indices: Tensor, batch: torch.Size) -> torch.Size:
     """The shape of `lookup` with values (*batch, K)."""
     own = _integers("indices", indices)[:-1]
-    _require(len(batch) <= len(own) and torch.broadcast_shapes(batch, own) == own, f"values for {tuple(batch)} problems do not fit {tuple(own)}")
+    fit = len(batch) <= len(own) and all(b in (1, n) for b, n in zip(reversed(batch), reversed(own), strict=False))
+    _require(fit, f"values for {tuple(batch)} problems do not fit {tuple(own)}")
     return indices.shape

@@ -1,15 +1,18 @@
 """Files taken apart, changed, and put together again with right checksums; and small files with every form and coding."""
 
+import json
 import random
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 import leco
-from leco.container import ENTRY, Payload, opened, write
+from leco.container import DTYPES, WORDS, Payload, write
 
 KERNEL = leco.Reshape((3, 3, 4, 3))
 
@@ -32,24 +35,50 @@ def nodes(value: Any) -> list[dict[str, Any]]:
     return [node for member in members for node in nodes(member)]
 
 
-def take_apart(path: Path) -> Parts:
-    """Any file that is not damaged; its checksums are not looked at."""
-    with opened(path) as file:
-        description = {name: value for name, value in file.description.items() if name != "version"}
-        start = file.description_bytes
+class Place(NamedTuple):
+    """Where the bytes of a tensor are in a file."""
+
+    node: dict[str, Any]
+    start: int
+    length: int
+
+
+def places(path: Path) -> tuple[dict[str, Any], list[Place]]:
+    """The description of a file that is not damaged, and where its tensors are, from the format's definition."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    entries = {name: [8 + length + at for at in entry["data_offsets"]] for name, entry in json.loads(data[8 : 8 + length]).items()}
+    at, end = entries["leco.2"]
+    (length,) = struct.unpack("<I", data[at : at + 4])
+    description = json.loads(zlib.decompressobj(wbits=-15, zdict=WORDS).decompress(data[at + 4 : at + 4 + length]))
     tensors = [*nodes([task["theta"] for task in description["tasks"].values()]), *nodes(description["rest"])]
-    start += 4 * (1 + len(tensors))
+    at += 4 + length + 4 * (1 + len(tensors))
+    found = []
+    for node in tensors:
+        _, _, where, *coding = node["t"]
+        start, stop = (at, at + where) if coding else entries[where]
+        at += where if coding else 0
+        found.append(Place(node, start, stop - start))
+    assert at == end
+    return description, found
+
+
+def take_apart(path: Path) -> Parts:
+    """A file that is not damaged."""
+    description, found = places(path)
+    data = path.read_bytes()
     payloads = []
-    with safe_open(path, framework="pt") as file:
-        content = file.get_tensor(ENTRY)
-        for _, _, length, *coding in (node["t"] for node in tensors):
-            if coding:
-                payloads.append(Payload(content[start : start + length]))
-                start += length
-            else:
-                payloads.append(Payload(file.get_tensor(length), length))
-    assert start == len(content)
+    for node, start, length in found:
+        payload = torch.frombuffer(bytearray(data[start : start + length]) or bytearray(1), dtype=torch.uint8)[:length]
+        dtype, shape, entry = node["t"][:3]
+        own = len(node["t"]) == 3
+        payloads.append(Payload(payload.view(DTYPES[dtype]).view(shape), entry) if own else Payload(payload))
     return Parts(description, payloads)
+
+
+def random_floats(*shape: int) -> torch.Tensor:
+    """Of random bits: no coding makes them shorter."""
+    return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32).view(torch.float32).nan_to_num(0, 1, -1)
 
 
 class Net(nn.Module):
@@ -69,9 +98,10 @@ class Net(nn.Module):
 
 
 def problem(seed: int = 0) -> tuple[Net, leco.LC]:
-    """Tasks whose tensors are coded in every way."""
+    """Tasks whose tensors are coded in every way. `large` holds random bits, which no coding makes shorter."""
     torch.manual_seed(seed)
     net = Net()
+    net.large.copy_(random_floats(1100))
     with torch.no_grad():
         net.b.weight[20:] *= 0.01
     kept = leco.Additive([(leco.Matrix(), leco.LowRank(1)), (leco.Rows(), leco.Ternary())])
@@ -90,13 +120,13 @@ def problem(seed: int = 0) -> tuple[Net, leco.LC]:
 def mutated(description: Any, rng: random.Random) -> Any:
     """A description with one to three of its nodes replaced, removed, doubled or exchanged."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        places = _places(description)
-        holder, key = rng.choice(places)
+        found = holders(description)
+        holder, key = rng.choice(found)
         what = rng.randrange(6)
         if what == 0:
             del holder[key]
         elif what == 1:
-            other, place = rng.choice(places)
+            other, place = rng.choice(found)
             holder[key] = _copy(other[place])
         elif what == 2 and isinstance(holder, list):
             holder.insert(key, _copy(holder[key]))
@@ -128,7 +158,19 @@ def _copy(value: Any) -> Any:
     return [_copy(member) for member in value] if isinstance(value, list) else value
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
+def holders(value: Any) -> list[tuple[Any, Any]]:
     """All (holder, key) of a nested value."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [place for key in keys for place in ((value, key), *_places(value[key]))]
+    return [place for key in keys for place in ((value, key), *holders(value[key]))]
+
+
+def risen(function: Callable[[], Any]) -> int:
+    """How far the process's resident memory rises above its start while the function runs, in bytes (Linux)."""
+
+    def status(key: str) -> int:
+        return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = status("VmRSS")
+    function()
+    return status("VmHWM") - before
