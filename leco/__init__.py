@@ -45,8 +45,8 @@ from leco.compressions import (
     each_part,
 )
 from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
-from leco.latency import measured_ranks
 from leco.export import export_compressed_tensors, export_onnx, export_torchao
+from leco.latency import measured_ranks
 from leco.layers import factorize
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow

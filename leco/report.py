@@ -11,7 +11,7 @@ from leco.algorithm import LC, Record
 
 
 def render(table: Table, width: int = 160) -> str:
-    console = Console(width=width, no_color=True)
+    console = Console(width=width, no_color=True, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
