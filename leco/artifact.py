@@ -22,6 +22,7 @@ from leco.coding import encode
 from leco.compressed import Compressed
 from leco.container import DTYPES, ENTRY, RAW, Payload, opened, write
 from leco.contents import contents, decoded, part
+from leco.packed import pack
 from leco.theta import THETAS
 from leco.views import VIEWS
 
@@ -132,7 +133,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, forms: Sequence[type] =
         model: a net of the same architecture, with any weights.
         forms: Theta classes of your own that the file uses, beside the library's.
         views: view classes of your own, likewise.
-        packed: return the net that `leco.pack` makes of it, whose layers compute from Theta, instead of `model`.
+        packed: return what `leco.pack` makes of `model` then, a net whose layers compute from Theta.
 
     Raises:
         ValueError: not a file of leco, a version or form that is not known, damaged contents, or another architecture; `model` is unchanged.
@@ -154,11 +155,7 @@ def load(path: str | os.PathLike[str], model: nn.Module, forms: Sequence[type] =
             state[name].copy_(value)
         for name, first in found.tied.items():
             state[name].copy_(values[first])
-    if packed:
-        from leco.packed import pack
-
-        return pack(model, tasks)
-    return model
+    return pack(model, tasks) if packed else model
 
 
 def _deltas(task: Compressed) -> dict[str, Tensor]:

@@ -37,9 +37,10 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*INTEGERS, *FLO
 WORDS = (  # of descriptions, so that a short one deflates too; part of the format
     b'{"tasks":{"all":{"params":{".weight":[".bias":[],"view":["Matrix",{"rows":[0]}]["Groups",{"size":["Rows",{"dim":0}]'
     b'"Kernel","Blocks","compression":["Budget",{"members":[["Part",{"view":["Vector",{}],"compression":["EntropyCodebook",{"alpha":1.0,"k":16,'
-    b'"zero":true}],"at":[0],"unit":1.0}]],"limit":}]"theta":{"Sum":[[{"Term":[{"ZeroCodes":[{"t":["uint8",[{"name":"entropy","base":{"name":"digits",'
-    b'"base":]},{"t":["float32",[]},{"v":["Vector",{}]},[0]]},"Sparse":[{"t":["bool","Codes":"Scaled":"Factors":],"tied":{},"rest":{".bias":{"t":['
-    b'"float32",[10],40,{"name":"raw"}]},".weight":}}'
+    b'"zero":true}],"at":[0],"unit":1.0,"weight":1.0}]],"limit":}]"theta":{"Sum":[[{"Term":[{"ZeroCodes":[{"t":["uint8",[{"name":"entropy","base":'
+    b'{"name":"rows","transposed":0,"parts":[["v":["Vector",{}]},[0],0,1.0]},"Sparse":[{"t":["bool",{"name":"gaps","width":4,"symbols":"Codes":"Scaled":'
+    b'{"name":"planes","parts":[[{"name":"digits","base":256}],["Factors":[{"t":["float32",[]},"tied":{},"rest":{"running_mean":{"t":["running_var":{"t":['
+    b'"num_batches_tracked":{"t":["int64",[],0,{"name":"digits","base":1,"least":]}".bias":{"t":["float32",[10],40,{"name":"raw"}]},".weight":}}'
 )
 
 

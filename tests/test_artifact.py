@@ -197,6 +197,31 @@ def test_weights_that_are_tied_in_the_file_fill_a_net_where_they_are_not(tmp_pat
         leco.load(tmp_path / "m", tied)
 
 
+def test_a_packed_net_computes_what_the_dense_one_does(tmp_path):
+    class Autoencoder(Net):
+        def forward(self, x):
+            return self.b(self.a(self.head.weight[self.head(self.embed(x)).argmax(-1)]))
+
+    torch.manual_seed(0)
+    net, tokens = Autoencoder(), torch.arange(10)
+    tasks = {
+        "tied": leco.Task("embed.weight", leco.Groups(6), leco.Ternary()),
+        "a": leco.Task("a.weight", leco.Matrix(), leco.LowRank(2)),
+        "b": leco.Task("b.weight", leco.Vector(), leco.TopK(7)),
+    }
+    lc = leco.LC(net, tasks)
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    dense = leco.load(tmp_path / "m", Autoencoder())
+    model = Autoencoder()
+    packed = leco.load(tmp_path / "m", model, packed=True)
+    assert packed is not model
+    assert not torch.equal(net(tokens), dense(tokens))
+    torch.testing.assert_close(packed(tokens), dense(tokens))
+    size = sum(value.nbytes for value in {id(v): v for v in packed.state_dict(keep_vars=True).values()}.values())
+    assert size < leco.dense_bytes(net) - 4 * 10 * 12 + 200  # the tied weight at 1.6 bits, once
+
+
 def test_a_tied_weight_in_no_task_is_written_once(tmp_path):
     torch.manual_seed(0)
     net = Net()
