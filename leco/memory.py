@@ -1,79 +1,25 @@
 """A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by tensor operations that compile and export.
 
-Integers     as many base-K digits to a byte as fit, or 2 to 4 bytes each
 Coded        w = scale (values[index] - shift): codebooks, signs, grids, codewords
 Scattered    0 but for some entries, or groups of them
 Patterned    n of each m
+Summed       sums of these
+Viewed       any of these, where its order is another one than the weight's
 Whole        any other form: its fields, each packed or not, and its own decompress
 """
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Theta, VectorCodes, ZeroCodes, patterns
-
-BASES = {8: 2, 5: 3, 4: 4, 3: 6, 2: 16, 1: 256}
-"""How many numbers a byte holds, and what they are below."""
-
-
-def per_byte(count: int) -> int:
-    """How many numbers below `count` a byte holds: 0 where one is longer than a byte."""
-    return next((per for per, base in BASES.items() if count <= base), 0)
-
-
-@functools.lru_cache(maxsize=32)
-def digits(count: int) -> Tensor:
-    """The numbers in each byte that occurs, (bytes, numbers to a byte)."""
-    per = per_byte(count)
-    base = BASES[per]
-    return torch.stack([torch.arange(base**per) // base**j % base for j in range(per)], 1).clamp_(max=count - 1).int()
-
-
-class Integers(nn.Module):
-    """Integers from 0 to count - 1. `codes` uint8: (..., bytes), packed along the last dimension, or (2 to 4, ...), the lowest byte first."""
-
-    codes: Tensor
-    digits: Tensor
-
-    def __init__(self, x: Tensor, count: int = 0):
-        super().__init__()
-        self.length = x.shape[-1]
-        self.count = count or (int(x.max()) + 1 if x.numel() else 1)
-        self.per = per_byte(self.count)
-        if self.per:
-            base, x = BASES[self.per], pad(x.to(torch.uint8), (0, -self.length % self.per)).unflatten(-1, (-1, self.per))
-            codes = sum((x[..., j] * base**j for j in range(1, self.per)), x[..., 0])
-        else:
-            codes = torch.stack([(x >> 8 * j & 255).to(torch.uint8) for j in range(-(-(self.count - 1).bit_length() // 8))])
-        self.register_buffer("codes", codes.contiguous())
-        if self.per > 1:
-            self.register_buffer("digits", digits(self.count).to(x.device), persistent=False)
-
-    def forward(self, rows: Tensor | None = None) -> Tensor:
-        """All of them, or those of some rows of a matrix: uint8, or int32 where they are longer than a byte."""
-        codes = self.codes if rows is None else self.codes.index_select(0 if self.per else 1, rows)
-        if not self.per:
-            return sum((codes[j].int() << 8 * j for j in range(1, len(codes))), codes[0].int())
-        if self.per == 1:
-            return codes
-        return self._unpacked(self.digits.to(torch.uint8).index_select(0, codes.int().view(-1)), codes)
-
-    def lookup(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
-        """values[integers]: `values` (count, d), result (..., length, d)."""
-        if self.per < 2:
-            return embedding(self(rows).int(), values)
-        codes = self.codes if rows is None else self.codes.index_select(0, rows)
-        table = embedding(self.digits, values).flatten(1)
-        return self._unpacked(embedding(codes.int(), table), codes).unflatten(-1, (-1, values.shape[1]))
-
-    def _unpacked(self, x: Tensor, codes: Tensor) -> Tensor:
-        """A byte's numbers stand beside one another in `x`: (..., length times their size), without those that fill the last byte."""
-        size = x.shape[-1] // self.per
-        return x.reshape(*codes.shape[:-1], -1)[..., : self.length * size]
+from leco.integers import Integers
+from leco.layout import Through, entries, take
+from leco.nested import leaves
+from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Sum, Theta, VectorCodes, ZeroCodes, patterns
+from leco.views import Kernel, Shapes, View
 
 
 class Floats(nn.Module):
@@ -139,13 +85,14 @@ class Scattered(nn.Module):
         self.groups, self.values = mask.numel(), values
         gaps = Integers(mask.reshape(-1).nonzero().squeeze(1).diff(prepend=torch.full((1,), -1, device=mask.device)) - 1)
         bits = Integers(mask.reshape(-1), 2)
+        self.gaps: Any
         self.gaps, self.mask = (gaps, None) if gaps.codes.nbytes < bits.codes.nbytes else (None, bits)
 
     def forward(self) -> Tensor:
         values = self.values()
         values = values.unsqueeze(1) if values.ndim == 1 else values
         zeros = values.new_zeros(self.groups, values.shape[1])
-        if self.gaps is None:
+        if self.mask is not None:
             return zeros.masked_scatter(self.mask().bool().unsqueeze(1), values)
         gaps = self.gaps()
         return zeros.index_copy(0, gaps.cumsum(0, dtype=torch.int64) + torch.arange(len(gaps), device=gaps.device), values)
@@ -160,12 +107,35 @@ class Patterned(nn.Module):
         super().__init__()
         places, _ = patterns(n, m, pattern.device)
         self.m, self.values, self.pattern = m, values, Integers(pattern.reshape(-1), len(places))
-        self.register_buffer("places", places.clone(), persistent=False)
+        self.register_buffer("places", places.to(torch.uint8))
 
     def forward(self) -> Tensor:
-        places = self.pattern.lookup(self.places)
+        places = self.pattern.lookup(self.places.long())
         values = self.values().reshape(places.shape)
         return values.new_zeros(len(places), self.m).scatter(1, places, values)
+
+
+class Summed(nn.Module):
+    """A sum of parts, each divided by its weight."""
+
+    def __init__(self, parts: list[nn.Module], weights: list[float]):
+        super().__init__()
+        self.parts, self.weights = nn.ModuleList(parts), weights
+
+    def forward(self) -> Tensor:
+        found = [part().reshape(-1) if weight == 1 else part().reshape(-1) / weight for part, weight in zip(self.parts, self.weights, strict=True)]
+        return functools.reduce(torch.add, found)
+
+
+class Viewed(nn.Module):
+    """The tensor of a view's array, flattened."""
+
+    def __init__(self, array: nn.Module, view: View, shape: torch.Size):
+        super().__init__()
+        self.array, self.view, self.shape, self.inner = array, view, shape, view.shape([shape])
+
+    def forward(self) -> Tensor:
+        return self.view.backward(self.array().view(self.inner), [self.shape])[0].reshape(-1)
 
 
 class Whole(nn.Module):
@@ -173,54 +143,40 @@ class Whole(nn.Module):
 
     def __init__(self, theta: Theta):
         super().__init__()
-        self.form, self.constants, self.fields = type(theta), list(theta), nn.ModuleList()
-        for place, field in enumerate(theta):
-            if isinstance(field, (Tensor, tuple)):
-                self.constants[place] = None
-                self.fields.append(_field(field))
+        self.form, self.fields = type(theta), nn.ModuleList(_Field(field) for field in theta)
 
     def forward(self) -> Any:
-        fields = iter(self.fields)
-        theta = self.form(*(next(fields)() if constant is None else constant for constant in self.constants))
+        theta = self.form(*(field() for field in self.fields))
         with torch.autocast(next(self.buffers()).device.type, enabled=False):
             return theta.decompress()
 
 
-class _Array(nn.Module):
-    """Integers as a field of a Theta has them."""
+class _Field(nn.Module):
+    """A field of a Theta, as its `decompress` takes it: a Theta in it is decoded, and stands as `Dense`."""
 
-    def __init__(self, x: Tensor):
+    def __init__(self, field: Any):
         super().__init__()
-        self.shape, self.dtype, self.integers = x.shape, x.dtype, Integers(x.reshape(-1))
-
-    def forward(self) -> Tensor:
-        return self.integers().to(self.dtype).view(self.shape)
-
-
-class _Tuple(nn.Module):
-    def __init__(self, fields: tuple[Any, ...]):
-        super().__init__()
-        self.fields = nn.ModuleList(_field(field) for field in fields)
+        self.constant = self.shape = self.dtype = self.packed = None
+        if not leaves(field):
+            self.constant = field
+        elif not isinstance(field, Tensor) and not hasattr(field, "_fields"):
+            self.packed = nn.ModuleList(_Field(member) for member in field)
+        elif isinstance(field, Tensor) and (field.is_floating_point() or (field.numel() and int(field.min()) < 0)):
+            self.packed = Floats(field)
+        elif isinstance(field, Tensor):
+            self.packed, self.shape, self.dtype = Integers(field.reshape(-1)), field.shape, field.dtype
+        else:
+            self.packed, self.shape = part(field), field.decompress().shape
 
     def forward(self) -> Any:
-        return tuple(field() for field in self.fields)
-
-
-class _Inner(nn.Module):
-    """A Theta in a field of another one, decoded."""
-
-    def __init__(self, theta: Theta):
-        super().__init__()
-        self.theta, self.shape = part(theta), theta.decompress().shape
-
-    def forward(self) -> Dense:
-        return Dense(self.theta().reshape(self.shape))
-
-
-def _field(field: Any) -> nn.Module:
-    if not isinstance(field, Tensor):
-        return _Inner(cast(Theta, field)) if hasattr(field, "_fields") else _Tuple(field)
-    return Floats(field) if field.is_floating_point() or (field.numel() and int(field.min()) < 0) else _Array(field)
+        if self.packed is None:
+            return self.constant
+        if isinstance(self.packed, nn.ModuleList):
+            return tuple(field() for field in self.packed)
+        if self.shape is None:
+            return self.packed()
+        found = self.packed().view(self.shape)
+        return Dense(found) if self.dtype is None else found.to(self.dtype)
 
 
 def _values(field: Any) -> nn.Module:
@@ -249,5 +205,41 @@ def part(theta: Theta, columns: int = 0) -> nn.Module:
             return Patterned(pattern, _values(values), kept.shape[-1], m)
         case Dense(values):
             return _values(values)
+        case Sum(_, shapes, _):
+            return content(theta, Kernel(), [torch.Size(shapes[0])], 0)
         case _:
             return Whole(theta)
+
+
+class UnpackableError(ValueError):
+    """A parameter whose packed form does not exist, or is no smaller."""
+
+
+def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int = 0) -> nn.Module:
+    """What decodes the tensor `which` of those that `view` makes one array of, flattened. Raises UnpackableError."""
+    if isinstance(theta, Sum):
+        return _sum(theta, view, shapes, which)
+    if not isinstance(view.shape(shapes), torch.Size):
+        raise UnpackableError(f"is seen through {type(view).__name__}")
+    at = entries(view, shapes, which, leaves(theta)[0].device)
+    run = torch.arange(at.numel(), device=at.device) + at.min()
+    in_order = bool((at.reshape(-1) == run).all())
+    found = theta if len(shapes) == 1 and in_order else take(theta, at)
+    if found is not None:
+        return part(found, columns)
+    alone = theta if len(shapes) == 1 else take(theta, run) if bool((entries(view, [at.shape], 0, at.device) + at.min() == at).all()) else None
+    if alone is None:
+        raise UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
+    return Viewed(part(alone), view, at.shape)
+
+
+def _sum(theta: Sum, view: View, shapes: Shapes, which: int) -> nn.Module:
+    blocks = [torch.Size(shape) for shape in theta.shapes]
+    if theta.single:
+        found = [(term, content(term.theta, Through(term.view, blocks[0], view), shapes, which)) for term in theta.terms]
+    else:
+        terms = [term for term in theta.terms if which in term.at]
+        found = [(term, content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which))) for term in terms]
+    if not found:
+        raise UnpackableError("is in no term of the sum")
+    return Summed([packed for _, packed in found], [term.weight for term, _ in found])

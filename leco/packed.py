@@ -5,7 +5,7 @@ What a Theta takes in memory and how it is decoded is in `leco.memory`.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from leco.algorithm import LC
 from leco.compressed import Compressed, compressed_tasks
 from leco.layers import factored, rebuilt, users_of
-from leco.layout import Through, entries, take
-from leco.memory import Coded, part
-from leco.theta import Sum, Theta
-from leco.views import Shapes, View
+from leco.memory import Coded, UnpackableError, content
 
 Cache = Literal["none", "keep"]
 
@@ -72,12 +69,13 @@ class PackedWeight(nn.Module):
         self._kept: Tensor | None = None
 
     def forward(self) -> Tensor:
+        if self._kept is not None and not torch.compiler.is_compiling():
+            return self._kept
         if self.cache == "none" or self.training or torch.compiler.is_compiling():
             return self.content().view(self.shape)
-        if self._kept is None:
-            with torch.inference_mode(False):  # what is kept serves autograd too
-                self._kept = self.content().view(self.shape)
-        return self._kept
+        with torch.inference_mode(False):  # what is kept serves autograd too
+            self._kept = kept = self.content().view(self.shape)
+        return kept
 
     def bits(self) -> float:
         """Bits a weight."""
@@ -107,9 +105,10 @@ class PackedLayer(nn.Module):
 
     packed: PackedWeight
 
-    @property
-    def weight(self) -> Tensor:
+    def _decoded(self) -> Tensor:
         return self.packed()
+
+    weight: Any = property(_decoded)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.packed.extra_repr()}"
@@ -141,9 +140,9 @@ class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d): ...
 
 class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
-        content = self.packed.content
-        if isinstance(content, Coded) and content.by_rows:
-            return content(input.reshape(-1)).view(*input.shape, self.embedding_dim)
+        decoder = self.packed.content
+        if isinstance(decoder, Coded) and decoder.by_rows:
+            return decoder(input.reshape(-1)).view(*input.shape, self.embedding_dim)
         return super().forward(input)
 
 
@@ -153,75 +152,12 @@ KINDS: dict[type, type] = {kind.__mro__[2]: kind for kind in PackedLayer.__subcl
 
 def _packed_layer(layer: Any, weight: PackedWeight) -> Any:
     """`layer`, with its options and hooks, but with a packed weight, and its bias to come."""
-    made = KINDS[type(layer)].__new__(KINDS[type(layer)])
+    kind: Any = KINDS[type(layer)]
+    made = kind.__new__(kind)
     made.__dict__ |= {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(layer).items()}
     del made._parameters["weight"]
     made.packed = weight
     return made
-
-
-class _Viewed(nn.Module):
-    """One tensor of a view's array, flattened."""
-
-    def __init__(self, array: nn.Module, view: View, shape: torch.Size):
-        super().__init__()
-        self.array, self.view, self.shape, self.inner = array, view, shape, view.shape([shape])
-
-    def forward(self) -> Tensor:
-        return self.view.backward(self.array().view(self.inner), [self.shape])[0].reshape(-1)
-
-
-class _Summed(nn.Module):
-    """A sum of parts, each divided by its weight."""
-
-    def __init__(self, parts: list[nn.Module], weights: list[float]):
-        super().__init__()
-        self.parts, self.weights = nn.ModuleList(parts), weights
-
-    def forward(self) -> Tensor:
-        found = [part().reshape(-1) if weight == 1 else part().reshape(-1) / weight for part, weight in zip(self.parts, self.weights, strict=True)]
-        return sum(found[1:], found[0])
-
-
-class _UnpackableError(Exception):
-    pass
-
-
-def _content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int) -> nn.Module:
-    """What decodes tensor `which` of those that `view` and `theta` stand for, flattened."""
-    if isinstance(theta, Sum):
-        blocks = [torch.Size(shape) for shape in theta.shapes]
-        parts, weights = [], []
-        for term in theta.terms:
-            if theta.single:
-                parts.append(_content(term.theta, Through(term.view, blocks[0], view), shapes, which, 0))
-            elif which in term.at:
-                parts.append(_content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which), 0))
-            else:
-                continue
-            weights.append(term.weight)
-        if not parts:
-            raise _UnpackableError("is in no term of the sum")
-        return _Summed(parts, weights) if len(parts) > 1 or weights != [1] else parts[0]
-    if len(shapes) == 1 and not isinstance(view.shape(shapes), torch.Size):
-        raise _UnpackableError(f"is seen through {type(view).__name__}")
-    device = next(iter(leaf for leaf in _tensors(theta))).device
-    at = entries(view, shapes, which, device)
-    in_order = bool((at.reshape(-1) == torch.arange(at.numel(), device=device)).all())
-    taken = theta if len(shapes) == 1 and in_order else take(theta, at)
-    if taken is not None:
-        return part(taken, columns)
-    if len(shapes) > 1:
-        raise _UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
-    return _Viewed(part(theta), view, shapes[0])
-
-
-def _tensors(theta: Any) -> Iterator[Tensor]:
-    for field in theta:
-        if isinstance(field, Tensor):
-            yield field
-        elif isinstance(field, tuple):
-            yield from _tensors(field)
 
 
 def _plan(model: nn.Module, tasks: dict[str, Compressed], cache: Cache) -> tuple[dict[Any, nn.Module], dict[str, Tensor], dict[str, str]]:
@@ -238,7 +174,7 @@ def _plan(model: nn.Module, tasks: dict[str, Compressed], cache: Cache) -> tuple
         for which, name in enumerate(task.shapes):
             try:
                 replaced |= _packed(model, task, which, name, cache)
-            except _UnpackableError as reason:
+            except UnpackableError as reason:
                 dense[name] = str(reason)
         if dense:
             weights |= {name: delta for name, delta in task.deltas().items() if name in dense}
@@ -251,13 +187,13 @@ def _packed(model: nn.Module, task: Compressed, which: int, name: str, cache: Ca
     weight, users = model.get_parameter(name), users_of(model, name)
     for module, own in users:
         if type(module) not in KINDS or own != "weight":
-            raise _UnpackableError(f"is the {own} of a {type(module).__name__}")
+            raise UnpackableError(f"is the {own} of a {type(module).__name__}")
         if getattr(module, "max_norm", None) is not None:
-            raise _UnpackableError("is of an Embedding with max_norm, which writes to its weight")
+            raise UnpackableError("is of an Embedding with max_norm, which writes to its weight")
     shapes = list(task.shapes.values())
     embeds = any(isinstance(module, nn.Embedding) for module, _ in users)
-    content = _content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
-    packed = PackedWeight(content, weight.shape, type(task.theta).__name__, cache).to(weight.device, weight.dtype)
+    decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
+    packed = PackedWeight(decoder, weight.shape, type(task.theta).__name__, cache).to(weight.device, weight.dtype)
     if packed.bits() >= 8 * weight.itemsize:
-        raise _UnpackableError(f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense")
+        raise UnpackableError(f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense")
     return {module: _packed_layer(module, packed) for module, _ in users}

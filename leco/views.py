@@ -244,7 +244,7 @@ class Matrix:
         return (*self.rows, *(d for d in range(len(shape)) if d not in self.rows))
 
     def _sides(self, shape: torch.Size) -> tuple[int, int]:
-        return math.prod(shape[d] for d in self.rows), math.prod(n for d, n in enumerate(shape) if d not in self.rows)
+        return math.prod([shape[d] for d in self.rows]), math.prod([n for d, n in enumerate(shape) if d not in self.rows])
 
     def shape(self, shapes: Shapes) -> torch.Size:
         for shape in shapes:
