@@ -17,7 +17,7 @@ from torch import nn
 
 import leco
 from leco.export.codes import Coded, Grid, at_delta, grid_of, quantized
-from leco.export.onnx import Decoder
+from leco.export.decoder import Decoder
 
 
 def digits(n: int = 24) -> torch.Tensor:
@@ -111,14 +111,15 @@ FORMS = {
 }
 
 
-def decoded(name: str, shape: tuple[int, ...], path, weights: str) -> tuple[str, torch.Tensor, torch.Tensor]:
+def decoded(name: str, shape: tuple[int, ...], path, weights: str, dtype: torch.dtype = torch.float32) -> tuple[str, torch.Tensor, torch.Tensor]:
     """What was done with a weight, what onnxruntime makes of it, and Delta(Theta)."""
     torch.manual_seed(0)
-    model = nn.ParameterDict({"w": torch.randn(shape)})
+    model = nn.ParameterDict({"w": torch.randn(shape, dtype=dtype)})
     view, compression, _ = FORMS[name]
     lc = leco.LC(model, {"all": leco.Task("w", view, compression)})
     lc.mu = 100.0
-    weight = ir.Value(name="w", const_value=ir.tensor(np.zeros(shape, np.float32)), shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+    tensor = ir.tensor(np.zeros(shape, torch.zeros((), dtype=dtype).numpy().dtype))
+    weight = ir.Value(name="w", const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
     end = ir.node("Identity", [weight])
     end.outputs[0].shape, end.outputs[0].type = weight.shape, weight.type
     graph = ir.Graph([], end.outputs, nodes=[end], initializers=[weight], opset_imports={"": 21}, name="weight")
@@ -149,6 +150,17 @@ def test_dequantized_weights_are_delta(name, shape, tmp_path):
     else:
         assert how == f"DequantizeLinear, {8 if name == 'uniform, groups' else 4} bits"
     assert torch.equal(weight, delta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["binary", "codebooks of rows", "uniform, rows"])
+def test_decoded_weights_have_the_dtype(name, dtype, tmp_path):
+    for weights in ("codes", "qdq"):
+        how, weight, delta = decoded(name, (54, 36), tmp_path / "w.onnx", weights, dtype)
+        assert weight.dtype == dtype
+        assert torch.equal(weight, delta)
+        assert weights == "qdq" or operators(tmp_path / "w.onnx") <= {"Identity"}
+        assert how.startswith("Dequantize") == (weights == "qdq" and dtype == torch.float16 and name != "codebooks of rows")
 
 
 LENET = {
@@ -238,20 +250,26 @@ def test_onnx_refusals(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_terms_of_sums_that_do_not_overlap_are_exported_each():
-    def held(*terms: leco.Part) -> dict[str, str]:
-        lc = leco.LC(LeNet(), {"all": leco.Task(("fc.0.weight", "fc.2.weight", "conv.3.weight"), leco.Blocks(), leco.Additive(terms))})
+def test_terms_that_do_not_overlap_are_exported_each():
+    """Of sums, and of budgets, whose terms may be weighted."""
+
+    def held(compression) -> dict[str, str]:
+        torch.manual_seed(0)
+        lc = leco.LC(LeNet(), {"all": leco.Task(("fc.0.weight", "fc.2.weight", "conv.3.weight"), leco.Blocks(), compression)})
         lc.mu = 1.0
         found = quantized(lc)
         for name, form in found.items():
             if not isinstance(form, str):
-                assert torch.equal(form.weights().view(lc.delta[name].shape), lc.delta[name])
+                torch.testing.assert_close(form.weights().view(lc.delta[name].shape), lc.delta[name], rtol=1e-6, atol=0)
         return {name: form if isinstance(form, str) else type(form).__name__ for name, form in found.items()}
 
-    grid, codes, more = leco.Part(leco.Rows(), leco.Uniform(4), at=(0,)), leco.Part(leco.Vector(), leco.Binary(), at=(1, 2)), leco.TopK(3)
-    assert held(grid, codes) == {"fc.0.weight": "Grid", "fc.2.weight": "Coded", "conv.3.weight": "Coded"}
-    overlap = held(grid, codes, leco.Part(leco.Vector(), more, at=(2,)))
+    grid, codes = leco.Part(leco.Rows(), leco.Uniform(4), at=(0,)), leco.Part(leco.Vector(), leco.Binary(), at=(1, 2))
+    assert held(leco.Additive((grid, codes))) == {"fc.0.weight": "Grid", "fc.2.weight": "Coded", "conv.3.weight": "Coded"}
+    overlap = held(leco.Additive((grid, codes, leco.Part(leco.Vector(), leco.TopK(3), at=(2,)))))
     assert overlap == {"fc.0.weight": "Grid", "fc.2.weight": "Sum", "conv.3.weight": "Sum"}
+    entropy = leco.Part(leco.Vector(), leco.EntropyCodebook(0.0, 4), at=(0, 2), unit=1 / 8, weight=3.0)
+    budget = leco.Budget((entropy, leco.Part(leco.Vector(), leco.L0Penalty(0.0), at=(1,), unit=5)), limit=1500)
+    assert held(budget) == {"fc.0.weight": "Coded", "fc.2.weight": "Sparse", "conv.3.weight": "Coded"}
 
 
 GRIDS = {

@@ -14,6 +14,8 @@ from leco.compressed import Compressed, compressed_tasks
 from leco.theta import Affine, Codes, Fixed, Scaled, Sum, ZeroCodes
 from leco.views import Blocks, Kernel
 
+QUANTIZED = (Affine, Codes, Fixed, Scaled, ZeroCodes)
+
 
 class Grid(NamedTuple):
     """w_ij = scale_i (levels_ij - zero_point_i), over runs i of equal length, in row-major order: a run is the tensor, a row, a part of a row.
@@ -114,13 +116,21 @@ def _parts(compressed: Compressed) -> Iterator[Compressed]:
         return
     names, terms = list(shapes), Counter(b for term in theta.terms for b in term.at)
     for term in theta.terms:
-        if term.weight == 1 and all(terms[b] == 1 for b in term.at):
-            yield from _parts(Compressed({names[b]: shapes[names[b]] for b in term.at}, term.view, term.theta))
+        if all(terms[b] == 1 for b in term.at):
+            yield from _parts(Compressed({names[b]: shapes[names[b]] for b in term.at}, term.view, _over(term.theta, term.weight)))
+
+
+def _over(theta: Any, weight: float) -> Any:
+    """The Theta of Delta(theta) / weight."""
+    for field in ("scale", "codebook", "values"):
+        if weight != 1 and isinstance(theta, QUANTIZED) and field in theta._fields:
+            return theta._replace(**{field: getattr(theta, field) / weight})
+    return theta
 
 
 def _quantized(compressed: Compressed) -> dict[str, Grid | Coded | str]:
     shapes, view, theta = compressed
-    if not isinstance(theta, Affine | Codes | Fixed | Scaled | ZeroCodes):
+    if not isinstance(theta, QUANTIZED):
         return dict.fromkeys(shapes, type(theta).__name__)
     sizes = list(shapes.values())
     problems = theta.indices.shape[:-1]
