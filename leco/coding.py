@@ -16,6 +16,7 @@ where payload, description, shape and type disagree, before it takes more memory
 
 import math
 import reprlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,15 @@ import torch
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from leco.contexts import ONE, code_bits, position_bits, probabilities, row_classes
+from leco.contexts import ONE, code_bits, probabilities, row_classes
 from leco.floats import MANTISSA, decode_floats, encode_floats, split
 from leco.streams import CHUNK, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
 
 LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
 MOST_ROWS = 2**15  # likewise: the decoder works row by row
 DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *MANTISSA)  # what is coded
+BLOCK = 2**15  # entries coded at a time
+BITS = -np.log2(np.maximum(np.arange(ONE), 1) / ONE).astype(np.float32)  # of an entry of a probability in units of 1/65536
 BERNOULLI = stream.model.Bernoulli(perfect=False)
 
 
@@ -87,7 +90,7 @@ def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) 
         if name == "rows":
             return _decode_rows(payload, coding, shape, dtype)
         return decode_stream(payload, coding, count, dtype).view(shape)
-    except (AssertionError, MemoryError, RuntimeError) as error:  # the first is the range coder's
+    except (AssertionError, MemoryError, OverflowError, RuntimeError) as error:  # the first is the range coder's
         described = f"a tensor of shape {tuple(shape)} coded as {reprlib.repr(coding)}"
         raise ValueError(f"{payload.numel()} bytes do not hold {described}: {error}") from error
 
@@ -135,18 +138,33 @@ def _rows(x: Tensor) -> Coded | None:
     nonzero = x != 0
     if not 0 < 2 * int(nonzero.count_nonzero()) <= x.numel() or (x.dtype != torch.bool and int(x.min()) < 0) or not _structured(nonzero):
         return None
-    transposed = bool(position_bits(nonzero.T) < position_bits(nonzero))
+    ways = [(classes := row_classes(way.sum(1)), way[classes > 0].numpy(), classes[classes > 0]) for way in (nonzero, nonzero.T.contiguous())]
+    lengths = [float(code_bits(classes.bincount()).sum()) + _position_bits(ones, some) for classes, ones, some in ways]
+    transposed = lengths[1] < lengths[0]
     if transposed:
         x, nonzero = x.T, nonzero.T
-    classes = row_classes(nonzero.sum(1))
-    ones = nonzero[classes > 0]
-    p = probabilities(classes[classes > 0], ones.cumsum(0) - ones.long())
+    classes, ones, some = ways[transposed]
     coder = stream.queue.RangeEncoder()
-    coder.encode(ones.reshape(-1).to(torch.int32).numpy(), BERNOULLI, (p.reshape(-1).double() / ONE).numpy())
+    for block, p in _learned(ones, some):
+        coder.encode(block.astype(np.int32).reshape(-1), BERNOULLI, p.reshape(-1) / ONE)
     values = x[nonzero].int() - 1
     parts = [encode_stream(classes.to(torch.uint8)), Coded(as_bytes(coder.get_compressed().astype("<u4")), {}), encode_stream(values)]
     coding = {"name": "rows", "transposed": int(transposed), "parts": [[part.payload.numel(), part.coding] for part in parts]}
     return Coded(torch.cat([part.payload for part in parts]), coding)
+
+
+def _learned(ones: np.ndarray, classes: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows that are not empty, some at a time, and the probabilities of their entries in units of 1/65536."""
+    above, rows = np.zeros(ones.shape[1], dtype=np.int64), max(1, BLOCK // ones.shape[1])
+    for start in range(0, len(ones), rows):
+        block = ones[start : start + rows]
+        until = above + np.cumsum(block, axis=0, dtype=np.int64)
+        yield block, probabilities(classes[start : start + rows], torch.from_numpy(until - block)).numpy()
+        above = until[-1]
+
+
+def _position_bits(ones: np.ndarray, classes: Tensor) -> float:
+    return sum(float(BITS[np.where(block, p, ONE - p)].sum(dtype=np.float64)) for block, p in _learned(ones, classes))
 
 
 def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -161,18 +179,17 @@ def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dty
     if m and int(classes.max()) > n.bit_length():
         raise ValueError(f"{payload.numel()} bytes do not hold a matrix of {m} x {n}: a row has more entries")
     decoder = stream.queue.RangeDecoder(np.frombuffer(words.numpy().tobytes(), "<u4").astype(np.uint32))
-    nonzero = torch.zeros(m, n, dtype=torch.bool)
-    above = torch.zeros(1, n, dtype=torch.int64)
+    nonzero, above = np.zeros((m, n), dtype=bool), torch.zeros(1, n, dtype=torch.int64)
     for row in classes.nonzero().squeeze(1).tolist():
-        p = probabilities(classes[row : row + 1], above)[0].double() / ONE
-        nonzero[row] = torch.from_numpy(decoder.decode(BERNOULLI, p.numpy())).bool()
-        above += nonzero[row]
+        p = probabilities(classes[row : row + 1], above)[0].numpy() / ONE
+        nonzero[row] = decoder.decode(BERNOULLI, p)
+        above += torch.from_numpy(nonzero[row])
     if not decoder.maybe_exhausted():
         raise ValueError(f"the words of a sparse matrix hold more than {m} x {n} positions")
-    values = decode_stream(last, valuing, int(nonzero.count_nonzero()), torch.int32)
+    values = decode_stream(last, valuing, int(np.count_nonzero(nonzero)), torch.int32)
     if values.numel() and (int(values.min()) < 0 or int(values.max()) >= (1 if dtype == torch.bool else torch.iinfo(dtype).max)):
         raise ValueError(f"{payload.numel()} bytes do not hold {dtype}: a value is out of its range")
-    out = torch.zeros(m, n, dtype=dtype).masked_scatter_(nonzero, (values + 1).to(dtype))
+    out = torch.zeros(m, n, dtype=dtype).masked_scatter_(torch.from_numpy(nonzero), (values + 1).to(dtype))
     return (out.T if coding["transposed"] else out).contiguous()
 
 

@@ -45,7 +45,7 @@ def decode_floats(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) 
         return decode_raw(payload, coding, count, dtype)
     parts = split(payload, coding, dtype.itemsize, {"name", "parts"})
     out = np.empty((count, dtype.itemsize), dtype=np.uint8)
-    for place, (part, described) in enumerate(parts):
+    for place, (part, described) in sorted(enumerate(parts), key=lambda p: -len(p[1][0])):  # what can't be shows before much is written
         out[:, place] = decode_stream(part, described, count, torch.uint8).numpy()
     _exponent_first_back(out, MANTISSA[dtype])
     return torch.from_numpy(out).view(-1).view(dtype) if count else torch.zeros(0, dtype=dtype)
