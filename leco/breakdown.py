@@ -88,7 +88,12 @@ class Breakdown:
 
     def text(self, width: int = 160) -> str:
         """The tables, for a page of `width` columns."""
-        tables = {"Tasks": _tasks(self), "Their tensors": _compressed(self), "Not compressed": _rest(self), self.file: _totals(self)}
+        tables = {
+            "Tasks": _tasks(self),
+            "Their tensors": _compressed(self),
+            "Not compressed (coded without loss)": _rest(self),
+            self.file: _totals(self),
+        }
         lines = [line for title, table in tables.items() if table.row_count for line in (title, *render(table, width).splitlines())]
         dense = f"{self.ratio:.2f} times fewer bytes than the {self.dense_bytes:,} of the same tensors dense."
         return "".join(f"{line.rstrip()}\n" for line in (*lines, dense, *LEGEND))

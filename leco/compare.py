@@ -36,7 +36,7 @@ class LayerChange:
     speeds: Mapping[int, Speed]
 
     def verdict(self, batch: int) -> str:
-        """What compression does to the layer's time: "faster 3.10x", "slower 0.70x", "the same", or "as it was" if nothing of it changed."""
+        """What compression does to the layer's time: "faster 3.10x", "slower 0.70x", "the same", "unclear"; "as it was" if nothing of it changed."""
         return self.speeds[batch].verdict if self.changed else "as it was"
 
 
@@ -216,7 +216,8 @@ def _layers(c: Comparison) -> str:
     if rest:
         sums = [[sum(getattr(layer.speeds[batch], when) for layer in rest) for when in ("before", "after")] for batch in c.speeds]
         times = [f"{_ms(before)} -> {_ms(after)}  as they were" for before, after in sums]
-        table.add_row(f"{len(rest)} others", "", _short([r.memory for r in rest]), _short([r.multiply_adds for r in rest]), *times)
+        name = f"{len(rest)} other{'s' if len(rest) > 1 else ''}"
+        table.add_row(name, "", _short([r.memory for r in rest]), _short([r.multiply_adds for r in rest]), *times)
     return render(table)
 
 

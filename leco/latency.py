@@ -37,15 +37,17 @@ class Speed(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Another time than before, if the whole interval says so and the ratio is above 1.05.
+        """Faster or slower if the ratio is 5 % off 1 and the whole interval says so, unclear if only the ratio does, else the same.
 
         >>> import leco
-        >>> leco.latency.Speed(3.0, 1.0, 3.0, 2.8, 3.1).verdict, leco.latency.Speed(1.0, 1.1, 0.9, 0.8, 1.2).verdict
-        ('faster 3.00x', 'the same')
+        >>> leco.latency.Speed(3.0, 1.0, 3.0, 2.8, 3.1).verdict, leco.latency.Speed(1.0, 1.2, 0.8, 0.7, 1.2).verdict
+        ('faster 3.00x', 'unclear')
         """
-        if self.low > 1 and self.ratio > MARGIN:
-            return f"faster {self.ratio:.2f}x"
-        return f"slower {self.ratio:.2f}x" if self.high < 1 and self.ratio < 1 / MARGIN else "the same"
+        if 1 / MARGIN <= self.ratio <= MARGIN:
+            return "the same"
+        if self.low <= 1 <= self.high:
+            return "unclear"
+        return f"{'faster' if self.ratio > 1 else 'slower'} {self.ratio:.2f}x"
 
 
 def speed(before: Sequence[float], after: Sequence[float]) -> Speed:
