@@ -8,7 +8,7 @@ import pytest
 from leco.compressions import ALL
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("index", "algorithm", "compressions", "your-own-compression", "training-loops", "file")
+NAMES = ("index", "algorithm", "compressions", "your-own-compression", "training-loops", "file", "export")
 PAGES = [path for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md") if path.exists()]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE = re.compile(r"`((?:leco|tests|examples|benchmarks)/[\w/.-]+\.py)`")

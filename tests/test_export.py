@@ -206,6 +206,12 @@ def test_nets(net, weights, tmp_path):
     assert all(torch.equal(before[name], p) for name, p in lc.model.state_dict().items())
 
 
+def test_accuracy_level(tmp_path):
+    lc = mixed("block", {"qkv.weight": BLOCK["qkv.weight"]})
+    leco.export_onnx(tmp_path / "net.onnx", lc.model, lc, digits(2), weights="nbits", accuracy_level=4)
+    assert 1e-5 < relative(run(tmp_path / "net.onnx", digits()), expected(lc, digits())) < 0.02
+
+
 def test_qdq_of_attention_needs_an_option_of_onnxruntime(tmp_path):
     """onnxruntime makes MatMulNBits of DequantizeLinear and MatMul, by default with activations of 8 bits: docs/export.md says so."""
     lc = mixed("block", {"qkv.weight": BLOCK["qkv.weight"]})
@@ -238,6 +244,8 @@ def test_onnx_refusals(tmp_path, monkeypatch):
     lc, path = mixed("lenet", LENET), tmp_path / "net.onnx"
     with pytest.raises(ValueError, match="weights = 'int4' must be 'codes', 'qdq', 'nbits' or 'dense'"):
         leco.export_onnx(path, lc.model, lc, digits(2), weights="int4")
+    with pytest.raises(ValueError, match="accuracy_level = 5 must be 0, 1, 2, 3 or 4"):
+        leco.export_onnx(path, lc.model, lc, digits(2), accuracy_level=5)
     with pytest.raises(ValueError, match=r"task 'conv.0.weight' compresses 'conv.0.weight', which the model has not"):
         leco.export_onnx(path, lc.model.fc, lc, digits(2))
     other = LeNet()

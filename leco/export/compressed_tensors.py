@@ -34,6 +34,14 @@ def export_compressed_tensors(
     Raises:
         ImportError: compressed-tensors is not installed.
         ValueError: a parameter that the model has not, or of another shape; no parameter can be packed.
+
+    >>> import leco, os, tempfile, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 8))
+    >>> lc = leco.LC(model, {"all": leco.Task("0.weight", leco.Groups(32), leco.Uniform(4))})
+    >>> lc.mu = 1.0
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     leco.export_compressed_tensors(folder, model, lc)
+    {'0.weight': 'int4, group of 32'}
     """
     try:
         from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32

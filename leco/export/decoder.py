@@ -22,10 +22,10 @@ class Decoder:
         self.nodes: list[Any] = []
         self.bytes = 0
 
-    def replace(self, found: Grid | Coded, weights: str) -> str:
+    def replace(self, found: Grid | Coded, weights: str, accuracy_level: int = 1) -> str:
         """Returns what was done."""
         grid = (found if isinstance(found, Grid) else found.grid()) if weights != "codes" else None
-        if grid is not None and weights == "nbits" and (how := self.matmul(grid)):
+        if grid is not None and weights == "nbits" and (how := self.matmul(grid, accuracy_level)):
             return how
         how, value = (self.dequantize(grid) if grid is not None and weights == "qdq" else None) or self.decode(found)
         if self.kind != self.weight.dtype:
@@ -98,7 +98,7 @@ class Decoder:
         inputs = levels, self.constant("scale", scale), self.constant("zero_point", zero.to(torch.uint8), kind)
         return f"DequantizeLinear, {grid.bits} bits", self.node("DequantizeLinear", *inputs, **attributes)
 
-    def matmul(self, grid: Grid) -> str:
+    def matmul(self, grid: Grid, accuracy_level: int) -> str:
         """MatMulNBits in the place of all products with the weight, or "" where it has other uses or its rows are no multiples of 16."""
         if len(self.shape) != 2 or self.weight.dtype != self.ir.DataType.FLOAT:
             return ""
@@ -114,7 +114,7 @@ class Decoder:
         packed = self.constant("levels", _packed(_bytes(grid.levels.view(rows, blocks, block)), grid.bits))
         inputs = [packed, self.constant("scale", scale.reshape(-1))]
         zeros = None if grid.symmetric else self.constant("zero_points", _packed(_bytes(zero), grid.bits).reshape(-1))
-        sizes: dict[str, Any] = {"K": columns, "N": rows, "bits": grid.bits, "block_size": block, "accuracy_level": 1}  # 1: computed in float32
+        sizes: dict[str, Any] = {"K": columns, "N": rows, "bits": grid.bits, "block_size": block, "accuracy_level": accuracy_level}
         for old, x, bias in products:
             product = self.node("MatMulNBits", x, *inputs, zeros, None, bias, domain="com.microsoft", **sizes)
             product.shape, product.type = old.outputs[0].shape, old.outputs[0].type

@@ -26,6 +26,7 @@ def export_onnx(
     example_inputs: Tensor | Sequence[Tensor],
     *,
     weights: Literal["codes", "qdq", "nbits", "dense"] = "codes",
+    accuracy_level: Literal[0, 1, 2, 3, 4] = 1,
 ) -> dict[str, str]:
     """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held. The first dimension of all inputs is dynamic.
 
@@ -40,16 +41,27 @@ def export_onnx(
         model: the net of `compressed`, or one with the same parameters; it is not changed. Exported in evaluation mode.
         compressed: an `LC` that has its Thetas, or what `leco.thetas` gives; {} for a net that is exported as it is.
         example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes, batch first.
-        weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform (per tensor, or per index of dimension 0), the form
-            that quantizers for other runtimes use; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8 bits for uniform grids of Linear layers,
-            which stay packed in memory, where a row is a multiple of 16; either of them is "codes" for the others; "dense".
+        weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform, with a scale for the tensor, for each index of
+            dimension 0, or for runs of the last: the form of quantizers for other runtimes; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8
+            bits for the Linear layers on uniform grids whose runs are multiples of 16: they stay packed in memory. Either is "codes" for the
+            other parameters. "dense" for all.
+        accuracy_level: of MatMulNBits: 1 computes in float32; 4 rounds the layer's inputs to 8 bits, with kernels that are much faster.
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: an unknown value of `weights`; a parameter that the model has not, or of another shape.
+        ValueError: an unknown value of `weights` or `accuracy_level`; a parameter that the model has not, or of another shape.
+
+    >>> import leco, os, tempfile, torch
+    >>> lc = leco.LC(model := torch.nn.Linear(64, 8), {"all": leco.Task("weight", leco.Rows(), leco.Binary())})
+    >>> lc.mu = 1.0
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     leco.export_onnx(os.path.join(folder, "net.onnx"), model, lc, torch.zeros(2, 64))
+    {'weight': 'Gather, 1 bits'}
     """
     if weights not in ("codes", "qdq", "nbits", "dense"):
         raise ValueError(f"export_onnx: weights = {weights!r} must be 'codes', 'qdq', 'nbits' or 'dense'")
+    if accuracy_level not in range(5):
+        raise ValueError(f"export_onnx: accuracy_level = {accuracy_level!r} must be 0, 1, 2, 3 or 4")
     try:
         import onnx_ir as ir
         from onnxscript import optimizer
@@ -79,7 +91,7 @@ def export_onnx(
         elif weights == "dense" or weight is None:
             held[name] = "dense" if weight is not None else "not in the graph"
         else:
-            held[name] = Decoder(ir, graph, name, weight, tuple(net.get_parameter(name).shape)).replace(found, weights)
+            held[name] = Decoder(ir, graph, name, weight, tuple(net.get_parameter(name).shape)).replace(found, weights, accuracy_level)
     optimizer.optimize_ir(program.model, should_fold=lambda node: False if (node.name or "").startswith(PREFIX) else None)
     for part in (*graph.all_nodes(), *graph.initializers.values()):
         part.metadata_props.clear()  # where each came from in the Python source: more bytes than a small net's weights

@@ -28,6 +28,13 @@ def export_torchao(model: nn.Module, compressed: LC | Mapping[str, Compressed]) 
     Raises:
         ImportError: torchao is not installed.
         ValueError: a parameter that the model has not, or of another shape.
+
+    >>> import leco, torch
+    >>> lc = leco.LC(model := torch.nn.Linear(64, 8), {"all": leco.Task("weight", leco.Rows(), leco.Uniform(4))})
+    >>> lc.mu = 1.0
+    >>> net, held = leco.export_torchao(model, lc)
+    >>> held, torch.equal(net.weight.dequantize(), lc.delta["weight"])
+    ({'weight': 'int4'}, True)
     """
     try:
         from torchao.quantization import IntxUnpackedToInt8Tensor
