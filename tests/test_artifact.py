@@ -8,59 +8,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tampering import KERNEL, Net, nodes, problem, random_floats, take_apart
+from tampering import COMPRESSIONS, Net, nodes, problem, random_floats, take_apart
 from torch import nn
 
 import leco
 from leco.compressions import ALL
 from leco.nested import leaves, with_leaves
 from leco.views import array_shape
-
-COMPRESSIONS = {
-    "codebook": (leco.Vector(), leco.Codebook(5)),
-    "large codebook": (leco.Vector(), leco.Codebook(100)),
-    "codebook per row": (leco.Rows(), leco.Codebook(3)),
-    "fixed": (leco.Vector(), leco.FixedCodebook((-0.1, 0.2))),
-    "binary": (leco.Rows(), leco.Binary()),
-    "ternary": (leco.Vector(), leco.Ternary(scale=False)),
-    "powers": (leco.Vector(), leco.PowersOfTwo(3, scale=True)),
-    "uniform": (leco.Rows(), leco.Uniform(4, zero_point=True)),
-    "sparse": (leco.Vector(), leco.TopK(0.05)),
-    "nothing kept": (leco.Vector(), leco.TopK(0)),
-    "ball": (leco.Vector(), leco.L2Ball(0.5)),
-    "ranks": (leco.Matrix(), leco.RankSelection(1e-4)),
-    "rank 0": (leco.Matrix(), leco.LowRank(0)),
-    "full rank": (leco.Matrix(), leco.LowRank(9)),
-    "codewords": (leco.Groups(4), leco.VectorCodebook(5)),
-    "product": (leco.Subvectors(3), leco.VectorCodebook(2)),
-    "hashed": (leco.Vector(), leco.Hashed(10)),
-    "entropy": (leco.Vector(), leco.EntropyCodebook(1e-5, 4)),
-    "entropy, rows": (leco.Rows(), leco.EntropyCodebook(1e-6, 4)),
-    "entropy, all 0": (leco.Vector(), leco.EntropyCodebook(1e3)),
-    "entropy, no 0": (leco.Vector(), leco.EntropyCodebook(1e-5, 4, zero=False)),
-    "entropy, matrix": (leco.Matrix(), leco.EntropyMatrix(1e-5, 4)),
-    "l1 ball": (leco.Vector(), leco.L1Ball(1.0)),
-    "l0": (leco.Vector(), leco.L0Penalty(0.01)),
-    "l1": (leco.Vector(), leco.L1Penalty(0.1)),
-    "groups": (leco.Rows(), leco.GroupTopK(4)),
-    "groups, l0": (leco.Groups(3), leco.GroupL0Penalty(0.03)),
-    "groups, l1": (leco.Tiles(3, 3), leco.GroupL1Penalty(0.2)),
-    "2:4": (leco.Rows(), leco.NM(2, 4)),
-    "kernel": (KERNEL, leco.ConvRankSelection(0.01)),
-    "tucker-2": (KERNEL, leco.Tucker2((2, 2))),
-    "tucker": (KERNEL, leco.Tucker((2, 2, 3, 2))),
-    "tucker ranks": (KERNEL, leco.TuckerSelection(0.01)),
-    "cp": (KERNEL, leco.CP(2)),
-    "train": (KERNEL, leco.TensorTrain((2, 3, 2))),
-    "sum": (leco.Vector(), leco.Additive([(leco.Vector(), leco.Binary()), (leco.Vector(), leco.TopK(5))])),
-    "sum with low rank": (leco.Matrix(), leco.Additive([(leco.Matrix(), leco.LowRank(1)), (leco.Rows(), leco.Ternary())])),
-    "quantized kept weights": (leco.Vector(), leco.Compose(leco.TopK(0.3), leco.Codebook(4))),
-    "quantized factors": (leco.Matrix(), leco.Compose(leco.LowRank(2), leco.Uniform(4), leco.Rows())),
-    "budget": (leco.Blocks(), leco.Budget((leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), 4),), 200)),
-    "choice": (leco.Blocks(), leco.Choice(1e-6, [(leco.Vector(), leco.Codebook(4)), (leco.Rows(), leco.Ternary())])),
-    "choice of none": (leco.Kernel(), leco.Choice(0, [(leco.Vector(), leco.Codebook(4)), (leco.Kernel(), leco.Uncompressed())])),
-    "uncompressed": (leco.Vector(), leco.Uncompressed()),
-}
 
 
 def test_every_compression_goes_to_a_file():
