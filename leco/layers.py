@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def factorize(model: nn.Module, compressed: LC | Mapping[str, Compressed]) -> nn
     >>> lc = leco.LC(model, leco.each(["0.weight"], leco.Matrix(), leco.LowRank(5)))
     >>> lc.mu = 1.0
     >>> leco.factorize(model, lc)[0]
-    Sequential(
+    FactoredLinear(
       (0): Linear(in_features=100, out_features=5, bias=False)
       (1): Linear(in_features=5, out_features=50, bias=True)
     )
@@ -70,7 +70,20 @@ def factored(model: nn.Module, task: Compressed) -> Iterator[tuple[Any, nn.Seque
     if len(users) == 1 and type(users[0][0]) in LAYERS:
         layers = list(_layers(users[0][0], task.view, task.theta))
         if layers:
-            yield users[0][0], nn.Sequential(*layers)
+            yield users[0][0], (FactoredLinear if isinstance(layers[0], nn.Linear) else nn.Sequential)(*layers)
+
+
+class FactoredLinear(nn.Sequential):
+    """Linear layers in the place of one. `weight`, their product, is for code that reads it: the fast path of nn.TransformerEncoderLayer."""
+
+    @property
+    def weight(self) -> Tensor:
+        first, *others = cast(Iterator[Any], self)
+        return reduce(lambda product, layer: layer.weight @ product, others, first.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return cast(Any, self)[-1].bias
 
 
 def users_of(model: nn.Module, name: str) -> list[tuple[Any, str]]:

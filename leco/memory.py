@@ -1,11 +1,13 @@
 """A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by tensor operations that compile and export.
 
-Coded        w = scale (values[index] - shift): codebooks, signs, grids, codewords
-Scattered    0 but for some entries, or groups of them
-Patterned    n of each m
-Summed       sums of these
-Viewed       any of these, where its order is another one than the weight's
-Whole        any other form: its fields, each packed or not, and its own decompress
+    Coded, Grid  codebooks, signs, grids, codewords (`leco.codes`)
+    Scattered    0 but for some entries, or groups of them
+    Patterned    n of each m
+    Summed       sums of these
+    Viewed       any of these, where its order is another one than the weight's
+    Whole        any other form: its fields, each packed or not, and its own decompress
+
+Each is a module whose buffers are what it takes, and whose `forward()` is Delta, flattened.
 """
 
 import functools
@@ -13,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad
+from torch.nn.functional import pad
 
-from leco.integers import Integers
+from leco.codes import Coded, Grid, Integers
 from leco.layout import Through, entries, take
 from leco.nested import leaves
 from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Sum, Theta, VectorCodes, ZeroCodes, patterns
@@ -33,48 +35,6 @@ class Floats(nn.Module):
 
     def forward(self) -> Tensor:
         return self.values
-
-
-class Coded(nn.Module):
-    """w = scale (values[index] - shift), in the order of the indices.
-
-    `values` (rows or 1, K, d), or None for the index itself; `scale` and `shift` (rows or 1, 1) or None. With `columns`, the indices of a
-    matrix that has that many columns are packed row by row, so that some rows can be decoded alone.
-    """
-
-    values: Tensor | None
-    scale: Tensor | None
-    shift: Tensor | None
-
-    def __init__(self, indices: Tensor, values: Tensor | None, scale: Tensor | None = None, shift: Tensor | None = None, columns: int = 0):
-        super().__init__()
-        columns //= 1 if values is None else values.shape[2]
-        rows = indices.numel() // columns if columns and indices.numel() % columns == 0 else 0
-        self.by_rows = rows > 0 and all(t is None or len(t) in (1, rows) for t in (values, scale, shift))
-        count = 2 ** int(indices.max()).bit_length() if values is None else values.shape[1]
-        self.indices = Integers(indices.reshape(rows, columns) if self.by_rows else indices.reshape(-1), count)
-        for name, value in (("values", values), ("scale", scale), ("shift", shift)):
-            self.register_buffer(name, None if value is None else value.detach().clone())
-
-    def forward(self, rows: Tensor | None = None) -> Tensor:
-        """All entries, or those of some rows, flattened."""
-        w = self._levels(rows).reshape(-1)
-        for own, operation in ((self.shift, torch.sub), (self.scale, torch.mul)):
-            if own is not None:
-                own = own if rows is None or len(own) == 1 else own.index_select(0, rows)
-                w = operation(w.view(len(own), -1), own).view(-1)
-        return w
-
-    def _levels(self, rows: Tensor | None) -> Tensor:
-        if self.values is None:
-            assert self.scale is not None
-            return self.indices(rows).to(self.scale.dtype)
-        count, k, _ = self.values.shape
-        if count == 1:
-            return self.indices.lookup(self.values[0], rows)
-        first = k * (torch.arange(count, device=self.values.device) if rows is None else rows)
-        at = self.indices(rows).reshape(len(first), -1).int() + first.int().unsqueeze(1)
-        return embedding(at, self.values.flatten(0, 1))
 
 
 class Scattered(nn.Module):
@@ -197,7 +157,12 @@ def part(theta: Theta, columns: int = 0) -> nn.Module:
         case Scaled(indices, values, scale):
             return Coded(indices, values.view(1, -1, 1), scale.reshape(-1, 1), columns=columns)
         case Affine(indices, scale, zero_point):
-            return Coded(indices, None, scale.reshape(-1, 1), zero_point.to(scale.dtype).reshape(-1, 1), columns)
+            scale, zero_point = scale.reshape(-1, 1), zero_point.to(scale.dtype).reshape(-1, 1)
+            if int(indices.max()) >= 16:
+                shift = zero_point - 128
+                return Grid(indices.bitwise_xor(128).view(torch.int8), scale, shift if bool(shift.any()) else None, columns)
+            levels = torch.arange(2 ** int(indices.max()).bit_length(), dtype=scale.dtype, device=scale.device)
+            return Coded(indices, levels.view(1, -1, 1), scale, zero_point, columns)
         case Sparse(mask, values) | GroupSparse(mask, values):
             return Scattered(mask, _values(values))
         case NMSparse(pattern, values, m):

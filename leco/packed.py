@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC
+from leco.codes import Coded, Grid
 from leco.compressed import Compressed, compressed_tasks
 from leco.layers import factored, rebuilt, users_of
-from leco.memory import Coded, UnpackableError, content
+from leco.memory import UnpackableError, content
 
 Cache = Literal["none", "keep"]
 
@@ -141,7 +142,7 @@ class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d): ...
 class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         decoder = self.packed.content
-        if isinstance(decoder, Coded) and decoder.by_rows:
+        if isinstance(decoder, Coded | Grid) and decoder.by_rows:
             return decoder(input.reshape(-1)).view(*input.shape, self.embedding_dim)
         return super().forward(input)
 

@@ -55,11 +55,11 @@ LAYERS = {  # a file may import those of its set only
     "leco.cli": {"leco.breakdown"},
     "leco.__main__": {"leco.cli"},
     "leco.layers": {"leco.nested", "leco.algorithm", "leco.compressed", "leco.theta", "leco.views"},
-    "leco.integers": set(),
-    "leco.memory": {"leco.integers", "leco.layout", "leco.nested", "leco.theta", "leco.views"},
+    "leco.codes": set(),
+    "leco.memory": {"leco.codes", "leco.layout", "leco.nested", "leco.theta", "leco.views"},
     "leco.export": {"leco.export", "leco.algorithm", "leco.compressed", "leco.run", "leco.theta", "leco.views"},
     "leco.layout": {"leco.theta", "leco.views"},
-    "leco.packed": {"leco.algorithm", "leco.compressed", "leco.layers", "leco.memory"},
+    "leco.packed": {"leco.algorithm", "leco.codes", "leco.compressed", "leco.layers", "leco.memory"},
 }
 
 

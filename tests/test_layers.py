@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import leco
+from leco.layers import FactoredLinear
 from leco.theta import Dense
 
 CONVOLUTIONS = {1: nn.Conv1d, 3: nn.Conv3d}
@@ -141,7 +142,7 @@ def test_a_net_keeps_its_other_layers_at_delta():
     net = leco.factorize(model, lc)
     assert same_output(lc, net, torch.randn(2, 2, 8, 8, dtype=torch.float64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert [type(m) for m in (net.body[3], net.last)] == [nn.Sequential] * 2
+    assert [type(m) for m in (net.body[3], net.last)] == [nn.Sequential, FactoredLinear]
     assert net.again is net.body[3]
     assert [type(m) for m in (net.body[0], net.head, net.transposed, net.reshaped)] == [nn.Conv2d] + [nn.Linear] * 3
     assert net.head.weight is net.tied.weight
@@ -207,6 +208,21 @@ def test_state_round_trip_export_and_autocast():
         assert single(x.float()).dtype == torch.bfloat16
     single(x.float()).sum().backward()
     assert all(p.grad is not None for p in single.body[3].parameters())
+
+
+def test_compile():
+    model, lc = net_and_lc()
+    net, x = leco.factorize(model, lc), torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    assert torch.allclose(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x), rtol=1e-10)
+
+
+def test_the_fast_path_of_an_encoder_layer_reads_the_weights():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).double().eval()
+    lc = leco.LC(model, leco.each(["linear1.weight", "linear2.weight"], leco.Matrix(), leco.LowRank(3)))
+    lc.mu = 1.0
+    with torch.no_grad():
+        assert same_output(lc, leco.factorize(model, lc), torch.randn(2, 3, 16, dtype=torch.float64))
 
 
 def test_multiply_adds_are_those_of_the_cost():

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import leco
-from leco.integers import Integers
+from leco.codes import Integers
+from leco.layers import FactoredLinear
 from leco.packed import PackedEmbedding, PackedLinear, unpacked
 
 FORMS = {
@@ -232,7 +233,7 @@ def test_a_net(compression):
         assert torch.allclose(net(x), expected, rtol=1e-10, atol=1e-10)
     assert torch.equal(net.words(x), lc.delta["words.weight"][x])
     assert net.words.packed is net.head.packed
-    assert [type(layer) for layer in (net.words, net.head, net.low)] == [PackedEmbedding, PackedLinear, nn.Sequential]
+    assert [type(layer) for layer in (net.words, net.head, net.low)] == [PackedEmbedding, PackedLinear, FactoredLinear]
     assert not any(module.training for module in net.modules())
 
 
@@ -284,12 +285,12 @@ def test_cache():
     kept = net.weight
     assert net.weight is kept
     assert not kept.is_inference()
-    assert set(net.state_dict()) == {"bias", "packed.content.indices.codes", "packed.content.values", "packed.content.scale"}
+    assert set(net.state_dict()) == {"bias", "packed.content.indices.codes", "packed.content.values", "packed.content.affine.scale"}
     for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert same.packed._kept is None
         assert torch.equal(same(x), expected)
     state = net.state_dict()
-    state["packed.content.scale"] = 2 * state["packed.content.scale"]
+    state["packed.content.affine.scale"] = 2 * state["packed.content.affine.scale"]
     net.load_state_dict(state)
     assert torch.equal(net.weight, 2 * kept)
     net.train()
@@ -313,7 +314,7 @@ def test_half_precision(form, dtype):
             assert torch.equal(net(x), nn.functional.linear(x, lc.delta["weight"], lc.model.bias))
     net.to(dtype)
     assert net.weight.dtype == dtype
-    assert any(buffer.dtype == torch.uint8 for buffer in net.buffers())
+    assert any(buffer.dtype in (torch.uint8, torch.int8) for buffer in net.buffers())
     assert torch.allclose(net(x.to(dtype)).float(), expected, atol=0.05)
 
 
