@@ -26,7 +26,7 @@ from torch import Tensor
 
 from leco.contexts import ONE, code_bits, probabilities, row_classes
 from leco.floats import MANTISSA, decode_floats, encode_floats, split
-from leco.streams import CHUNK, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
+from leco.streams import CHUNK, LARGEST_TABLE, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
 
 LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
 MOST_ROWS = 2**15  # likewise: the decoder works row by row
@@ -100,17 +100,17 @@ def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) 
 
 def _gaps(mask: Tensor) -> Coded | None:
     """Where they may pay: for few True entries."""
-    ones = int(mask.count_nonzero()) if mask.dtype == torch.bool else 0
+    ones = int(np.count_nonzero(mask.numpy())) if mask.dtype == torch.bool else 0
     if not 0 < 8 * ones <= len(mask):
         return None
-    gaps = mask.nonzero().squeeze(1).diff(prepend=torch.tensor([-1])) - 1
+    gaps = np.diff(np.flatnonzero(mask.numpy()), prepend=-1) - 1
     lengths = {w: packed_size(int((gaps // (2**w - 1)).sum()) + ones, 2**w) for w in range(1, 17)}
     width = min(lengths, key=lambda w: lengths[w])
     escape = 2**width - 1
-    last = (gaps // escape + 1).cumsum(0) - 1  # where each gap's final symbol stands, after its escapes
-    symbols = torch.full((int(last[-1]) + 1,), escape, dtype=torch.int32)
-    symbols[last] = (gaps % escape).int()
-    return Coded(pack(symbols.numpy(), 2**width), {"name": "gaps", "width": width, "symbols": symbols.numel()})
+    last = (gaps // escape + 1).cumsum() - 1  # where each gap's final symbol stands, after its escapes
+    symbols = np.full(last[-1] + 1, escape, dtype=np.uint16)
+    symbols[last] = gaps % escape
+    return Coded(pack(symbols, 2**width), {"name": "gaps", "width": width, "symbols": len(symbols)})
 
 
 def _decode_gaps(payload: Tensor, coding: dict[str, Any], count: int) -> Tensor:
@@ -135,20 +135,20 @@ def _rows(x: Tensor) -> Coded | None:
     """The classes of the rows, the positions, the values; None where it is not a sparse matrix. The shorter way round."""
     if x.dim() != 2 or not 0 < x.numel() <= LARGEST_MATRIX or max(x.shape) > MOST_ROWS:
         return None
-    nonzero = x != 0
-    if not 0 < 2 * int(nonzero.count_nonzero()) <= x.numel() or (x.dtype != torch.bool and int(x.min()) < 0) or not _structured(nonzero):
+    values = x.numpy().view(np.uint8) if x.dtype == torch.bool else x.numpy()
+    nonzero = values != 0
+    counts = [torch.from_numpy(nonzero.sum(axis, dtype=np.int64)) for axis in (1, 0)]
+    if not 0 < 2 * int(counts[0].sum()) <= x.numel() or values.min() < 0 or values.max() > LARGEST_TABLE or not _structured(counts):
         return None
-    ways = [(classes := row_classes(way.sum(1)), way[classes > 0].numpy(), classes[classes > 0]) for way in (nonzero, nonzero.T.contiguous())]
-    lengths = [float(code_bits(classes.bincount()).sum()) + _position_bits(ones, some) for classes, ones, some in ways]
+    ways = [(row_classes(c), np.ascontiguousarray(way[(c > 0).numpy()])) for c, way in zip(counts, (nonzero, nonzero.T), strict=True)]
+    lengths = [float(code_bits(classes.bincount()).sum()) + _position_bits(ones, classes[classes > 0]) for classes, ones in ways]
     transposed = lengths[1] < lengths[0]
-    if transposed:
-        x, nonzero = x.T, nonzero.T
-    classes, ones, some = ways[transposed]
+    classes, ones = ways[transposed]
     coder = stream.queue.RangeEncoder()
-    for block, p in _learned(ones, some):
+    for block, p in _learned(ones, classes[classes > 0]):
         coder.encode(block.astype(np.int32).reshape(-1), BERNOULLI, p.reshape(-1) / ONE)
-    values = x[nonzero].int() - 1
-    parts = [encode_stream(classes.to(torch.uint8)), Coded(as_bytes(coder.get_compressed().astype("<u4")), {}), encode_stream(values)]
+    found = torch.from_numpy(values.T[nonzero.T] if transposed else values[nonzero]).int() - 1
+    parts = [encode_stream(classes.to(torch.uint8)), Coded(as_bytes(coder.get_compressed().astype("<u4")), {}), encode_stream(found)]
     coding = {"name": "rows", "transposed": int(transposed), "parts": [[part.payload.numel(), part.coding] for part in parts]}
     return Coded(torch.cat([part.payload for part in parts]), coding)
 
@@ -193,9 +193,9 @@ def _decode_rows(payload: Tensor, coding: dict[str, Any], shape: torch.Size, dty
     return (out.T if coding["transposed"] else out).contiguous()
 
 
-def _structured(nonzero: Tensor) -> bool:
+def _structured(counts: list[Tensor]) -> bool:
     """Whether rows or columns differ in how many nonzero entries they have, by more than chance would: by the bits that it saves to know them."""
-    counts = [nonzero.sum(dim) for dim in (1, 0)]
-    whole = float(code_bits(torch.stack([counts[0].sum(), nonzero.numel() - counts[0].sum()])).sum())
-    known = [float(code_bits(torch.stack([c, nonzero.numel() // len(c) - c], dim=-1)).sum()) for c in counts]
-    return 2 * whole - sum(known) > 0.01 * whole
+    rows, columns = counts
+    whole = float(code_bits(torch.stack([rows.sum(), len(rows) * len(columns) - rows.sum()])).sum())
+    known = sum(float(code_bits(torch.stack([c, len(other) - c], dim=-1)).sum()) for c, other in ((rows, columns), (columns, rows)))
+    return 2 * whole - known > 0.01 * whole

@@ -6,11 +6,11 @@ The integers are x_i = least + d_i with digits 0 <= d_i < base. Codings ("least"
                                                  where that wastes more, one plane of bits per binary digit, the lowest first
     {"name": "entropy", "base": b, "least": a}   b bytes of table, one weight a digit, then the words of an asymmetric numeral system
                                                  (constriction) without the zero bytes at their end: the entropy and about 4 bytes
-    {"name": "raw"}                              the bytes of the tensor, little-endian, where its integers span 2^63 or more
+    {"name": "raw"}                              the bytes of the tensor, little-endian, where its integers span more than 2^62 or are few
 
-A weight is a float of 8 bits, so that a table is short and any frequency is met within 1/32, which costs at most 0.07 % of a bit a symbol: c below 16
-is c itself, c above is (16 + c mod 16) 2^(c div 16 - 1). Decoder and coder scale the weights w to whole numbers f = 2^24 w div (sum of w), the rest
-going to the first of the largest, and f / 2^24 and its sums are exact in float64: the model is the same on every machine.
+A weight is a float of 8 bits, so that a table is short and any frequency is met within 1/32, which costs at most about 0.0007 bits a symbol: c below
+16 is c itself, c above is (16 + c mod 16) 2^(c div 16 - 1). Decoder and coder scale the weights w to whole numbers f = 2^24 w div (sum of w), the
+rest going to the first of the largest, and f / 2^24 and its sums are exact in float64: the model is the same on every machine.
 """
 
 import math
@@ -27,7 +27,7 @@ ONE = 2**24  # what the frequencies sum to: constriction's own precision
 CHUNK = 2**18  # symbols coded at a time, as constriction takes int32
 END = np.array([ONE], dtype=np.uint32)  # the coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it
 WEIGHTS = np.array([c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in range(256)])
-BITS = 1 - 1 / 16  # of its own length, that a symbol takes at least: the decoder refuses what can't be before it takes memory
+ALLOWANCE = 15 / 16  # of what the least symbols take, that there must be bits for: the coder's own frequencies differ from the table's by less
 
 
 class Coded(NamedTuple):
@@ -50,12 +50,13 @@ def raw(x: Tensor) -> Coded:
 def encode_stream(x: Tensor) -> Coded:
     """Code a flat tensor of integers or bools, on the CPU."""
     least, base = _span(x)
-    if base > 2**62:
+    width = packed_size(len(x), base)
+    if base > 2**62 or width > x.nbytes:  # planes of less than 8 numbers, too
         return raw(x)
     digits = _digits(x, least, base)
     where = {"base": base, **({"least": least} if least else {})}
     payload = _entropy(digits, base)
-    if payload is not None and len(payload) < packed_size(len(digits), base):
+    if payload is not None and len(payload) < width:
         return Coded(payload, {"name": "entropy", **where})
     return Coded(pack(digits, base), {"name": "digits", **where})
 
@@ -144,7 +145,7 @@ def _decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) 
     if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not words or not words[-1]:
         raise ValueError(f"{len(payload)} bytes do not hold a table of {base} weights and the words after it")
     frequencies = _frequencies(table)
-    least = BITS * math.log2(ONE / frequencies.max())
+    least = ALLOWANCE * math.log2(ONE / frequencies.max())
     if not 0 <= count * least <= 8 * len(words):
         raise ValueError(f"{len(payload)} bytes do not hold {count} symbols of at least {least:.3g} bits")
     decoder, model = stream.stack.AnsCoder(np.frombuffer(words + bytes(-len(words) % 4), "<u4").astype(np.uint32)), _model(frequencies)

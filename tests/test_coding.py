@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import leco
-from leco.coding import _rows, bits, decode, encode, size
+from leco.coding import DTYPES, _rows, bits, decode, encode, size
 from leco.contexts import PlaceLengths, position_bits, probabilities, row_classes
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
@@ -413,3 +414,191 @@ def test_streams_of_almost_one_value_come_back(value):
     for others in (0, 1, 5):
         x[:others] = 0
         assert comes_back(x) < 1000
+
+
+# --- negative and wide integers
+
+
+@quick
+@given(st.sampled_from([torch.int8, torch.int16, torch.int32, torch.int64]), st.integers(0, 63), st.integers(0, 400), seeds)
+def test_integers_of_any_sign_and_size_come_back(dtype, width, count, seed):
+    info, generator = torch.iinfo(dtype), torch.Generator().manual_seed(seed)
+    x = torch.randint(-(2 ** min(width, 62)), 2 ** min(width, 62), (count,), generator=generator)
+    if width == 63 and count:
+        x[0], x[-1] = -(2**63), 2**63 - 1
+    x = x.clamp(info.min, info.max).to(dtype)
+    assert comes_back(x) <= x.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+def test_integers_that_are_all_the_same_take_nothing(dtype):
+    for value in {0, 1, 100, -128, 127, torch.iinfo(dtype).max} if dtype != torch.bool else {0, 1}:
+        if dtype == torch.bool or torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max:
+            assert comes_back(torch.full((2, 1000), value, dtype=dtype)) == 0
+
+
+def test_large_values_far_from_zero_take_the_bytes_of_their_differences():
+    x = digits(4, (1000,), 0, torch.int64)
+    for shift in (-(2**63), -1, 10**6, 2**63 - 4):
+        assert comes_back(x + shift) == comes_back(x) == 250
+
+
+def test_types_that_are_not_coded_are_refused():
+    for dtype in (torch.complex64, torch.uint16, torch.float8_e4m3fn):
+        with pytest.raises(ValueError, match="can't be coded"):
+            encode(torch.zeros(3).to(dtype))
+        with pytest.raises(ValueError, match="can have been coded"):
+            decode(torch.zeros(0, dtype=torch.uint8), {"name": "digits", "base": 1}, torch.Size([3]), dtype)
+
+
+# --- floats
+
+FLOATS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def comes_back_to_the_bit(x: Tensor) -> int:
+    payload, coding = encode(x)
+    assert payload.dtype == torch.uint8
+    assert 8 * len(payload) == bits(x) == 8 * size(x)
+    assert len(payload) <= x.nbytes
+    back = decode(payload, coding, x.shape, x.dtype)
+    assert (back.dtype, back.shape, back.is_contiguous()) == (x.dtype, x.shape, True)
+    assert torch.equal(back.view(FLOATS[x.dtype]), x.contiguous().view(FLOATS[x.dtype]))
+    return len(payload)
+
+
+@quick
+@given(st.sampled_from(list(FLOATS)), st.lists(st.integers(0, 40), max_size=3), st.integers(0, 64), seeds)
+def test_any_bits_of_floats_come_back(dtype, shape, zeros, seed):
+    """Every pattern, NaN payloads among them; with the lower bits 0, as those of numbers that a shorter type holds."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = FLOATS[dtype]
+    x = torch.randint(torch.iinfo(kind).min, torch.iinfo(kind).max, shape, dtype=kind, generator=generator)
+    comes_back_to_the_bit((x >> zeros % (8 * dtype.itemsize) << zeros % (8 * dtype.itemsize)).view(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_that_are_special_come_back(dtype):
+    tiny = torch.finfo(dtype).smallest_normal
+    special = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0, tiny, -tiny / 2, torch.finfo(dtype).max, 1.0], dtype=torch.float64).to(dtype)
+    assert comes_back_to_the_bit(special) == special.nbytes
+    assert comes_back_to_the_bit(special.repeat(100)) < 520 * dtype.itemsize
+    assert comes_back_to_the_bit(special[4]) == dtype.itemsize
+    assert comes_back_to_the_bit(special[:0].view(0, 3)) == 0
+    assert comes_back_to_the_bit(special.repeat(100).view(30, 30).T) < 520 * dtype.itemsize
+    assert comes_back_to_the_bit(torch.full((100,), -0.3, dtype=dtype)) == 0
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.87), (torch.bfloat16, 0.67), (torch.float32, 0.84), (torch.float64, 0.90)])
+def test_the_exponents_of_normal_numbers_are_coded(dtype, most):
+    x = 0.05 * torch.randn(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.to(dtype)
+    assert comes_back_to_the_bit(x) < most * x.nbytes
+    assert [part[1]["name"] for part in encode(x).coding["parts"][-1:]] == ["entropy"]
+    shorter = x.bfloat16().to(dtype)
+    if dtype != torch.float16:
+        assert comes_back_to_the_bit(shorter) < 1.12 * comes_back_to_the_bit(x.bfloat16())
+
+
+def test_mantissas_are_left_as_they_are():
+    x = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    assert encode(x).coding["parts"][:3] == [[20_000, {"name": "digits", "base": 256}]] * 3
+    noise = torch.randint(-(2**31), 2**31 - 1, (5000,), dtype=torch.int32, generator=torch.Generator().manual_seed(0)).view(torch.float32)
+    assert encode(noise).coding == {"name": "raw"}
+    assert torch.equal(encode(noise).payload, noise.view(torch.uint8))
+
+
+def test_floats_stay_readable():
+    """Exponent, sign, mantissa: -1.5 is 127, 1, 1000000 in bfloat16; the lowest byte is the first plane."""
+    coding = {"name": "planes", "parts": [[1, {"name": "digits", "base": 2, "least": 192}], [0, {"name": "digits", "base": 1, "least": 127}]]}
+    for dtype, low in ((torch.bfloat16, []), (torch.float32, [[0, {"name": "digits", "base": 1}]] * 2)):
+        planes = coding | {"parts": [*low, *coding["parts"]]}
+        x = decode(torch.tensor([0b1010], dtype=torch.uint8), planes, torch.Size([4]), dtype)
+        assert x.tolist() == [-1.5, -1.5078125, -1.5, -1.5078125]
+
+
+# --- whatever a file says
+
+
+def examples() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, generator=generator)
+    return [
+        torch.randint(-5, 5, (50,), generator=generator),
+        torch.randint(300, (50,), generator=generator),
+        (torch.arange(3000) % 50 == 0).to(torch.int8) - 3,
+        sparse_mask()[:10_000],
+        PINNED[0][0],
+        noise,
+        noise.half().double().view(3, 100),
+        torch.tensor([2**63 - 1, -(2**63)]),
+    ]
+
+
+JUNK = (True, None, -1, 0, 1, 2, 7, 255, 4097, 2**31, 2**63, 2**64, 10**400, 0.5, math.nan, "2", "rows", "gaps", "planes", [], {}, [[]], [1, {}])
+
+
+def places(node, at: tuple = ()) -> list[tuple]:
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else []
+    return [at, *(place for key, value in inner for place in places(value, (*at, key)))]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_any_value_at_any_place_of_a_description_raises_value_error(number):
+    """But for other integers that the bytes agree with."""
+    x = examples()[number]
+    payload, coding = encode(x)
+    for place in places(coding):
+        for value in JUNK:
+            wrong = damaged(coding, place, value) if place else value
+            if type(value) is int and place[-1:] in [("least",), ("base",), ("width",)]:
+                try:
+                    assert decode(payload, wrong, x.shape, x.dtype).shape == x.shape
+                except ValueError:
+                    continue
+            elif wrong != coding or type(value) is bool:
+                with pytest.raises(ValueError, match=r"\w"):
+                    decode(payload, wrong, x.shape, x.dtype)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_another_shape_type_or_length_raises_value_error(number):
+    x = examples()[number]
+    payload, coding = encode(x)
+    shapes = [(0,), (1,), (), (-1, x.numel()), (2**40, 2**20), (2**62,), (2**62,) * 20]
+    for shape in shapes if coding["name"] != "gaps" else shapes[:4]:  # a mask may end in as many False entries
+        with pytest.raises(ValueError, match=r"\w"):
+            decode(payload, coding, torch.Size(shape), x.dtype)
+    for wrong in (payload[:-1], payload[:0], torch.cat([payload, payload[:1]]), torch.cat([payload, payload.new_zeros(1)])):
+        with pytest.raises(ValueError, match=r"\w"):
+            decode(wrong, coding, x.shape, x.dtype)
+    for dtype in DTYPES if coding["name"] != "raw" else []:
+        if dtype.is_floating_point != x.is_floating_point() or (dtype.itemsize != x.dtype.itemsize and x.is_floating_point()):
+            with pytest.raises(ValueError, match=r"\w"):
+                decode(payload, coding, x.shape, dtype)
+
+
+@pytest.mark.parametrize(("base", "count", "last"), [(3, 10, 243), (5, 6, 125), (3, 11, 3), (16, 3, 16), (2, 11, 0b1000), (7, 8, 255), (7, 7, 128)])
+def test_digits_beyond_the_base_or_the_end_raise(base, count, last):
+    payload, coding = encode(digits(base, (count,), 0, torch.uint8))
+    payload[-1] = last
+    if base == 7:
+        payload[:-1] = last
+    with pytest.raises(ValueError, match=f"do not hold {count} integers below {base}: (one|there)"):
+        decode(payload, coding, torch.Size([count]), torch.uint8)
+
+
+def test_memory_of_decoding_is_about_twice_the_tensor():
+    """By the peaks that numpy and torch report together."""
+    n = 2**22
+    generator = torch.Generator().manual_seed(0)
+    skewed = (torch.rand(n, generator=generator) < 0.1).to(torch.uint8) * 3
+    for x in (skewed, skewed.bool(), skewed.long(), torch.randn(n // 4, generator=generator), torch.randint(2**20, (n // 8,), generator=generator)):
+        coded = encode(x)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            tracemalloc.start()
+            decode(*coded, x.shape, x.dtype)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        torch_bytes = sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
+        assert peak + torch_bytes < 2.3 * x.nbytes + 2**23
