@@ -38,6 +38,7 @@ from rich.table import Table
 from torch import nn
 
 import leco
+from leco.artifact import streams
 from leco.container import WORDS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # whose small files and mutations these are
@@ -196,7 +197,7 @@ class Outcome(NamedTuple):
 def tried(path: Path, seed: Seed, model: nn.Module, is_signed: bool) -> Outcome:
     """Read a file in all ways. With the longest time and the most memory that one of them took."""
     before, names, seconds, memory = state(model), [], 0.0, 0
-    for read in (lambda: leco.load(path, model), lambda: leco.thetas(path), lambda: leco.artifact.streams(path)):
+    for read in (lambda: leco.load(path, model), lambda: leco.thetas(path), lambda: streams(path)):
         start = time.perf_counter()
         memory = max(memory, common.peak_bytes(lambda read=read: names.append(result_of(read))))
         seconds = max(seconds, time.perf_counter() - start)

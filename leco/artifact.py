@@ -171,7 +171,7 @@ def thetas(path: str | os.PathLike[str], forms: Sequence[type] = (), views: Sequ
     """The Thetas of a file by task, with the parameters that they are of and the views, without a model.
 
     Raises:
-        ValueError: as `load`; more than 2^24 weights, and 4096 more for each byte of the file.
+        ValueError: as `load`; more than 2^22 weights and 256 for each byte of the file.
     """
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)

@@ -14,6 +14,7 @@ from leco.compressed import Compressed
 from leco.container import Container, Stored
 from leco.limits import DEPTH, UNSEEN, Allowance, check_contents, sizes
 from leco.nested import with_leaves
+from leco.theta import CPFactors, shape_of
 
 Shapes = dict[str, dict[str, torch.Size]]
 State = Mapping[str, Tensor]
@@ -32,10 +33,13 @@ def contents(file: Container, forms: Sequence[type], views: Sequence[type], stat
     """What is in a file, for a model of this state or for none. Raises ValueError with the part that is damaged or of another architecture."""
     description = file.description
     shapes = _shapes(description["tasks"])
+    own = [*(name for task in shapes.values() for name in task), *description["rest"]]
+    if len(set(own)) < len(own):
+        raise ValueError("its description is damaged: a parameter stands twice in it")
     if state is None:
         _check_size(shapes, file.length)
     else:
-        _check_names(shapes, description, state)
+        _check_names(own, shapes, description["tied"], state)
     found = Contents({}, {}, {}, description["tied"])
     for name, task in description["tasks"].items():
         with part(f"task {name!r}"):
@@ -82,15 +86,13 @@ def _shapes(tasks: dict[str, Any]) -> Shapes:
 
 
 def _check_size(shapes: Shapes, file_bytes: int) -> None:
-    entries, most = sum(shape.numel() for task in shapes.values() for shape in task.values()), UNSEEN + 4096 * file_bytes
+    entries, most = sum(shape.numel() for task in shapes.values() for shape in task.values()), UNSEEN + 256 * file_bytes
     if entries > most:
         raise ValueError(f"it claims {entries} weights; without a model, a file of {file_bytes} bytes may have {most}")
 
 
-def _check_names(shapes: Shapes, description: dict[str, Any], state: State) -> None:
+def _check_names(own: list[str], shapes: Shapes, tied: dict[str, Any], state: State) -> None:
     """Every tensor of the model once, each parameter in a task with the model's shape."""
-    own = [*(n for task in shapes.values() for n in task), *description["rest"]]
-    tied = description["tied"]
     filled = {id(state[name]) for name in (*own, *tied) if name in state}  # a tied weight stands in the file under one of its names
     missing = [name for name, value in state.items() if id(value) not in filled]
     unknown = [name for name in (*own, *tied) if name not in state]
@@ -166,7 +168,13 @@ class _Reader:
         theta = form(*(self._field(member, f"{name}.{own}", depth + 1) for own, member in zip(form._fields, members, strict=True)))
         if _knows_its_shape(theta):
             shape = theta.shape()
-            self._allowance.holds(sum(map(math.prod, shape)) if shape and isinstance(shape[0], tuple) else math.prod(shape))
+            shapes = shape if shape and isinstance(shape[0], tuple) else (shape,)
+            if max(map(len, shapes), default=0) > 64:
+                raise ValueError(f"{name} has more than 64 dimensions")
+            self._allowance.holds(sum(map(math.prod, shapes)))
+            if isinstance(theta, CPFactors):
+                sides = (math.prod(shape_of(factor)[0] for factor in half) for half in theta.halves())
+                self._allowance.holds(shape_of(theta.factors[0])[1] * sum(sides))
         return theta
 
     def view(self, node: Any) -> Any:
@@ -177,7 +185,7 @@ class _Reader:
 
     def _tensor(self, node: dict[str, Any], name: str) -> Tensor:
         stored = self._file.declare(self._task, name, node)
-        self._allowance.claim(stored.shape, stored.length)
+        self._allowance.claim(stored.shape, stored.dtype.itemsize, stored.length)
         self.stored.append(stored)
         return torch.empty(stored.shape, dtype=stored.dtype, device="meta")
 

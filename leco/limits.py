@@ -11,10 +11,10 @@ from torch import Tensor
 from leco.theta import Codes, Fixed, GroupSparse, NMSparse, Scaled, Sparse, VectorCodes, ZeroCodes, shape_of
 
 DEPTH = 32  # of Thetas in Thetas
-SPARE = 2**12  # entries that the smallest task may have
+SPARE = 2**14  # bytes, or entries, that the smallest task may have
 SPARE_NODES = 2**16  # of JSON, and as many more as the file has bytes
 SPARE_TEXT = 2**18  # bytes of JSON, and 16 times as many more as the file has
-UNSEEN = 2**24  # entries of a net that is not given, and 4096 more for each byte
+UNSEEN = 2**22  # weights of a net that is not given, and 256 more for each byte of the file
 
 
 def inflate(packed: bytes, words: bytes, file_bytes: int) -> str:
@@ -75,28 +75,30 @@ def sizes(value: Any) -> list[int]:
 
 
 class Allowance:
-    """How many entries the tensors of one task may have: twice the task's own each, sixteen times all together, and 64 for a byte of payload.
+    """What the tensors of one task may take in memory: 12 bytes for each of its weights and 64 for a byte of payload, all together; one array
+    that is made of them, Delta(Theta) or a step on the way to it, twice the task's entries and 64 for a byte.
 
-    No compression of the library needs more. What is coded to next to nothing (a mask of zeros) can't claim more memory than the task itself.
+    No compression of the library needs more. What is coded to next to nothing (a mask of zeros) can't claim more memory than the net itself.
     """
 
     def __init__(self, entries: int):
-        self.entries, self._claimed, self._bytes = entries, 0, 0
+        self.entries, self._claimed, self._payload = entries, 0, 0
 
-    def claim(self, shape: Sequence[int], length: int) -> None:
+    def claim(self, shape: Sequence[int], itemsize: int, length: int) -> None:
         """Raise ValueError where a tensor of this shape, in `length` bytes, goes beyond."""
-        count = math.prod(max(1, n) for n in shape)
-        self._claimed, self._bytes = self._claimed + count, self._bytes + length
-        self.holds(count)
-        most = 16 * self.entries + SPARE + 64 * self._bytes
+        self._claimed += itemsize * math.prod(max(1, n) for n in shape)
+        self._payload += length
+        most = 12 * self.entries + 64 * self._payload + SPARE
         if self._claimed > most:
-            raise ValueError(f"{self._claimed} entries in all are more than {most}; the parameters have {self.entries}")
+            raise ValueError(
+                f"a tensor of shape {tuple(shape)} makes {self._claimed} bytes, more than {most}; the parameters have {self.entries} entries"
+            )
 
     def holds(self, count: int) -> None:
         """Raise ValueError where one array has more entries."""
-        most = 2 * self.entries + SPARE + 64 * self._bytes
+        most = 2 * self.entries + 64 * self._payload + SPARE
         if count > most:
-            raise ValueError(f"{count} entries are more than {most}; the parameters have {self.entries}")
+            raise ValueError(f"an array of {count} entries is larger than {most}; the parameters have {self.entries}")
 
 
 def check_contents(field: Any) -> None:

@@ -372,15 +372,23 @@ class CPFactors(NamedTuple):
         _require(sides[0][1] * max(shape) <= shape.numel(), f"a tensor of shape {tuple(shape)} has no rank {sides[0][1]}")
         return shape
 
+    def halves(self) -> list[tuple[Any, ...]]:
+        """x as a matrix of its first modes against the others, as even as it can be: their factors."""
+        sizes = [shape_of(factor)[0] for factor in self.factors]
+        cut = min(range(1, len(sizes) + 1), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:]))
+        return [self.factors[:cut], self.factors[cut:]]
+
     def decompress(self) -> Tensor:
-        first, *others = [values(factor) for factor in self.factors]
-        products = torch.ones_like(first[:1])
-        for factor in others:
-            products = (products.unsqueeze(1) * factor).flatten(0, 1)  # Khatri-Rao
-        return (first @ products.mT).view(*(len(values(factor)) for factor in self.factors))
+        left, right = ([values(factor) for factor in half] for half in self.halves())
+        product = _khatri_rao(left) @ _khatri_rao(right).mT if right else _khatri_rao(left).sum(1)
+        return product.view([len(factor) for factor in (*left, *right)])
 
     def free(self) -> tuple[str, ...]:
         return ("factors",)
+
+
+def _khatri_rao(factors: list[Tensor]) -> Tensor:
+    return functools.reduce(lambda product, factor: (product.unsqueeze(1) * factor).flatten(0, 1), factors)
 
 
 class TrainFactors(NamedTuple):

@@ -274,15 +274,15 @@ HUGE = 10**15
 @pytest.mark.parametrize(
     ("theta", "message"),
     [
-        ({"Codes": [zeros(HUGE), zeros(1)]}, "1000000000000000 entries are more than"),
-        ({"Sparse": [zeros(HUGE, dtype="bool"), zeros(0)]}, "1000000000000000 entries are more than"),
-        ({"HashedValues": [zeros(1), HUGE, 0]}, "1000000000000000 entries are more than"),
-        ({"Dense": [{"HashedValues": [zeros(1), HUGE, 0]}]}, "1000000000000000 entries are more than"),
-        ({"Factors": [{"HashedValues": [zeros(2, 1), 4000, 0]}, {"HashedValues": [zeros(4000, 1), 4, 0]}]}, "8000 entries are more than"),
-        ({"Factors": [zeros(2, 4000), zeros(4000, 4)]}, "entries are more than"),
-        ({"CPFactors": [[zeros(1000, 1), zeros(1000, 1), zeros(1000, 1)]]}, "1000000000 entries are more than"),
+        ({"Codes": [zeros(HUGE), zeros(1)]}, "makes 1000000000000000 bytes, more than"),
+        ({"Sparse": [zeros(HUGE, dtype="bool"), zeros(0)]}, "makes 1000000000000000 bytes, more than"),
+        ({"HashedValues": [zeros(1), HUGE, 0]}, "an array of 1000000000000000 entries is larger than"),
+        ({"Dense": [{"HashedValues": [zeros(1), HUGE, 0]}]}, "an array of 1000000000000000 entries is larger than"),
+        ({"Factors": [{"HashedValues": [zeros(2, 1), 40000, 0]}, {"HashedValues": [zeros(40000, 1), 4, 0]}]}, "entries is larger than"),
+        ({"Factors": [zeros(2, 4000), zeros(4000, 4)]}, "makes .* bytes, more than"),
+        ({"CPFactors": [[zeros(1000, 1), zeros(1000, 1), zeros(1000, 1)]]}, "entries is larger than"),
         ({"CPFactors": [[zeros(2, 100), zeros(4, 100)]]}, r"of shape \(2, 4\) has no rank 100"),
-        ({"TuckerFactors": [zeros(1, 1), [zeros(4000, 1), zeros(4000, 1)]]}, "entries in all are more than"),
+        ({"TuckerFactors": [zeros(1, 1), [zeros(4000, 1), zeros(4000, 1)]]}, "an array of 16000000 entries is larger than"),
         ({"TuckerFactors": [zeros(60, 60), [zeros(2, 60), zeros(4, 60)]]}, "do not fit a core"),
         ({"TrainFactors": [[zeros(1, 2, 500), zeros(500, 4, 1)]]}, r"of shape \(2, 4\) has no rank 500 after mode 1"),
         ({"NMSparse": [zeros(2), zeros(2, 4), 63]}, "m = 63 must be at least 1 of at most 16"),
@@ -291,8 +291,8 @@ HUGE = 10**15
         ({"Sum": [[{"Term": [{"Dense": [zeros(8)]}, {"v": ["Vector", {}]}, [0], 0, 0.0]}], [[8]], 1]}, "with weight 0.0"),
         ({"Sum": [[{"Term": [{"Dense": [zeros(8)]}, {"v": ["Vector", {}]}, [0, 0], 0, 1.0]}], [[8]], 1]}, r"is at \(0, 0\) of 1 blocks"),
         (
-            {"Sum": [[{"Term": [{"Dense": [zeros(10)]}, {"v": ["Vector", {}]}, [0], 0, 1.0]}] * 500, [[8]], 1]},
-            "entries in all are more than",
+            {"Sum": [[{"Term": [{"Dense": [zeros(8, dtype="int64")]}, {"v": ["Vector", {}]}, [0], 0, 1.0]}] * 500, [[8]], 1]},
+            "makes .* bytes, more than",
         ),
         ({"Dense": [zeros(2, 5)]}, r"theta is of shape torch.Size\(\[2, 5\]\), its parameters are of torch.Size\(\[8\]\)"),
         ({"Dense": [zeros(*[1] * 65, 8)]}, "a shape must be a list of counts"),
@@ -313,6 +313,17 @@ def test_claims_are_checked_before_memory_is_taken(path, theta, message):
         assert risen(check) < 16 * MB
     else:
         check()
+
+
+def test_a_small_file_cannot_ask_for_much_work(path):
+    view, rank = ("Reshape", {"sizes": [2] * 20}), 2**14
+    claim(path, {"CPFactors": [[zeros(2, rank)] * 20]}, [1024, 1024], view=view)
+    with pytest.raises(ValueError, match="an array of 33554432 entries is larger than"):
+        leco.load(path, nn.Linear(1024, 1024))
+    sizes = [1] * 5000 + [1024, 1024]
+    claim(path, {"Sum": [[{"Term": [{"Codes": [zeros(2**20), zeros(1)]}, {"v": ["Vector", {}]}, [0], 0, 1.0]}], [sizes], 1]}, [1024, 1024])
+    with pytest.raises(ValueError, match="theta has more than 64 dimensions"):
+        leco.load(path, nn.Linear(1024, 1024))
 
 
 def test_without_a_model_the_file_bounds_what_it_may_claim(path):

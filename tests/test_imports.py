@@ -26,7 +26,7 @@ LAYERS = {  # a file may import those of its set only
     "leco.retrain": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
     "leco.limits": {"leco.theta"},
     "leco.container": {"leco.coding", "leco.limits", "leco.run"},
-    "leco.contents": {"leco.compressed", "leco.container", "leco.limits", "leco.nested"},
+    "leco.contents": {"leco.compressed", "leco.container", "leco.limits", "leco.nested", "leco.theta"},
     "leco.artifact": {
         "leco.algorithm",
         "leco.coding",
