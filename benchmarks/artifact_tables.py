@@ -13,9 +13,10 @@ AIMS = (  # net, how the variant's name begins, batch, at least so many times fa
 
 def sections() -> str:
     """Those that have a record."""
-    found = load("artifact.json")
     parts = {"files": files, "load": loading, "latency": latency}
-    return "".join(f"\n{make(run[part])}\n" for run in found for part, make in parts.items() if part in run)
+    made = [make(run[part]) for run in load("artifact.json") for part, make in parts.items() if part in run]
+    made += [coding(run) for run in load("coding.json")] + [fuzz(run) for run in load("fuzz.json")]
+    return "".join(f"\n{text}\n" for text in made)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -74,6 +75,12 @@ piece, the decompressed weights with all other tensors; or all integers at a fix
 {commands(run)}"""
 
 
+def setting(run: dict[str, Any]) -> str:
+    of = run["machine"]
+    threads = f"{of['threads']} thread{'s' * (of['threads'] > 1)}"
+    return f"torch {run['versions']['torch']}, {of['processor']}, {threads}, load average before {run['load_average']:.1f}"
+
+
 def milliseconds(found: dict[str, float]) -> str:
     return f"{1000 * found['seconds']:.3g} ({1000 * found['least_seconds']:.3g})"
 
@@ -88,10 +95,11 @@ def loading(run: dict[str, Any]) -> str:
     return f"""## The time to load a file
 
 Into a net that exists, from the system's cache, in turns: `torch.load(weights_only=True)` and `load_state_dict` of the decompressed net, `leco.load`
-of the file, checked and decoded, and the same with packed layers. Medians (minima) of {run["repeats"]}. {how(run)};
-load average before: {run["load_average"]:.1f}.
+of the file, checked and decoded, and the same with packed layers. Medians (minima) of {run["repeats"]}. {setting(run)}.
 
-{table(head, rows)}"""
+{table(head, rows)}
+
+    {run["command"]}"""
 
 
 def aims(run: dict[str, Any]) -> str:
@@ -99,11 +107,13 @@ def aims(run: dict[str, Any]) -> str:
     for net, start, batch, least in AIMS:
         for row in run["rows"]:
             if row["net"] == net and row["variant"].startswith(start) and row["batch"] == batch:
-                met = "met" if row["times_faster"] >= least else "missed"
-                lines.append(
-                    f"{title(row)}, {row['variant']}: {row['times_faster']:.2f} times faster at batch {batch}; the aim, {least:g}, is {met}."
-                )
+                met = "met" if min(row["times_faster"], row["least_times_faster"]) >= least else "missed"
+                lines.append(f"- {title(row)}, {row['variant']}: {faster(row)} times faster at batch {batch}; the aim, {least:g}, is {met}.")
     return "\n".join(lines)
+
+
+def faster(row: dict[str, Any]) -> str:
+    return f"{row['times_faster']:.2f} ({row['least_times_faster']:.2f})"
 
 
 def latency(run: dict[str, Any]) -> str:
@@ -112,14 +122,64 @@ def latency(run: dict[str, Any]) -> str:
     by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in run["rows"]:
         by.setdefault((title(row), row["variant"]), {})[row["batch"]] = row
-    rows = [[*key, *(text for b in batches for text in (milliseconds(own[b]), f"{own[b]['times_faster']:.2f}"))] for key, own in by.items()]
+    rows = [[*key, *(text for b in batches for text in (milliseconds(own[b]), faster(own[b])))] for key, own in by.items()]
     return f"""## Packed, factorised, narrow and dense nets side by side
 
-All variants of a net in turns in one process, float32; medians (minima) of {run["repeats"]} samples, and the median ratio of neighbours in time.
+All variants of a net in turns in one process, float32; medians (minima) of {run["repeats"]} samples; times faster: the median ratio of
+neighbours in time (the ratio of the minima).
 A packed layer decodes its weight at each forward pass (cache none) or at the first (cache keep). The filters are
-those of each residual block's first layer: the others are coupled by the shortcuts. {how(run)};
-load average before: {run["load_average"]:.1f}.
+those of each residual block's first layer: the others are coupled by the shortcuts. {setting(run)}.
 
 {aims(run)}
+
+{table(head, rows)}
+
+    {run["command"]}"""
+
+
+def coding(run: dict[str, Any]) -> str:
+    head = ["stream", "type", "symbols", "alphabet", "coding", "entropy, bytes", "coded, bytes", "ratio", "encode, million symbols/s", "decode"]
+    keys = ["symbols", "alphabet", "coding", "entropy_bytes", "bytes", "ratio", "encode_Msymbols_s", "decode_Msymbols_s"]
+    rows = [[cell(row[key]) for key in ("stream", "type", *keys)] for row in run["rows"]]
+    float_head = ["floats of", "type", "raw bytes", "coded, bytes", "ratio", "zstd -19, ratio", "encode, MB/s", "decode, MB/s"]
+    float_keys = ["net", "type", "raw_bytes", "bytes", "ratio", "zstd_19_ratio", "encode_MB_s", "decode_MB_s"]
+    floats = [[cell(row[key]) for key in float_keys] for row in run["floats"]]
+    return f"""## Lossless coding
+
+Integers against the entropy of their frequencies (a ratio below 1: a coding that knows more than those); floats bit for bit, tensor by
+tensor, against `zstd -19` of all in one piece. Speeds are the best of some calls. {how(run)}; load average before: {run["load_before"][0]:.1f}.
+
+{table(head, rows)}
+
+{table(float_head, floats)}"""
+
+
+def cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def fuzz(run: dict[str, Any]) -> str:
+    head = [
+        "kind of damage",
+        "files",
+        "refused",
+        "loaded, no check could tell",
+        "loaded, the right weights",
+        "failures",
+        "slowest, s",
+        "most memory, MB",
+    ]
+    rows = []
+    for row in run["rows"]:
+        counts = [cell(row[key]) for key in ("inputs", "refused", "loaded", "the_same")]
+        rows.append(
+            [row["kind"], *counts, cell(sum(row["failures"].values())), f"{row['slowest_seconds']:.3f}", f"{row['largest_bytes'] / 2**20:.1f}"]
+        )
+    total = sum(row["inputs"] for row in run["rows"])
+    return f"""## Damaged and hostile files
+
+{total:,} files, damaged at random in {run["seconds"]:.0f} s, made from {len(run["files"])} small ones; most have
+right checksums. Each must be refused with a ValueError, or load: with the right weights where checksums are left as they were, else with weights of
+the right shapes; within 2 s and twice the memory of file and net, plus 64 MB. {how(run)}.
 
 {table(head, rows)}"""
