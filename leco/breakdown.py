@@ -1,7 +1,7 @@
 """What each byte of a file is for: the tasks, every tensor with its coding beside the entropy of its symbols, and what is not compressed."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,8 +102,12 @@ class Breakdown:
         return self.text()
 
 
-def breakdown(path: str | os.PathLike[str]) -> Breakdown:
+def breakdown(path: str | os.PathLike[str], forms: Sequence[type] = (), views: Sequence[type] = ()) -> Breakdown:
     """What each byte of a file of `leco.save` is for. All tensors are read, and their checksums compared; nothing is decompressed.
+
+    Args:
+        forms: Theta classes of your own that the file uses, beside the library's.
+        views: view classes of your own, likewise.
 
     Raises:
         ValueError: as `leco.thetas`: not a file of leco, or damaged.
@@ -119,9 +123,9 @@ def breakdown(path: str | os.PathLike[str]) -> Breakdown:
     >>> found.tasks["weight"].form, found.tensors[3].field, found.tensors[3].bytes * 8 == 300 * 784
     ('Scaled', 'indices', True)
     """
-    rows = streams(path)
+    rows = streams(path, forms, views)
     with opened(path) as file:
-        found = contents(file, THETAS, VIEWS, None)
+        found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
         tasks = {name: decoded(file, found, name) for name in found.tasks}
         values = [leaf for task in tasks.values() for leaf in leaves(task.theta)] + [file.read(stored) for stored in found.rest.values()]
         described = file.description["tasks"]

@@ -172,7 +172,7 @@ def measured_ranks(layer: nn.Module, inputs: Tensor, ranks: Sequence[int] | None
     if not ranks or not 1 <= ranks[0] <= ranks[-1] <= full or repeats < 1:
         raise ValueError(f"measured_ranks: ranks = {ranks} must be from 1 to {full}, repeats = {repeats} at least 1")
     pairs = [factorize(layer, {"weight": Compressed({"weight": weight.shape}, Matrix(), _pair(weight, m, n, rank))}) for rank in ranks]
-    with evaluating(layer, *pairs), torch.inference_mode():
+    with torch.inference_mode():
         samples = in_turns([sampler(lambda net=net: net(inputs)) for net in (layer, *pairs)], repeats)
     dense, *measured = (float(np.median(own)) for own in samples)
     return Table([*(min(float(value), dense) for value in np.interp(range(full), ranks, measured)), dense])

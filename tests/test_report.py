@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tomllib
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 import leco
 import leco.latency
 from leco.cli import main
+from leco.costs import module_multiply_adds
 from leco.latency import Speed, speed
 
 
@@ -183,6 +186,7 @@ def test_unchanged_layers_are_said_to_be_as_they_were():
         after[2].weight[0, 0] += 1  # same class and shape, other values
     found = leco.compare(before, after, torch.ones(2, 4), batches=[2], repeats=1)
     assert [layer.changed for layer in found.layers.values()] == [False, False, True, False]
+    assert found.layers["1"].memory.before == 4 * 4 * 4 + 8  # with running means and variances, and the number of batches
     assert [layer.verdict(2) == "as it was" for layer in found.layers.values()] == [True, True, False, True]
     assert "3 others" in str(found)
 
@@ -195,6 +199,26 @@ def test_each_net_has_its_own_inputs():
     assert found.layers["0"].multiply_adds == (40, 10)
     assert found.layers["2"].multiply_adds == (24, 6)
     assert found.layers["2"].changed
+
+
+def test_equal_weights_with_other_options_are_a_change():
+    before, after = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3, stride=2)
+    after.load_state_dict(before.state_dict())
+    found = leco.compare(before, after, torch.ones(1, 1, 7, 7), batches=[1], repeats=1)
+    assert found.layers[""].changed
+    assert found.layers[""].multiply_adds == (18 * 25, 18 * 9)
+
+
+def test_batches_are_made_of_the_rows_of_the_examples():
+    seen = []
+
+    class Sees(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x[:, 0].tolist())
+            return super().forward(x)
+
+    leco.compare(Sees(1, 1), Sees(1, 1), torch.tensor([[1.0], [2.0], [3.0]]), batches=[2, 5], repeats=1)
+    assert {tuple(rows) for rows in seen} == {(1, 2), (1, 2, 3, 1, 2), (1,)}
 
 
 class Odd(nn.Module):
@@ -216,6 +240,7 @@ class Odd(nn.Module):
 def test_layers_that_are_not_called_as_modules_are_skipped_and_said():
     before, after = Odd(), Odd()
     del after.never
+    assert module_multiply_adds(before, torch.ones(3, 4), torch.ones(3, 4)) == {"": 192, "twice": 96, "tied": 48}
     found = leco.compare(before, after, [torch.ones(3, 4), torch.ones(3, 4)], batches=[2], repeats=1)
     assert list(found.layers) == ["twice", "tied"]
     assert found.skipped == {
@@ -227,6 +252,21 @@ def test_layers_that_are_not_called_as_modules_are_skipped_and_said():
     assert found.layers["twice"].multiply_adds == (32, 32)
     assert found.memory == (4 * (4 + 3 * 16 + 4 * 4 + 100), 4 * (4 + 2 * 16 + 3 * 4 + 100))
     assert "not timed: function: not both nets call it as a module" in str(found)
+
+
+@pytest.mark.parametrize("functional", [0, 1])
+def test_layers_that_only_one_net_calls_are_skipped(functional: int):
+    class Net(nn.Module):
+        def __init__(self, functional: bool):
+            super().__init__()
+            self.first, self.second, self.functional = nn.Linear(4, 4), nn.Linear(4, 4), functional
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.first(x), self.second.weight) if self.functional else self.second(self.first(x))
+
+    found = leco.compare(Net(functional == 0), Net(functional == 1), torch.ones(1, 4), batches=[1], repeats=1)
+    assert list(found.layers) == ["first"]
+    assert found.skipped == {"second": "not both nets call it as a module"}
 
 
 def test_all_calls_of_a_layer_count(clock: Clock):
@@ -312,6 +352,7 @@ def prices(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = nn.Linear.forward
 
     def timed(self: nn.Linear, x: Tensor) -> Tensor:
+        assert torch.is_inference_mode_enabled()
         clock.now += 1e-3 * self.weight.numel()
         return forward(self, x)
 
@@ -321,7 +362,9 @@ def prices(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("prices")
 def test_seconds_of_each_rank():
     layer = nn.Linear(20, 10)
+    draws = torch.random.get_rng_state()
     table = leco.measured_ranks(layer, torch.ones(3, 20), ranks=[4, 2], repeats=1)
+    assert torch.equal(draws, torch.random.get_rng_state())
     assert table.values == pytest.approx([0.06, 0.06, 0.06, 0.09, 0.12, 0.12, 0.12, 0.12, 0.12, 0.12, 0.2])
     exact = leco.measured_ranks(layer, torch.ones(3, 20), ranks=range(1, 11), repeats=1)
     assert exact.values == pytest.approx([0.03, 0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.2, 0.2, 0.2, 0.2])  # never above the dense layer
@@ -414,6 +457,36 @@ def test_entropy_of_the_integers_of_a_file(saved: tuple[leco.LC, Path]):
     assert rows["codes", "codebook"].entropy is None
     assert rows["codes", "codebook"].over is None
     assert rows["", "norm.num_batches_tracked"].entropy == 0
+
+
+class Doubled(NamedTuple):
+    """A form of a user's own."""
+
+    half: Tensor
+
+    def decompress(self) -> Tensor:
+        return 2 * self.half
+
+    def free(self) -> tuple[str, ...]:
+        return ("half",)
+
+
+@dataclass(frozen=True)
+class Double:
+    def check(self, shape: torch.Size) -> None: ...
+
+    def compress(self, x: Tensor, mu: float, theta: Doubled | None = None) -> Doubled:
+        return Doubled(x / 2)
+
+
+def test_forms_of_a_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lc = leco.LC(nn.Linear(3, 2), leco.each(["weight"], leco.Vector(), Double()))
+    lc.mu = 1.0
+    leco.save(tmp_path / "net", lc)
+    found = leco.breakdown(tmp_path / "net", forms=[Doubled])
+    assert (found.tasks["weight"].form, found.tasks["weight"].compression) == ("Doubled", "Double()")
+    assert main(["inspect", str(tmp_path / "net")]) == 1
+    assert "unknown form of Theta 'Doubled'" in capsys.readouterr().err
 
 
 def test_the_command_prints_tables(saved: tuple[leco.LC, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
