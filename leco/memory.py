@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import embedding, pad
 
-from leco.codes import Coded, Grid, Integers
+from leco.codes import Coded, Grid, Integers, select
 from leco.layout import Through, entries, take
 from leco.nested import leaves
 from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Sum, Theta, VectorCodes, ZeroCodes, patterns
@@ -46,16 +46,27 @@ class Scattered(nn.Module):
         gaps = Integers(mask.reshape(-1).nonzero().squeeze(1).diff(prepend=torch.full((1,), -1, device=mask.device)) - 1)
         bits = Integers(mask.reshape(-1), 2)
         self.gaps: Any
+        self.mask: Any
         self.gaps, self.mask = (gaps, None) if gaps.codes.nbytes < bits.codes.nbytes else (None, bits)
 
     def forward(self) -> Tensor:
         values = self.values()
-        values = values.unsqueeze(1) if values.ndim == 1 else values
-        zeros = values.new_zeros(self.groups, values.shape[1])
+        values = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
         if self.mask is not None:
-            return zeros.masked_scatter(self.mask().bool().unsqueeze(1), values)
+            return select(pad(values, (0, 0, 1, 0)), self._places()).view(-1)
         gaps = self.gaps()
-        return zeros.index_copy(0, gaps.cumsum(0, dtype=torch.int64) + torch.arange(len(gaps), device=gaps.device), values)
+        at = gaps.cumsum(0, dtype=torch.int64) + torch.arange(len(gaps), device=gaps.device)
+        if values.shape[1] == 1:
+            return values.new_zeros(self.groups).scatter_(0, at, values.view(-1))
+        return values.new_zeros(self.groups, values.shape[1]).index_copy_(0, at, values).view(-1)
+
+    def _places(self) -> Tensor:
+        """For each group its place among those that are kept, from 1; 0 for the others. Byte by byte: a masked_scatter takes several times longer."""
+        digits, codes = self.mask.digits(), self.mask.codes.int()
+        ranks = torch.where(digits > 0, digits.cumsum(1, dtype=torch.int32), -(2**30))
+        counts = digits.sum(1, dtype=torch.int32).index_select(0, codes)
+        before = counts.cumsum(0, dtype=torch.int32) - counts
+        return embedding(codes, ranks).add_(before.unsqueeze(1)).clamp_(min=0).view(-1)[: self.groups]
 
 
 class Patterned(nn.Module):
@@ -71,8 +82,9 @@ class Patterned(nn.Module):
 
     def forward(self) -> Tensor:
         places = self.pattern.lookup(self.places.long())
-        values = self.values().reshape(places.shape)
-        return values.new_zeros(len(places), self.m).scatter(1, places, values)
+        at = places + self.m * torch.arange(len(places), device=places.device).unsqueeze(1)
+        values = self.values()
+        return values.new_zeros(len(places) * self.m).scatter_(0, at.view(-1), values.reshape(-1))
 
 
 class Summed(nn.Module):
