@@ -18,6 +18,8 @@ from leco.layers import factored, rebuilt, users_of
 from leco.memory import UnpackableError, content
 
 Cache = Literal["none", "keep"]
+INT8_ROWS = 16
+"""Up to so many rows of input torch's int8 kernel is faster than decoding first: its time grows with the rows, that of decoding does not."""
 
 
 def pack(model: nn.Module, compressed: LC | Mapping[str, Compressed], cache: Cache = "none") -> nn.Module:
@@ -78,6 +80,10 @@ class PackedWeight(nn.Module):
             self._kept = kept = self.content().view(self.shape)
         return kept
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(value.dtype for value in self.buffers() if value.is_floating_point())
+
     def bits(self) -> float:
         """Bits a weight."""
         return 8 * sum(value.nbytes for value in self.state_dict().values()) / max(math.prod(self.shape), 1)
@@ -118,7 +124,32 @@ class PackedLayer(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-class PackedLinear(PackedLayer, nn.Linear): ...
+class PackedLinear(PackedLayer, nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        rows = input.numel() // max(self.in_features, 1)
+        if self.int8 and 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype and not self._recorded(input):
+            grid: Any = self.packed.content
+            scale = grid.affine.scale.expand(self.out_features, 1).contiguous().view(-1)
+            y = torch._weight_int8pack_mm(input.reshape(rows, -1).contiguous(), grid.codes.view(self.out_features, -1), scale)
+            y = y.view(*input.shape[:-1], -1)
+            return y if self.bias is None else y + self.bias
+        return super().forward(input)
+
+    @property
+    def int8(self) -> bool:
+        """Whether torch has a kernel that computes from the levels: of a symmetric grid, with a scale a row, in half precision on a CPU."""
+        grid: Any = self.packed.content
+        half = isinstance(grid, Grid) and grid.affine.shift is None and self.packed.dtype in (torch.bfloat16, torch.float16)
+        return half and self.packed.cache == "none" and grid.codes.device.type == "cpu" and len(grid.affine.scale) in (1, self.out_features)
+
+    def _recorded(self, input: Tensor) -> bool:
+        """The kernel has no gradient, and its choice by rows must not be written into a graph."""
+        return torch.compiler.is_compiling() or (
+            torch.is_grad_enabled() and (input.requires_grad or (self.bias is not None and self.bias.requires_grad))
+        )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", int8 kernel up to {INT8_ROWS} rows" if self.int8 else "")
 
 
 class PackedConv1d(PackedLayer, nn.Conv1d): ...

@@ -348,3 +348,24 @@ def test_integers(count):
             assert torch.equal(rows.lookup(values, torch.tensor([1])), values[x[[1]]])
     per_byte = {1: 8, 2: 8, 3: 5, 4: 4, 5: 3, 6: 3, 7: 2, 16: 2, 17: 1, 256: 1}
     assert flat.codes.nbytes == (-(-120 // per_byte[count]) if count <= 256 else 120 * {257: 2, 65536: 2}.get(count, 3 + (count > 2**24)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("view", [leco.Rows(), leco.Vector()], ids=str)
+def test_int8_kernel(view, bias, monkeypatch):
+    torch.manual_seed(0)
+    lc = compressed(nn.Linear(256, 64, bias=bias), view, leco.Uniform(8))
+    net = leco.pack(lc.model, lc)
+    assert "int8" not in repr(net)
+    assert "int8" in repr(net.to(torch.bfloat16))
+    assert "int8" not in repr(leco.pack(lc.model, lc, cache="keep").to(torch.bfloat16))
+    x, kernel, calls = torch.randn(2, 4, 512).bfloat16()[..., ::2], torch._weight_int8pack_mm, []
+    monkeypatch.setattr(torch, "_weight_int8pack_mm", lambda *args: calls.append(1) or kernel(*args))
+    with torch.no_grad():
+        found = net(x)
+        net(torch.randn(17, 256).bfloat16())
+        net(torch.zeros(0, 256).bfloat16())
+    assert len(calls) == 1
+    assert net(x.clone().requires_grad_()).requires_grad
+    assert len(calls) == 1
+    assert torch.allclose(found.float(), net(x).float(), rtol=0.02, atol=0.02)
