@@ -199,8 +199,11 @@ def unpack(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.nda
         return np.zeros(count, dtype=kind)
     share = _digits_per_byte(base)
     if share:
-        table = (np.arange(256).reshape(-1, 1) // base ** np.arange(share) % base).astype(np.uint8)
-        out, beyond = np.take(table, payload, axis=0).reshape(-1), base**share - 1
+        table, beyond = (np.arange(256).reshape(-1, 1) // base ** np.arange(share) % base).astype(np.uint8), base**share - 1
+        out = np.empty((len(payload), share), dtype=np.uint8)
+        for start in range(0, len(payload), CHUNK):  # indices of 8 bytes each are made on the way
+            np.take(table, payload[start : start + CHUNK], axis=0, out=out[start : start + CHUNK], mode="clip")
+        out = out.reshape(-1)
         if int(payload.max(initial=0)) > beyond or out[count:].any():
             raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: one of them is larger, or there are more")
         return out[:count].astype(kind, copy=False)
