@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 RankCost = Callable[[torch.Size, int], float]
@@ -97,10 +98,22 @@ def multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
 def module_multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Multiply-adds of each module that is called, those of its children included; "" is the whole model."""
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
+    with evaluating(model), torch.no_grad(), _unfused(), counter:
         model(*inputs)
     root, found = type(model).__name__, counter.get_flop_counts()
     return {name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2 for name, flops in found.items() if name != "Global"}
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Inside, attention runs as matrix products, which are counted; its fused operations are not, on every device."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -254,6 +254,16 @@ def test_layers_that_are_not_called_as_modules_are_skipped_and_said():
     assert "not timed: function: not both nets call it as a module" in str(found)
 
 
+def test_fused_layers_are_counted_as_what_they_compute():
+    model = nn.Sequential(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 4)).eval()
+    found = leco.compare(model, model, torch.ones(2, 5, 32), batches=[1], repeats=1)
+    attention = 5 * 32 * 96 + 2 * 5 * 5 * 32 + 5 * 32 * 32
+    assert found.layers["0.self_attn"].multiply_adds.before == attention
+    assert found.multiply_adds.before == attention + 2 * 5 * 32 * 64 + 5 * 32 * 4
+    assert found.skipped == {"0.self_attn.out_proj": "not both nets call it as a module"}
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 @pytest.mark.parametrize("functional", [0, 1])
 def test_layers_that_only_one_net_calls_are_skipped(functional: int):
     class Net(nn.Module):
@@ -490,16 +500,18 @@ def test_forms_of_a_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_command_prints_tables(saved: tuple[leco.LC, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    for columns in (100, 160):
+    printed = {}
+    for columns in (40, 100, 160, 300):
         monkeypatch.setenv("COLUMNS", str(columns))
         assert main(["inspect", str(saved[1])]) == 0
-        out = capsys.readouterr().out
-        assert max(map(len, out.splitlines())) <= columns
+        printed[columns] = out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= max(100, min(columns, 160))
         total = next(line for line in out.splitlines() if line.startswith("| the file"))
         assert f" {saved[1].stat().st_size:,} " in total
         for part in ("Tasks", "Their tensors", "Not compressed", "Codebook(k=4)", "own.weight", "is own.weight", "terms.1.u", "checksums"):
             assert part in out
         assert all(line.isascii() for line in out.splitlines())
+    assert printed[40] == printed[100] != printed[160] == printed[300]
 
 
 def test_the_command_prints_json(saved: tuple[leco.LC, Path], capsys: pytest.CaptureFixture[str]):
