@@ -171,10 +171,10 @@ class _Reader:
             shapes = shape if shape and isinstance(shape[0], tuple) else (shape,)
             if max(map(len, shapes), default=0) > 64:
                 raise ValueError(f"{name} has more than 64 dimensions")
-            self._allowance.holds(sum(map(math.prod, shapes)))
+            self._allowance.make(sum(map(math.prod, shapes)))
             if isinstance(theta, CPFactors):
                 sides = (math.prod(shape_of(factor)[0] for factor in half) for half in theta.halves())
-                self._allowance.holds(shape_of(theta.factors[0])[1] * sum(sides))
+                self._allowance.make(shape_of(theta.factors[0])[1] * sum(sides))
         return theta
 
     def view(self, node: Any) -> Any:

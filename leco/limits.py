@@ -75,14 +75,14 @@ def sizes(value: Any) -> list[int]:
 
 
 class Allowance:
-    """What the tensors of one task may take in memory: 12 bytes for each of its weights and 64 for a byte of payload, all together; one array
-    that is made of them, Delta(Theta) or a step on the way to it, twice the task's entries and 64 for a byte.
+    """What a task may take. Its tensors: 12 bytes for each of its weights, and 64 for a byte of payload, all together. An array that is made of
+    them, Delta(Theta) or one on the way to it: two entries for each weight, and 64 for a byte; all of these together, 64 and 4096.
 
     No compression of the library needs more. What is coded to next to nothing (a mask of zeros) can't claim more memory than the net itself.
     """
 
     def __init__(self, entries: int):
-        self.entries, self._claimed, self._payload = entries, 0, 0
+        self.entries, self._claimed, self._made, self._payload = entries, 0, 0, 0
 
     def claim(self, shape: Sequence[int], itemsize: int, length: int) -> None:
         """Raise ValueError where a tensor of this shape, in `length` bytes, goes beyond."""
@@ -94,11 +94,13 @@ class Allowance:
                 f"a tensor of shape {tuple(shape)} makes {self._claimed} bytes, more than {most}; the parameters have {self.entries} entries"
             )
 
-    def holds(self, count: int) -> None:
-        """Raise ValueError where one array has more entries."""
-        most = 2 * self.entries + 64 * self._payload + SPARE
-        if count > most:
+    def make(self, count: int) -> None:
+        """Raise ValueError where an array of so many entries, or all of them, go beyond."""
+        self._made += count
+        if count > (most := 2 * self.entries + 64 * self._payload + SPARE):
             raise ValueError(f"an array of {count} entries is larger than {most}; the parameters have {self.entries}")
+        if self._made > (most := 64 * (self.entries + 64 * self._payload + SPARE)):
+            raise ValueError(f"arrays of {self._made} entries in all are more than {most}; the parameters have {self.entries}")
 
 
 def check_contents(field: Any) -> None:
