@@ -41,6 +41,7 @@ class Block(nn.Module):
         super().__init__()
         self.embed = nn.Linear(8, 32)
         self.norm = nn.LayerNorm(32)
+        nn.init.uniform_(self.norm.bias)  # or the sum of what it gives is 0, and hides wrong zero points
         self.qkv = nn.Linear(32, 96)
         self.out = nn.Linear(32, 32)
         self.feed = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
@@ -152,6 +153,13 @@ def test_dequantized_weights_are_delta(name, shape, tmp_path):
     assert torch.equal(weight, delta)
 
 
+def test_codes_that_are_not_smaller_stay_dense(tmp_path):
+    how, weight, _ = decoded("codebooks of rows", (6, 3), tmp_path / "w.onnx", "codes")
+    assert how == "dense (codes are not smaller)"
+    assert torch.equal(weight, torch.zeros(6, 3))  # what stood in the graph
+    assert [tensor.name for tensor in onnx.load(tmp_path / "w.onnx").graph.initializer] == ["w"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("name", ["binary", "codebooks of rows", "uniform, rows"])
 def test_decoded_weights_have_the_dtype(name, dtype, tmp_path):
@@ -173,7 +181,7 @@ BLOCK = {
     "embed.weight": (leco.Vector(), leco.TopK(0.5)),
     "qkv.weight": (leco.Rows(), leco.Uniform(4, zero_point=True)),
     "out.weight": (leco.Groups(16), leco.Uniform(8)),
-    "feed.0.weight": (leco.Vector(), leco.Ternary()),
+    "feed.0.weight": (leco.Groups(64), leco.Ternary()),  # a scale for two rows
     "feed.2.weight": (leco.Vector(), leco.Uniform(3, zero_point=True)),
     "head.weight": (leco.Vector(), leco.Codebook(4)),
 }
@@ -318,6 +326,9 @@ def test_torchao_holds_grids_only():
     lc = leco.LC(nn.Linear(8, 4).double(), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
     lc.mu = 1.0
     assert leco.export_torchao(lc.model, lc)[1] == {"weight": "dense (torch.float64 of Linear)"}
+    lc = leco.LC(nn.Conv1d(8, 4, 3), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    assert leco.export_torchao(lc.model, lc)[1] == {"weight": "dense (torch.float32 of Conv1d)"}
 
 
 def test_compressed_tensors(tmp_path):
