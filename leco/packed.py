@@ -139,7 +139,7 @@ class PackedLinear(PackedLayer, nn.Linear):
     def int8(self) -> bool:
         """Whether torch has a kernel that computes from the levels: of a symmetric grid, with a scale a row, in half precision on a CPU."""
         grid: Any = self.packed.content
-        half = isinstance(grid, Grid) and grid.affine.shift is None and self.packed.dtype in (torch.bfloat16, torch.float16)
+        half = isinstance(self.packed.content, Grid) and grid.affine.shift is None and self.packed.dtype in (torch.bfloat16, torch.float16)
         return half and self.packed.cache == "none" and grid.codes.device.type == "cpu" and len(grid.affine.scale) in (1, self.out_features)
 
     def _recorded(self, input: Tensor) -> bool:
