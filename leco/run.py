@@ -2,7 +2,7 @@
 
 import math
 import os
-import tempfile
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -184,12 +184,16 @@ def _score(record: Record) -> tuple[float, float]:
 
 
 def atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Write a file beside `path` and rename it: `path` is the old file or the new one, never half of either."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
+    """Write a file beside `path` and rename it: `path` is the old file or the new one, never half of either, even when the power fails."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.touch(exist_ok=False)  # an OSError where there is no such folder
     try:
-        write(temporary)
+        rights = temporary.stat().st_mode
+        write(str(temporary))
+        temporary.chmod(rights)  # safetensors makes a file that only its owner can read
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

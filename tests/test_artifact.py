@@ -144,6 +144,11 @@ def test_weights_that_are_tied_in_the_file_fill_a_net_where_they_are_not(tmp_pat
     apart.head.weight = nn.Parameter(torch.zeros(10, 12))
     leco.load(tmp_path / "m", apart)
     assert torch.equal(apart.head.weight, lc.delta["embed.weight"])
+    parts = take_apart(tmp_path / "m")
+    parts.description["tied"] = {"head.weight": "norm.bias"}
+    parts.write(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"another architecture: 'head\.weight' is tied to 'norm\.bias'"):
+        leco.load(tmp_path / "m", apart)
     lc = leco.LC(apart, {"a": leco.Task("a.weight", leco.Vector(), leco.Binary())})
     lc.mu = 1.0
     leco.save(tmp_path / "m", lc)
@@ -302,6 +307,24 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         leco.save(path, lc)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    path, seen = tmp_path / "m", []
+    sync = os.fsync
+
+    def fsync(handle):
+        (temporary,) = tmp_path.iterdir()
+        seen.append((os.fstat(handle).st_ino == temporary.stat().st_ino, temporary.stat().st_size, path.exists()))
+        sync(handle)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    size = leco.save(path, problem()[1])
+    assert seen == [(True, size, False)]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    with pytest.raises(FileNotFoundError):
+        leco.save(tmp_path / "no" / "m", problem()[1])
 
 
 def test_saving_before_a_c_step_is_refused(tmp_path):
