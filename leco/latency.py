@@ -1,6 +1,6 @@
 """Measured time on this machine: of nets, of their layers as they run in the net, of low-rank pairs by rank.
 
-What is compared runs in turns, A B A B, so that other load on the machine meets all of it alike; ratios are of neighbours in time. The
+What is compared runs in turns, A B B A, so that other load on the machine meets all of it alike; ratios are of neighbours in time. The
 clock is that of torch.utils.benchmark, which waits for an accelerator.
 """
 
@@ -83,9 +83,12 @@ def sampler(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def in_turns(measures: Sequence[Callable[[], T]], repeats: int) -> list[list[T]]:
-    """What each of the measures gives, `repeats` times each, in turns."""
-    rounds = [[measure() for measure in measures] for _ in range(repeats)]
-    return [list(samples) for samples in zip(*rounds, strict=True)]
+    """What each of the measures gives, `repeats` times each, in turns: A B B A A B ..., so that none always comes first."""
+    samples: list[list[T]] = [[] for _ in measures]
+    for turn in range(repeats):
+        for own, measure in list(zip(samples, measures, strict=True))[:: -1 if turn % 2 else 1]:
+            own.append(measure())
+    return samples
 
 
 @contextmanager

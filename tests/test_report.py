@@ -104,9 +104,9 @@ def test_an_interruption_does_not_show(clock: Clock):
 
 def test_nets_take_turns():
     order = []
-    samples = leco.latency.in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
-    assert order == ["a", "b"] * 3
-    assert [len(own) for own in samples] == [3, 3]
+    samples = leco.latency.in_turns([lambda: order.append("a") or "a", lambda: order.append("b") or "b"], 3)
+    assert "".join(order) == "abbaab"
+    assert samples == [["a"] * 3, ["b"] * 3]
 
 
 def test_ratios_are_of_neighbours_in_time():
