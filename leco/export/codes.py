@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leco.algorithm import LC
 from leco.compressed import Compressed, compressed_tasks
-from leco.theta import Affine, Codes, Fixed, Scaled, Sum, ZeroCodes
+from leco.theta import Affine, Codes, Fixed, Scaled, Sum, VectorCodes, ZeroCodes
 from leco.views import Blocks, Kernel
 
 QUANTIZED = (Affine, Codes, Fixed, Scaled, ZeroCodes)
@@ -79,6 +79,22 @@ class Coded(NamedTuple):
         return grid if grid is not None and torch.equal(grid.weights(), self.weights()) else None
 
 
+class Vectors(NamedTuple):
+    """w = codebook[indices] in row-major order, some weights a codeword. `indices` (n,) integers below K, `codebook` (K, d)."""
+
+    indices: Tensor
+    codebook: Tensor
+
+    def weights(self) -> Tensor:
+        return self.codebook[self.indices.long()]
+
+    def grid(self) -> None:
+        return None
+
+
+Quantized = Grid | Coded | Vectors
+
+
 def _grid(levels: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Grid | None:
     """From signed `levels` (runs, length) about 0, with the fewest bits; `zero_point` (runs,) is what is added where no signed grid is as short."""
     low, high = int(levels.min()), int(levels.max())
@@ -93,14 +109,14 @@ def _grid(levels: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Gr
     return Grid(levels + zero_point.unsqueeze(-1), scale, zero_point, unsigned)
 
 
-def grid_of(found: Grid | Coded | str) -> Grid | str:
+def grid_of(found: Quantized | str) -> Grid | str:
     """The grid, or in a word why there is none."""
     return found if isinstance(found, Grid | str) else found.grid() or "codebook that is no grid"
 
 
-def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Grid | Coded | str]:
-    """Each compressed parameter as a grid or as codes, or in a word why it is neither."""
-    found: dict[str, Grid | Coded | str] = {}
+def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Quantized | str]:
+    """Each compressed parameter as a grid or as codes, or the name of its form if it is neither."""
+    found: dict[str, Quantized | str] = {}
     for compressed in compressed_tasks(source).values():
         found |= dict.fromkeys(compressed.shapes, f"{type(compressed.theta).__name__}")
         for part in _parts(compressed):
@@ -123,16 +139,20 @@ def _parts(compressed: Compressed) -> Iterator[Compressed]:
 def _over(theta: Any, weight: float) -> Any:
     """The Theta of Delta(theta) / weight."""
     for field in ("scale", "codebook", "values"):
-        if weight != 1 and isinstance(theta, QUANTIZED) and field in theta._fields:
+        if weight != 1 and isinstance(theta, (*QUANTIZED, VectorCodes)) and field in theta._fields:
             return theta._replace(**{field: getattr(theta, field) / weight})
     return theta
 
 
-def _quantized(compressed: Compressed) -> dict[str, Grid | Coded | str]:
+def _quantized(compressed: Compressed) -> dict[str, Quantized | str]:
     shapes, view, theta = compressed
+    sizes = list(shapes.values())
+    if isinstance(theta, VectorCodes) and theta.codebook.ndim == 2:
+        d = theta.codebook.shape[1]
+        entries = torch.arange(theta.indices.numel() * d, device=theta.indices.device).view(-1, d)
+        return {name: _vectors(theta, own.reshape(-1)) for name, own in zip(shapes, view.backward(entries, sizes), strict=True)}
     if not isinstance(theta, QUANTIZED):
         return dict.fromkeys(shapes, type(theta).__name__)
-    sizes = list(shapes.values())
     problems = theta.indices.shape[:-1]
     numbers = torch.arange(problems.numel(), device=theta.indices.device).view(*problems, 1).expand(theta.indices.shape)
     parts = zip(shapes, view.backward(theta.indices, sizes), view.backward(numbers, sizes), strict=True)
@@ -159,6 +179,14 @@ def _coded(theta: Any, indices: Tensor, numbers: Tensor) -> Grid | Coded | str:
         return Coded(indices, theta.values.unsqueeze(0), own(theta.scale, 0) if isinstance(theta, Scaled) else None)
     book = nn.functional.pad(theta.codebook, (1, 0)) if isinstance(theta, ZeroCodes) else theta.codebook
     return Coded(indices, own(book, 1) if len(runs.unique()) > 1 else own(book, 1)[:1], None)
+
+
+def _vectors(theta: VectorCodes, entries: Tensor) -> Vectors | str:
+    """`entries` (n,) of Delta(theta).flatten() that are a parameter, if whole codewords."""
+    d = theta.codebook.shape[1]
+    if entries.numel() % d or not torch.equal(entries.view(-1, d), entries[::d, None] // d * d + torch.arange(d, device=entries.device)):
+        return "VectorCodes"
+    return Vectors(theta.indices[entries[::d] // d], theta.codebook)
 
 
 def at_delta(task: str, model: nn.Module, source: LC | Mapping[str, Compressed]) -> nn.Module:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leco.export.codes import Coded, Grid
+from leco.export.codes import Grid, Quantized, Vectors
 
 PREFIX = "decode/"
 """Of the nodes' names: no optimizer may compute them before they are written."""
@@ -22,7 +22,7 @@ class Decoder:
         self.nodes: list[Any] = []
         self.bytes = 0
 
-    def replace(self, found: Grid | Coded, weights: str, accuracy_level: int = 1) -> str:
+    def replace(self, found: Quantized, weights: str, accuracy_level: int = 1) -> str:
         """Returns what was done."""
         grid = (found if isinstance(found, Grid) else found.grid()) if weights != "codes" else None
         if grid is not None and weights == "nbits" and (how := self.matmul(grid, accuracy_level)):
@@ -41,10 +41,11 @@ class Decoder:
         del self.graph.initializers[self.weight.name]
         return how
 
-    def decode(self, found: Grid | Coded) -> tuple[str, Any]:
+    def decode(self, found: Quantized) -> tuple[str, Any]:
         """Packed integers, shifts and masks, then a codebook or a scale and zero point."""
         integers = found.levels if isinstance(found, Grid) else found.indices
-        width = found.bits if isinstance(found, Grid) else max(1, (found.codebook.shape[1] - 1).bit_length())
+        values = 2**found.bits if isinstance(found, Grid) else found.codebook.shape[0 if isinstance(found, Vectors) else 1]
+        width = max(1, (values - 1).bit_length())
         width = next(w for w in (1, 2, 4, 8, 16) if w >= width)
         integers = integers.cpu().numpy().astype(np.uint16 if width == 16 else np.uint8)
         codes = self.unpack(integers, width)
@@ -55,16 +56,18 @@ class Decoder:
             x = self.node("Mul", x, self.constant("scale", like.unsqueeze(-1)))
         else:
             x = self.node("Cast", codes, to=self.ir.DataType.INT32)
-            if len(found.codebook) == 1:
+            if isinstance(found, Vectors):
+                how, x = "Gather", self.node("Gather", self.constant("codebook", found.codebook), x)
+            elif len(found.codebook) == 1:
                 how, x = "Gather", self.node("Gather", self.constant("codebook", found.codebook[0]), x)
             else:
                 how, x = "GatherElements", self.node("GatherElements", self.constant("codebook", found.codebook), x, axis=1)
-            if found.scale is not None:
+            if not isinstance(found, Vectors) and found.scale is not None:
                 x = self.node("Mul", x, self.constant("scale", found.scale.unsqueeze(-1)))
         return f"{how}, {width} bits", self.node("Reshape", x, self.constant("shape", np.array(self.shape, dtype=np.int64)))
 
     def unpack(self, integers: np.ndarray, width: int) -> Any:
-        """Integers (runs, length) of `width` bits, packed from the lowest bits of each byte; padded at the end of all."""
+        """Integers (...) of `width` bits, packed from the lowest bits of each byte; padded at the end of all."""
         if width >= 8:
             return self.constant("codes", integers)
         shifts = np.arange(0, 8, width, dtype=np.uint8)

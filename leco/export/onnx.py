@@ -30,11 +30,11 @@ def export_onnx(
 ) -> dict[str, str]:
     """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held. The first dimension of all inputs is dynamic.
 
-    With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`) and uniform grids (`Affine`) are packed integers of 1, 2, 4, 8
-    or 16 bits in the file, and standard operators make the weights of them: shifts, masks, then Gather or GatherElements in the codebook,
-    or Cast, Sub and Mul. The weights are equal to Delta(Theta) to the bit. onnxruntime computes them once, when the session is made, and runs
-    dense. Of tensors that would not be smaller, and of all other forms, the file holds the dense weights. `leco.factorize` before makes
-    low-rank and tensor forms smaller layers, which are exported as they are, and so are the nets of `leco.narrow`.
+    With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`, and `VectorCodes` over `Groups`) and uniform grids (`Affine`) are
+    packed integers of 1, 2, 4, 8 or 16 bits in the file, and standard operators make the weights of them: shifts, masks, then Gather or
+    GatherElements in the codebook, or Cast, Sub and Mul. The weights are equal to Delta(Theta) to the bit. onnxruntime computes them once,
+    when the session is made, and runs dense. Of tensors that would not be smaller, and of all other forms, the file holds the dense weights.
+    `leco.factorize` before makes low-rank and tensor forms smaller layers, which are exported as they are, and so are the nets of `leco.narrow`.
 
     Args:
         path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second file, `path` with ".data" behind.

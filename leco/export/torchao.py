@@ -65,7 +65,8 @@ def export_torchao(model: nn.Module, compressed: LC | Mapping[str, Compressed]) 
                 dtype=weight.dtype,
                 activation_quantization=None,
             )
+            parameter = nn.Parameter(integers, requires_grad=False)
             for module in users:
-                module.weight = nn.Parameter(integers, requires_grad=False)
+                module.weight = parameter
             held[name] = f"int{grid.bits}"
     return net, held
