@@ -636,3 +636,17 @@ def test_a_sparse_matrix_of_values_that_its_type_does_not_hold_raises():
         with pytest.raises(ValueError, match="a value is out of its range"):
             decode(*coded, x.shape, dtype)
     assert torch.equal(decode(*coded, x.shape, torch.int16), x.short())
+
+
+def test_positions_of_other_words_raise():
+    x, coding, _ = PINNED[0]
+    payload = encode(x).payload
+    first, middle, last = payload.split([length for length, _ in coding["parts"]])
+    for word in ([0, 0, 0, 0], [1, 2, 3, 4]):
+        longer = torch.cat([first, middle, torch.tensor(word * 2, dtype=torch.uint8), last])
+        with pytest.raises(ValueError, match=r"more than 40 x 30 positions"):
+            decode(longer, damaged(coding, ("parts", 1, 0), len(middle) + 8), x.shape, x.dtype)
+    rows = {"name": "rows", "transposed": 0, "parts": [[0, {"name": "digits", "base": 1}], [0, {}], [0, {"name": "digits", "base": 1}]]}
+    assert not decode(payload[:0], rows, torch.Size([2**15, 2]), torch.bool).any()
+    with pytest.raises(ValueError, match="do not hold a matrix of 65536 x 2"):
+        decode(payload[:0], rows, torch.Size([2**16, 2]), torch.bool)
