@@ -78,7 +78,7 @@ def compare(
 
     The nets run in turns, in evaluation mode and inference mode, with torch's present number of threads, and are left as they were. Times of
     layers are taken in the running nets by forward hooks (which switch off fused paths such as that of nn.TransformerEncoderLayer), so
-    that weights are as cold as they are in use. A layer is faster or slower if the interval of the ratio and a margin of 5 % say so.
+    that weights are as cold as they are in use. A layer is faster or slower if the interval of the ratio and a margin of 10 % say so.
 
     Args:
         before: the reference.

@@ -124,8 +124,10 @@ def test_ratios_are_of_neighbours_in_time():
         (Speed(3.1, 1.0, 3.1, 0.9, 3.3), "unclear"),  # within the noise
         (Speed(0.7, 1.0, 0.7, 0.6, 1.1), "unclear"),
         (Speed(1.0, 1.0, 1.0, 0.9, 1.1), "the same"),
-        (Speed(1.04, 1.0, 1.04, 1.03, 1.05), "the same"),  # sure, and too little to matter
-        (Speed(1.0, 1.04, 0.96, 0.95, 0.97), "the same"),
+        (Speed(1.09, 1.0, 1.09, 1.08, 1.1), "the same"),  # sure, and too little to matter
+        (Speed(1.0, 1.08, 0.92, 0.91, 0.93), "the same"),
+        (Speed(1.11, 1.0, 1.11, 1.1, 1.12), "faster 1.11x"),
+        (Speed(1.0, 1.12, 0.9, 0.88, 0.91), "slower 0.90x"),
     ],
 )
 def test_verdicts(found: Speed, verdict: str):
