@@ -16,7 +16,7 @@ from torch.utils.benchmark import timer
 
 from leco.compressed import Compressed
 from leco.costs import Table, evaluating
-from leco.layers import factorize
+from leco.layers import LAYERS, factorize
 from leco.theta import Factors
 from leco.views import Matrix
 
@@ -158,7 +158,7 @@ def measured_ranks(layer: nn.Module, inputs: Tensor, ranks: Sequence[int] | None
         repeats: samples for each rank, of a millisecond at least; their median counts.
 
     Raises:
-        ValueError: a layer without a weight matrix, a rank out of its bounds, no repeats.
+        ValueError: a layer of another class, a rank out of its bounds, no repeats.
 
     >>> import leco, torch
     >>> layer = torch.nn.Linear(100, 50)
@@ -166,9 +166,9 @@ def measured_ranks(layer: nn.Module, inputs: Tensor, ranks: Sequence[int] | None
     >>> len(cost.values), cost.values[50] == max(cost.values)
     (51, True)
     """
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim < 2:
-        raise ValueError(f"measured_ranks: a {type(layer).__name__} has no weight matrix")
+    if type(layer) not in LAYERS:
+        raise ValueError(f"measured_ranks: layer is a {type(layer).__name__}, must be one of {', '.join(kind.__name__ for kind in LAYERS)}")
+    weight = layer.get_parameter("weight")
     m, n = Matrix().shape([weight.shape])
     full = min(m, n)
     ranks = _usual_ranks(full) if ranks is None else sorted(set(ranks))

@@ -406,8 +406,8 @@ def test_ranks_out_of_bounds():
             leco.measured_ranks(layer, x, ranks)
     with pytest.raises(ValueError, match="repeats = 0 at least 1"):
         leco.measured_ranks(layer, x, [1], 0)
-    with pytest.raises(ValueError, match="a ReLU has no weight matrix"):
-        leco.measured_ranks(nn.ReLU(), x)
+    with pytest.raises(ValueError, match="layer is a Embedding, must be one of Linear, Conv1d, Conv2d, Conv3d"):
+        leco.measured_ranks(nn.Embedding(20, 10), x)
 
 
 # --- what each byte of a file is for
