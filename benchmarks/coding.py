@@ -35,8 +35,9 @@ def timed(x: Tensor, repeats: int) -> tuple[Any, float, float]:
     coded = encode(x)
     back = decode(*coded, x.shape, x.dtype)
     assert torch.equal(back.reshape(-1).view(torch.uint8), x.contiguous().reshape(-1).view(torch.uint8))
-    seconds = [min(processor(f) for _ in range(repeats)) for f in (lambda: encode(x), lambda: decode(*coded, x.shape, x.dtype))]
-    return coded, *seconds
+    writing = min(processor(lambda: encode(x)) for _ in range(repeats))
+    reading = min(processor(lambda: decode(*coded, x.shape, x.dtype)) for _ in range(repeats))
+    return coded, writing, reading
 
 
 def processor(function: Callable[[], Any]) -> float:

@@ -648,5 +648,18 @@ def test_positions_of_other_words_raise():
             decode(longer, damaged(coding, ("parts", 1, 0), len(middle) + 8), x.shape, x.dtype)
     rows = {"name": "rows", "transposed": 0, "parts": [[0, {"name": "digits", "base": 1}], [0, {}], [0, {"name": "digits", "base": 1}]]}
     assert not decode(payload[:0], rows, torch.Size([2**15, 2]), torch.bool).any()
-    with pytest.raises(ValueError, match="do not hold a matrix of 65536 x 2"):
-        decode(payload[:0], rows, torch.Size([2**16, 2]), torch.bool)
+    for m, n in ((2**16, 2), (2**12 + 1, 2**11)):
+        with pytest.raises(ValueError, match=f"do not hold a matrix of {m} x {n}"):
+            decode(payload[:0], rows, torch.Size([m, n]), torch.bool)
+    rows["parts"][0][1]["least"] = 3
+    with pytest.raises(ValueError, match="a row has more entries"):
+        decode(payload[:0], rows, torch.Size([5, 3]), torch.bool)
+
+
+def test_matrices_that_are_none_by_rows():
+    x = sparse(400, 300, 0.1, 0)
+    assert _rows(x) is not None
+    assert _rows(torch.rand(400, 300, generator=torch.Generator().manual_seed(0)) < 0.1) is None
+    for wide in (x.long() << 40, -x):
+        assert _rows(wide) is None
+        comes_back(wide)
