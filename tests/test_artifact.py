@@ -349,6 +349,7 @@ def test_saving_before_a_c_step_is_refused(tmp_path):
         ),
         (lambda d: d["rest"].popitem(), r"another architecture: the file lacks \['norm.num_batches_tracked'\]"),
         (lambda d: nodes(d["rest"]["norm.bias"])[0]["t"].__setitem__(1, [2, 3]), r"'norm.bias' is \(2, 3\) in the file and \(6,\) in the model"),
+        (lambda d: nodes(d["rest"]["norm.num_batches_tracked"])[0]["t"].__setitem__(0, "bool"), r"is torch.bool in the file and torch.int64 in the"),
         (lambda d: d["rest"].update({"c.bias": d["rest"].pop("norm.bias")}), r"lacks \['norm.bias'\] and has \['c.bias'\]"),
         (lambda d: d["tied"].update({"head.weight": "norm.bias"}), "another architecture: 'head.weight' is tied to 'norm.bias'"),
         (lambda d: d["tied"].update({"norm.weight": "norm.bias"}), "another architecture: 'norm.weight' is tied to 'norm.bias'"),
