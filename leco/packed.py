@@ -66,23 +66,33 @@ def unpacked(model: nn.Module, compressed: LC | Mapping[str, Compressed]) -> dic
 class PackedWeight(nn.Module):
     """One parameter, packed: `forward()` decodes it."""
 
-    def __init__(self, content: nn.Module, shape: torch.Size, form: str, cache: Cache):
+    like: Tensor
+
+    def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
         super().__init__()
-        self.content, self.shape, self.form, self.cache = content, shape, form, cache
+        self.content, self.shape, self.form, self.cache = content.to(weight.device), weight.shape, form, cache
+        self.register_buffer("like", weight.new_empty(0), persistent=False)  # the weight's type, which `to` converts
         self._kept: Tensor | None = None
+        decoded = content()
+        if decoded.dtype != weight.dtype:  # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
+            rounded = copy.deepcopy(content).to(weight.dtype)
+            self.content = rounded if torch.equal(rounded(), decoded.to(weight.dtype)) else content
 
     def forward(self) -> Tensor:
         if self._kept is not None and not torch.compiler.is_compiling():
             return self._kept
         if self.cache == "none" or self.training or torch.compiler.is_compiling():
-            return self.content().view(self.shape)
+            return self._decoded()
         with torch.inference_mode(False):  # what is kept serves autograd too
-            self._kept = kept = self.content().view(self.shape)
+            self._kept = kept = self._decoded()
         return kept
+
+    def _decoded(self) -> Tensor:
+        return self.content().to(self.like.dtype).view(self.shape)
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(value.dtype for value in self.buffers() if value.is_floating_point())
+        return self.like.dtype
 
     def bits(self) -> float:
         """Bits a weight."""
@@ -129,7 +139,7 @@ class PackedLinear(PackedLayer, nn.Linear):
         rows = input.numel() // max(self.in_features, 1)
         if self.int8 and 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype and not self._recorded(input):
             grid: Any = self.packed.content
-            scale = grid.affine.scale.expand(self.out_features, 1).contiguous().view(-1)
+            scale = grid.affine.scale.expand(self.out_features, 1).to(input.dtype).contiguous().view(-1)
             y = torch._weight_int8pack_mm(input.reshape(rows, -1).contiguous(), grid.codes.view(self.out_features, -1), scale)
             y = y.view(*input.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
@@ -174,7 +184,7 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         decoder = self.packed.content
         if isinstance(decoder, Coded | Grid) and decoder.by_rows:
-            return decoder(input.reshape(-1)).view(*input.shape, self.embedding_dim)
+            return decoder(input.reshape(-1)).to(self.packed.dtype).view(*input.shape, self.embedding_dim)
         return super().forward(input)
 
 
@@ -225,7 +235,7 @@ def _packed(model: nn.Module, task: Compressed, which: int, name: str, cache: Ca
     shapes = list(task.shapes.values())
     embeds = any(isinstance(module, nn.Embedding) for module, _ in users)
     decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
-    packed = PackedWeight(decoder, weight.shape, type(task.theta).__name__, cache).to(weight.device, weight.dtype)
+    packed = PackedWeight(decoder, weight.detach(), type(task.theta).__name__, cache)
     if packed.bits() >= 8 * weight.itemsize:
         raise UnpackableError(f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense")
     return {module: _packed_layer(module, packed) for module, _ in users}

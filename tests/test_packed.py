@@ -369,3 +369,14 @@ def test_int8_kernel(view, bias, monkeypatch):
     assert net(x.clone().requires_grad_()).requires_grad
     assert len(calls) == 1
     assert torch.allclose(found.float(), net(x).float(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_net_of_half_precision(form):
+    torch.manual_seed(0)
+    model = nn.Embedding(40, 64).bfloat16()
+    lc = compressed(model, leco.Vector(), FORMS[form])
+    net, x = packed_like(lc), torch.tensor([3, 0, 3])
+    assert torch.equal(net(x), lc.delta["weight"][x])
+    if form in ("sparse", "16 values", "ball"):
+        assert all(value.dtype != torch.float32 for value in net.state_dict().values())
