@@ -36,10 +36,10 @@ def data(n: int) -> dict[str, Tensor]:
 
 
 def bits(codes: Tensor, free: int = -1) -> float:
-    """n H(f) + 48 (values used), where the code `free` takes no 48 bits."""
+    """n H(f) + 40 (values used), where the code `free` takes no 40 bits."""
     counts = codes.flatten().unique(return_counts=True)
     entropy = sum(c * math.log2(codes.numel() / c) for c in counts[1].tolist())
-    return entropy + 48 * sum(code != free for code in counts[0].tolist())
+    return entropy + 40 * sum(code != free for code in counts[0].tolist())
 
 
 def objective(compression, x: Tensor, theta, mu: float = 1.0) -> float:
@@ -103,7 +103,7 @@ def optimum(x: Tensor, k: int, zero: bool, alpha: float) -> float:
     used = counts > 0
     gain[:, 0] *= not zero
     used[:, 0] &= not zero
-    cost = -torch.xlogy(counts, counts / len(x)).sum(1) / math.log(2) + 48 * used.sum(1)
+    cost = -torch.xlogy(counts, counts / len(x)).sum(1) / math.log(2) + 40 * used.sum(1)
     return float((0.5 * (x.square().sum() - gain.sum(1)) + alpha * cost).min())
 
 

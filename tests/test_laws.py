@@ -203,7 +203,7 @@ def entropy_bits(values: list[float]) -> float:
 
 
 def matrix_bits(delta: Tensor) -> float:
-    """Positions by the model of `leco.contexts`, values by their entropy, and 48 bits for each of them: entry by entry."""
+    """Positions by the model of `leco.contexts`, values by their entropy, and 40 bits for each of them: entry by entry."""
     classes = [sum(value != 0 for value in row).bit_length() for row in delta.tolist()]
     bits, above = entropy_bits(classes), [0] * delta.shape[1]
     for row, b in zip(delta.tolist(), classes, strict=True):
@@ -214,7 +214,7 @@ def matrix_bits(delta: Tensor) -> float:
             bits -= math.log2(p if value else 1 - p)
             above[j] += value != 0
     kept = [value for value in delta.flatten().tolist() if value]
-    return bits + entropy_bits(kept) + 48 * len(set(kept))
+    return bits + entropy_bits(kept) + 40 * len(set(kept))
 
 
 def hashed_cells(n: int, k: int, seed: int) -> Tensor:
@@ -466,7 +466,7 @@ def uniform(bits: int, zero_point: bool = False) -> Case:
 
 def entropy(alpha: float, k: int, zero: bool, **options: Any) -> Case:
     def cost(delta: Tensor) -> float:
-        return alpha * (entropy_bits(delta.tolist()) + 48 * len({value for value in delta.tolist() if value or not zero}))
+        return alpha * (entropy_bits(delta.tolist()) + 40 * len({value for value in delta.tolist() if value or not zero}))
 
     def member(delta: Tensor) -> bool:
         return len(torch.cat([delta, delta.new_zeros(int(zero))]).unique()) <= k

@@ -13,7 +13,7 @@ from leco.compressions.sorted import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal
 from leco.contexts import PlaceLengths, code_bits, position_bits
 from leco.theta import Codes, ZeroCodes
 
-ENTRY_BITS = 48  # of a value in a file: itself, in float32, and its frequency
+ENTRY_BITS = 40  # of a value in a file: itself, in float32, and its weight in the table
 BESIDE = 5  # k-means codebooks of fewer values are also a start with 0 beside them: for weights that are all far from 0
 CUTS = 256  # borders that the starting k-means codebooks are found among
 STEPS = 12  # of the uniform grids that the descent starts from
@@ -25,7 +25,7 @@ TRIAL_SWEEPS = 8  # of each start, before only the best goes on
 class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     """min mu/2 ||x - theta||^2 + alpha bits(theta), theta_i one of k values, 0 among them: pruning and quantization priced as they are coded.
 
-    bits = n H(f) + 48 (values used), H(f) = -sum_j f_j log2 f_j with the frequencies f of the values among the n weights. A descent step
+    bits = n H(f) + 40 (values used), H(f) = -sum_j f_j log2 f_j with the frequencies f of the values among the n weights. A descent step
     in three moves, none of which raises the objective:
 
         lengths    l_j = -log2 f_j                                      the best code for given frequencies
@@ -74,7 +74,7 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
 class EntropyMatrix(Penalty[ZeroCodes]):
     """`EntropyCodebook` of one matrix x (m, n) whose positions are coded by rows and columns: empty ones, such as dead units, cost next to nothing.
 
-    bits = positions, by the adaptive model of `leco.contexts`, + N H(f) for the values of the N nonzero weights + 48 (values used). A nonzero weight
+    bits = positions, by the adaptive model of `leco.contexts`, + N H(f) for the values of the N nonzero weights + 40 (values used). A nonzero weight
     in a row and a column with few others costs more bits, so structure comes out. A descent step: from the last Theta and from that of
     `EntropyCodebook`, in turn code lengths (of values, and log2((1 - p_ij)/p_ij) of places, with p_ij = r_i c_j / N of the last Theta's row and
     column counts), codes by distortion + alpha lengths, and values; the Theta of least objective among all of these is kept. So it is never worse
@@ -125,7 +125,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
 
 
 def matrix_bits(theta: ZeroCodes) -> Tensor:
-    """Positions, N H(f) + 48 (values used): a scalar."""
+    """Positions, N H(f) + 40 (values used): a scalar."""
     counts = theta.indices.reshape(-1).bincount(minlength=theta.codebook.shape[-1] + 1)[1:].double()
     return position_bits(theta.indices != 0) + code_bits(counts).sum() + ENTRY_BITS * counts.count_nonzero()
 
@@ -165,7 +165,7 @@ def _sweep_matrix(x: Tensor, theta: ZeroCodes, price: float) -> ZeroCodes:
 
 
 def entropy_bits(theta: ZeroCodes | Codes) -> Tensor:
-    """n H(f) + 48 (values used) of each problem, (...)."""
+    """n H(f) + 40 (values used) of each problem, (...)."""
     counts = _counts(theta).double()
     learned = counts[:, 1:] if isinstance(theta, ZeroCodes) else counts
     return (code_bits(counts).sum(-1) + ENTRY_BITS * learned.count_nonzero(-1)).view(theta.indices.shape[:-1])
