@@ -64,8 +64,8 @@ def save(path: str | os.PathLike[str], lc: LC, snapshot: Snapshot | None = None,
             "compression": _describe(lc.tasks[name].compression),
             "theta": file.field(theta, name),
         }
-    rest, tied, first = {}, {}, {id(p): name for name, p in lc.params.items()}
-    for name, value in lc.model.state_dict(keep_vars=True).items():  # a snapshot's copies know nothing of ties
+    rest, tied, first = {}, {}, {}
+    for name, value in lc.model.state_dict(keep_vars=True).items():  # a snapshot's copies know nothing of ties; a task has the first of the names
         if not isinstance(value, Tensor) or first.setdefault(id(value), name) != name:
             tied |= {name: first[id(value)]} if isinstance(value, Tensor) else {}
         elif name in net.rest:

@@ -291,6 +291,34 @@ def test_forms_of_ones_own_are_passed_by_their_class(tmp_path):
     assert [row.field for row in leco.artifact.streams(tmp_path / "m", forms=[Signed])][3:] == ["theta.signs", "bias"]
 
 
+class Scalar(NamedTuple):
+    """A form that gives one number for all."""
+
+    value: torch.Tensor
+
+    def decompress(self):
+        return self.value
+
+    def free(self):
+        return ()
+
+
+def test_forms_of_ones_own_are_held_to_the_shape_and_to_floats(tmp_path):
+    lc = leco.LC(nn.Linear(5, 4), {"a": leco.Task("weight", leco.Kernel(), SignOnly())})
+    lc.mu = 1.0
+    for value, message in (
+        (torch.zeros(1), r"torch.float32 of shape .1,."),
+        (torch.zeros(4, 5, dtype=torch.int8), r"torch.int8 of shape \(4, 5\)"),
+    ):
+        lc.thetas["a"] = Scalar(value)
+        leco.save(tmp_path / "m", lc)
+        model = nn.Linear(5, 4)
+        before = model.weight.clone()
+        with pytest.raises(ValueError, match=rf"task 'a' is damaged: theta gives 'weight' as {message}, not as floats of \(4, 5\)"):
+            leco.load(tmp_path / "m", model, forms=[Scalar])
+        assert torch.equal(model.weight, before)
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     _, lc = problem()
     path = tmp_path / "m.safetensors"
