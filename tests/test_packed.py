@@ -25,7 +25,7 @@ FORMS = {
     "powers": leco.PowersOfTwo(3),
     "scaled powers": leco.PowersOfTwo(2, scale=True),
     "grid": leco.Uniform(4),
-    "shifted grid": leco.Uniform(8, zero_point=True),
+    "shifted grid": leco.Uniform(5, zero_point=True),
     "sparse": leco.TopK(30),
     "half": leco.TopK(0.3),
     "coded": leco.EntropyCodebook(1e-2, 16),
@@ -33,6 +33,7 @@ FORMS = {
     "ball": leco.L1Ball(0.5),
     "sum": leco.Additive((leco.Part(leco.Vector(), leco.Codebook(2)), leco.Part(leco.Vector(), leco.TopK(20)))),
 }
+GRAPHS = ("1 bit", "17 values", "signs", "shifted grid", "sparse", "half", "sparse, quantized", "sum")  # all that decodes in ways of its own
 ROWS = [name for name in FORMS if name not in ("sparse, quantized", "sum", "coded")]
 
 
@@ -68,9 +69,10 @@ def test_linear_and_its_uses(form):
     assert torch.equal(found, wanted)
     for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(same(x), expected)
-    torch._dynamo.reset()
-    assert torch.equal(torch.compile(net, fullgraph=True, backend="aot_eager")(x), expected)
-    assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
+    if form in GRAPHS:
+        torch._dynamo.reset()
+        assert torch.equal(torch.compile(net, fullgraph=True, backend="aot_eager")(x), expected)
+        assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
 
 
 @pytest.mark.parametrize("view", [leco.Rows(), leco.Rows(1), leco.Groups(32), leco.Tiles(4, 8), leco.Kernel((1, 0))], ids=str)
@@ -155,7 +157,7 @@ def test_other_forms_of_several_parameters(form):
 
 
 @pytest.mark.parametrize("view", [leco.Rows(), leco.Groups(8)], ids=str)
-@pytest.mark.parametrize("form", ["1 bit", "signs", "shifted grid", "sparse"])
+@pytest.mark.parametrize("form", ["1 bit", "signs", "grid", "sparse"])
 def test_rows_of_several_parameters(form, view):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 20), nn.Linear(64, 12)).double()
@@ -260,7 +262,7 @@ def test_what_is_replaced_is_not_copied():
 def test_memory():
     bits = {"1 bit": 1, "3 values": 1.6, "5 values": 8 / 3, "16 values": 4, "17 values": 8, "grid": 4, "signs": 1, "ternary": 1.6}
     torch.manual_seed(0)
-    model = nn.Linear(256, 300, bias=False)
+    model = nn.Linear(128, 150, bias=False)
     for form, expected in bits.items():
         net = packed_like(compressed(model, leco.Vector(), FORMS[form]))
         assert not list(net.parameters())
