@@ -1,11 +1,14 @@
 """How long nets take that compute from a Theta, beside the dense one: packed, factorised, narrow; all variants in turns in one process."""
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import common
 import nets
+import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -65,10 +68,32 @@ def rows(net: str, model: nn.Module, packed: Mapping[str, leco.LC], repeats: int
     return timed(variants, lambda batch: nets.inputs(net, batch), repeats)
 
 
+class Session(nn.Module):
+    """A layer with weights on a grid, exported with integer products (MatMulNBits), in onnxruntime with torch's number of threads."""
+
+    def __init__(self, layer: nn.Linear, bits: int, level: Literal[1, 4]):
+        super().__init__()
+        lc = leco.LC(layer, leco.each(["weight"], leco.Rows(), leco.Uniform(bits)))
+        lc.mu = 1.0
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layer.onnx"
+            leco.export_onnx(path, layer, lc, torch.zeros(2, layer.in_features), weights="nbits", accuracy_level=level)
+            self.session = onnxruntime.InferenceSession(path.read_bytes(), options)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
+
+
 def linear_rows(repeats: int) -> list[dict[str, Any]]:
-    """A Linear layer and its low-rank pair."""
+    """A Linear layer, its low-rank pair, and its grids in onnxruntime."""
     dense = nn.Linear(SIDE, SIDE)
     lc = leco.LC(dense, leco.each(["weight"], leco.Matrix(), leco.LowRank(RANK)))
     lc.mu = 1.0
-    found = timed({"dense": dense, f"pair of rank {RANK}": leco.factorize(dense, lc)}, lambda batch: (torch.randn(batch, SIDE),), repeats)
+    variants: dict[str, nn.Module] = {"dense": dense, f"pair of rank {RANK}": leco.factorize(dense, lc)}
+    for bits in (4, 8):
+        variants[f"onnxruntime, {bits} bits, products in float32"] = Session(dense, bits, 1)
+        variants[f"onnxruntime, {bits} bits, products in int8"] = Session(dense, bits, 4)
+    found = timed(variants, lambda batch: (torch.randn(batch, SIDE),), repeats)
     return [{"net": f"Linear {SIDE} x {SIDE}", **row} for row in found]
