@@ -247,6 +247,26 @@ def test_max_norm_and_other_kinds_stay_dense():
     assert torch.equal(leco.pack(model, lc).words.weight, lc.delta["words.weight"])
 
 
+@pytest.mark.parametrize(
+    ("view", "compression", "reason"),
+    [
+        (leco.Vector(), leco.L2Ball(1.0), "takes 64.0 bits a weight as Dense, no less than dense"),
+        (leco.Vector(), leco.Hashed(5), "stands in one HashedValues with other parameters"),
+        (leco.Matrix(), leco.LowRank(2), "stands in one Factors with other parameters"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_packed_is_dense_and_said(view, compression, reason):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8), nn.Linear(16, 8)).double()
+    lc = compressed(model, view, compression, ("0.weight", "1.weight"))
+    model[1].weight.requires_grad_(False)
+    assert unpacked(model, lc) == {"0.weight": reason, "1.weight": reason}
+    net = leco.pack(model, lc)
+    assert all(torch.equal(net.get_parameter(name), delta) for name, delta in lc.delta.items())
+    assert [layer.weight.requires_grad for layer in net] == [True, False]
+
+
 def test_what_is_replaced_is_not_copied():
     class Refuses(nn.Parameter):
         def __deepcopy__(self, memo):
