@@ -50,9 +50,9 @@ def contents(file: Container, forms: Sequence[type], views: Sequence[type], stat
     with part("the rest"):
         found.rest.update({name: file.declare("", name, node) for name, node in description["rest"].items()})
     file.settle()
-    for name, own in (state or {}).items():
+    for name, value in (state or {}).items():
         if name in found.rest:
-            _check_tensor(name, found.rest[name], own)
+            _check_tensor(name, found.rest[name], value)
     return found
 
 
@@ -100,9 +100,9 @@ def _check_names(own: list[str], shapes: Shapes, tied: dict[str, Any], state: St
         raise ValueError(f"it is of another architecture: the file lacks {missing[:3]} and has {unknown[:3]} beside what the model has")
     if len({id(state[name]) for name in own}) < len(own):
         raise ValueError("it is of another architecture: it has two tensors for one that the model has tied")
-    holders = {id(state[name]): name for name in own}
+    names, holders = set(own), {id(state[name]): name for name in own}
     for name, first in tied.items():
-        if first not in own or state[first].shape != state[name].shape or holders.get(id(state[name]), first) != first:
+        if type(first) is not str or first not in names or state[first].shape != state[name].shape or holders.get(id(state[name]), first) != first:
             raise ValueError(f"it is of another architecture: {name!r} is tied to {str(first)[:100]!r}")
     for task in shapes.values():
         for name, shape in task.items():

@@ -228,7 +228,7 @@ def test_absurd_values_anywhere_are_refused_or_change_nothing_else(path):
     assert refused > 5 * loaded > 0
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(st.integers(0, 2**32))
 def test_mutated_descriptions_are_refused_or_load_honestly(tmp_path, number):
     path = tmp_path / "m"
