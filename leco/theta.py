@@ -39,9 +39,12 @@ class Theta(Protocol):
 
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
     """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result (..., n); differentiable in `values`."""
-    values = values.expand(*indices.shape[:-1], values.shape[-1])
     if values.shape[-1] == 2:  # one bit: a select is several times faster than a gather, and needs no wide indices
+        values = values.expand(*indices.shape[:-1], 2)
         return torch.where(indices.bool(), values[..., 1:], values[..., :1])
+    if values.dim() == 1:  # half the memory of a gather, whose indices are int64, and three times as fast
+        return values.index_select(0, indices.reshape(-1).int()).view(indices.shape)
+    values = values.expand(*indices.shape[:-1], values.shape[-1])
     return values.gather(-1, indices.long())
 
 
