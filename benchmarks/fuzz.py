@@ -39,7 +39,7 @@ from torch import nn
 
 import leco
 from leco.artifact import streams
-from leco.container import WORDS
+from leco.artifact.container import WORDS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # whose small files and mutations these are
 import tampering

@@ -2,8 +2,8 @@
 
 from leco.algorithm import LC, Record, Snapshot
 from leco.artifact import dense_bytes, describe, load, save, thetas
+from leco.artifact.breakdown import Breakdown, breakdown
 from leco.batchnorm import recalibrate_
-from leco.breakdown import Breakdown, breakdown
 from leco.coding import bits
 from leco.compare import Comparison, compare
 from leco.compressions import (
@@ -48,9 +48,9 @@ from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, s
 from leco.export import export_compressed_tensors, export_onnx, export_torchao
 from leco.latency import measured_ranks
 from leco.layers import factorize
+from leco.layers.packed import pack
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
-from leco.packed import pack
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run

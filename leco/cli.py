@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from leco.breakdown import breakdown
+from leco.artifact.breakdown import breakdown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

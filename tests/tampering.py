@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import leco
-from leco.container import DTYPES, WORDS, Payload, write
+from leco.artifact.container import DTYPES, WORDS, Payload, write
 
 KERNEL = leco.Reshape((3, 3, 4, 3))
 COMPRESSIONS = {  # of a matrix 9 x 12, each kind at least once

@@ -330,7 +330,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
             out.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("leco.container.save_file", half)
+    monkeypatch.setattr("leco.artifact.container.save_file", half)
     with pytest.raises(OSError, match="disk full"):
         leco.save(path, lc)
     assert path.read_bytes() == before

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import leco
 from leco.coding import DTYPES, _rows, bits, decode, encode, size
-from leco.contexts import PlaceLengths, position_bits, probabilities, row_classes
+from leco.coding.contexts import PlaceLengths, position_bits, probabilities, row_classes
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)

@@ -20,8 +20,8 @@ from tampering import ODD, Net, Parts, holders, mutated, nodes, places, problem,
 from torch import Tensor, nn
 
 import leco
-from leco.container import ENTRY, WORDS, Payload
-from leco.limits import SPARE_TEXT
+from leco.artifact.container import ENTRY, WORDS, Payload
+from leco.artifact.limits import SPARE_TEXT
 from leco.theta import (
     Affine,
     Codes,

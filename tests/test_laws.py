@@ -203,7 +203,7 @@ def entropy_bits(values: list[float]) -> float:
 
 
 def matrix_bits(delta: Tensor) -> float:
-    """Positions by the model of `leco.contexts`, values by their entropy, and 40 bits for each of them: entry by entry."""
+    """Positions by the model of `leco.coding.contexts`, values by their entropy, and 40 bits for each of them: entry by entry."""
     classes = [sum(value != 0 for value in row).bit_length() for row in delta.tolist()]
     bits, above = entropy_bits(classes), [0] * delta.shape[1]
     for row, b in zip(delta.tolist(), classes, strict=True):

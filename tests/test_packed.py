@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import leco
-from leco.codes import Integers
 from leco.layers import FactoredLinear
-from leco.packed import PackedEmbedding, PackedLinear, unpacked
+from leco.layers.codes import Integers
+from leco.layers.packed import PackedEmbedding, PackedLinear, unpacked
 
 FORMS = {
     "1 bit": leco.Codebook(2),

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leco.coding.contexts import PlaceLengths, code_bits, position_bits
 from leco.compressions.protocol import Penalty, check_count, check_finite, check_number
 from leco.compressions.quantization import cells_of
 from leco.compressions.sorted import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
-from leco.contexts import PlaceLengths, code_bits, position_bits
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 40  # of a value in a file: itself, in float32, and its weight in the table
@@ -74,8 +74,8 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
 class EntropyMatrix(Penalty[ZeroCodes]):
     """`EntropyCodebook` of one matrix x (m, n) whose positions are coded by rows and columns: empty ones, such as dead units, cost next to nothing.
 
-    bits = positions, by the adaptive model of `leco.contexts`, + N H(f) for the values of the N nonzero weights + 40 (values used). A nonzero weight
-    in a row and a column with few others costs more bits, so structure comes out. A descent step: from the last Theta and from that of
+    bits = positions, by the adaptive model of `leco.coding.contexts`, + N H(f) for the values of the N nonzero weights + 40 (values used). A nonzero
+    weight in a row and a column with few others costs more bits, so structure comes out. A descent step: from the last Theta and from that of
     `EntropyCodebook`, in turn code lengths (of values, and log2((1 - p_ij)/p_ij) of places, with p_ij = r_i c_j / N of the last Theta's row and
     column counts), codes by distortion + alpha lengths, and values; the Theta of least objective among all of these is kept. So it is never worse
     than either start. O(m n) a sweep.

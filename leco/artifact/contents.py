@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from leco.artifact.container import Container, Stored
+from leco.artifact.limits import DEPTH, UNSEEN, Allowance, check_contents, sizes
 from leco.compressed import Compressed
-from leco.container import Container, Stored
-from leco.limits import DEPTH, UNSEEN, Allowance, check_contents, sizes
 from leco.nested import with_leaves
 from leco.theta import CPFactors, shape_of
 

@@ -12,9 +12,9 @@ from rich.table import Table
 from torch import Tensor
 
 from leco.artifact import Stream, streams
+from leco.artifact.container import DTYPES, opened
+from leco.artifact.contents import contents, decoded
 from leco.compressed import Compressed
-from leco.container import DTYPES, opened
-from leco.contents import contents, decoded
 from leco.nested import leaves
 from leco.report import render
 from leco.theta import THETAS, Sum
@@ -149,7 +149,7 @@ def entropy(x: Tensor) -> float:
     """Of the integers in x, by how often each occurs, in bits: sum of p log2(1/p).
 
     >>> import torch
-    >>> from leco.breakdown import entropy
+    >>> from leco.artifact.breakdown import entropy
     >>> entropy(torch.tensor([0, 1, 2, 3])), entropy(torch.tensor([True, True]))
     (2.0, 0.0)
     """

@@ -1,6 +1,6 @@
 """Layers that keep their weight packed in memory, and decode it to compute; and which parameters of a net become one.
 
-What a Theta takes in memory and how it is decoded is in `leco.memory`.
+What a Theta takes in memory and how it is decoded is in `leco.layers.memory`.
 """
 
 import copy
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC
-from leco.codes import Coded, Grid
 from leco.compressed import Compressed, compressed_tasks
 from leco.layers import factored, rebuilt, users_of
-from leco.memory import UnpackableError, content
+from leco.layers.codes import Coded, Grid
+from leco.layers.memory import UnpackableError, content
 
 Cache = Literal["none", "keep"]
 INT8_ROWS = 16
@@ -57,7 +57,7 @@ def unpacked(model: nn.Module, compressed: LC | Mapping[str, Compressed]) -> dic
     >>> model = torch.nn.Linear(4, 2)
     >>> lc = leco.LC(model, leco.each(["weight", "bias"], leco.Vector(), leco.Binary()))
     >>> lc.mu = 1.0
-    >>> leco.packed.unpacked(model, lc)
+    >>> leco.layers.packed.unpacked(model, lc)
     {'bias': 'is the bias of a Linear'}
     """
     return _plan(model, compressed_tasks(compressed), "none")[2]

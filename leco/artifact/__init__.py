@@ -1,7 +1,7 @@
 """The file: Thetas, their description and all other weights, in one safetensors file. Its reported size is its length.
 
-Nothing in it is executed: forms and views are looked up in fixed lists, and sizes are checked before memory is taken (`leco.contents`); every
-tensor has a checksum. `leco.container` has the bytes.
+Nothing in it is executed: forms and views are looked up in fixed lists, and sizes are checked before memory is taken; every tensor has a
+checksum. `container` has the bytes, `contents` the checks, `breakdown` tables for people.
 
 The description: for each task its parameters and their shapes, the view, the compression (for people) and the Theta; the other tensors; which
 names share a tensor. A Theta is {form: [fields]}, a tensor {"t": [dtype, shape, bytes, coding]}, or {"t": [dtype, shape, entry]} where it stands
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC, Snapshot
+from leco.artifact.container import DTYPES, ENTRY, RAW, Payload, opened, write
+from leco.artifact.contents import contents, decoded, part
 from leco.coding import encode
 from leco.compressed import Compressed
-from leco.container import DTYPES, ENTRY, RAW, Payload, opened, write
-from leco.contents import contents, decoded, part
-from leco.packed import pack
+from leco.layers.packed import pack
 from leco.theta import THETAS
 from leco.views import VIEWS
 

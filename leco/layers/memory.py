@@ -1,6 +1,6 @@
 """A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by tensor operations that compile and export.
 
-    Coded, Grid  codebooks, signs, grids, codewords (`leco.codes`)
+    Coded, Grid  codebooks, signs, grids, codewords (`leco.layers.codes`)
     Scattered    0 but for some entries, or groups of them
     Patterned    n of each m
     Summed       sums of these
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-from leco.codes import Coded, Grid, Integers, select
-from leco.layout import Through, entries, take
+from leco.layers.codes import Coded, Grid, Integers, select
+from leco.layers.layout import Through, entries, take
 from leco.nested import leaves
 from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Sum, Theta, VectorCodes, ZeroCodes, patterns
 from leco.views import Kernel, Shapes, View

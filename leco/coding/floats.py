@@ -3,7 +3,7 @@
 In the upper 16 bits of each number the sign moves below the exponent: exponent, sign, mantissa. So the exponent, which in trained nets takes few
 values, fills the highest byte as far as it can (all of it in bfloat16 and float32), and numbers that a shorter type holds leave bytes that are all 0.
 
-    {"name": "planes", "parts": [[bytes, coding], ...]}    one part a byte of the type, the lowest first; each by `leco.streams`
+    {"name": "planes", "parts": [[bytes, coding], ...]}    one part a byte of the type, the lowest first; each by `leco.coding.streams`
     {"name": "raw"}                                        the numbers as they are, where that is hardly longer
 
 A byte whose frequencies gain nothing is left as it is: mantissas do not compress, and a sample shows it.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leco.streams import Coded, decode_raw, decode_stream, encode_stream, raw
+from leco.coding.streams import Coded, decode_raw, decode_stream, encode_stream, raw
 
 SAMPLE = 2**15  # bytes of a plane that are looked at first
 WORTH = 0.995  # of a plane's bytes: where a sample takes more, no coding is tried

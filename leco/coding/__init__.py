@@ -2,12 +2,12 @@
 
 A coding is a dictionary of a name and whole numbers, which stands in the file's description:
 
-    integers, bools   "digits", "entropy"   as flat streams, at a fixed width or by frequencies (`leco.streams`)
+    integers, bools   "digits", "entropy"   as flat streams, at a fixed width or by frequencies (`leco.coding.streams`)
     masks             {"name": "gaps", "width": w, "symbols": s}    the numbers of False entries between the True ones: s digits of base 2^w, a gap g
                       as g div (2^w - 1) escapes of 2^w - 1 and the rest
     sparse matrices   {"name": "rows", "transposed": 0 or 1, "parts": [[bytes, coding], [bytes, {}], [bytes, coding]]}    the rows' classes, the
-                      positions by rows and columns that have few nonzero entries or none (`leco.contexts`), the values - 1
-    floats            "planes"              byte by byte, each plane as a stream (`leco.floats`)
+                      positions by rows and columns that have few nonzero entries or none (`leco.coding.contexts`), the values - 1
+    floats            "planes"              byte by byte, each plane as a stream (`leco.coding.floats`)
     any               "raw"                 the tensor's own bytes
 
 Tables and models are integers, so that decoding is the same on every machine. What a file says is believed in nothing: `decode` raises ValueError
@@ -24,9 +24,9 @@ import torch
 from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from leco.contexts import ONE, code_bits, probabilities, row_classes
-from leco.floats import MANTISSA, decode_floats, encode_floats, split
-from leco.streams import CHUNK, LARGEST_TABLE, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
+from leco.coding.contexts import ONE, code_bits, probabilities, row_classes
+from leco.coding.floats import MANTISSA, decode_floats, encode_floats, split
+from leco.coding.streams import CHUNK, LARGEST_TABLE, Coded, as_bytes, decode_stream, encode_stream, number, pack, packed_size, unpack
 
 LARGEST_MATRIX = 2**23  # entries coded by rows; a coder with a probability for each takes about a second for so many
 MOST_ROWS = 2**15  # likewise: the decoder works row by row

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from leco.artifact.limits import inflate, parse, sizes
 from leco.coding import decode
-from leco.limits import inflate, parse, sizes
 from leco.run import atomically
 
 VERSION = 2
