@@ -65,6 +65,26 @@ def test_every_byte_of_a_file_has_its_row(tmp_path):
     assert {row.coding for row in rows} >= {"", "raw", "digits", "gaps", "rows"}
 
 
+def test_small_tensors_of_one_kind_are_coded_as_one(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.BatchNorm1d(16 + n) for n in range(12)), nn.Linear(27, 300))
+    for p in net.state_dict().values():
+        p.copy_(1 + torch.randn(p.shape)) if p.is_floating_point() else p.fill_(700)
+    lc = leco.LC(net, {"a": leco.Task("12.weight", leco.Vector(), leco.Binary())})
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    rows = [row for row in leco.artifact.streams(tmp_path / "m") if row.kind == "rest"]
+    assert {row.coding for row in rows if row.field != "12.bias"} == {"pool"}
+    assert len(rows) == 12 * 5 + 1
+    assert sum(row.bytes for row in rows if "num" in row.field) == 0
+    means = [row for row in rows if "mean" in row.field]
+    assert sum(row.bytes for row in means) < 0.9 * sum(4 * row.shape[0] for row in means)
+    again = nn.Sequential(*(nn.BatchNorm1d(16 + n) for n in range(12)), nn.Linear(27, 300))
+    leco.load(tmp_path / "m", again)
+    for (name, value), other in zip(again.state_dict().items(), net.state_dict().values(), strict=True):
+        assert name == "12.weight" or torch.equal(value, other), name
+
+
 def test_thetas_come_without_a_model(tmp_path):
     _, lc = problem()
     leco.save(tmp_path / "m", lc)
@@ -376,9 +396,17 @@ def test_saving_before_a_c_step_is_refused(tmp_path):
             r"task 'b' is damaged: a tensor of shape .* makes 1000000000000000 bytes, more than",
         ),
         (lambda d: d["rest"].popitem(), r"another architecture: the file lacks \['norm.num_batches_tracked'\]"),
-        (lambda d: nodes(d["rest"]["norm.bias"])[0]["t"].__setitem__(1, [2, 3]), r"'norm.bias' is \(2, 3\) in the file and \(6,\) in the model"),
+        (lambda d: d["rest"]["conv.bias"]["p"][1].update({"norm.bias": [2, 3]}), r"'norm.bias' is \(2, 3\) in the file and \(6,\) in the model"),
         (lambda d: nodes(d["rest"]["norm.num_batches_tracked"])[0]["t"].__setitem__(0, "bool"), r"is torch.bool in the file and torch.int64 in the"),
-        (lambda d: d["rest"].update({"c.bias": d["rest"].pop("norm.bias")}), r"lacks \['norm.bias'\] and has \['c.bias'\]"),
+        (lambda d: d["rest"]["norm.weight"]["t"].__setitem__(1, [2, 3]), r"'norm.weight' is \(2, 3\) in the file and \(6,\) in the model"),
+        (lambda d: d["rest"]["conv.bias"]["p"][1].update({"norm.bias": [7]}), r"conv.bias with 1 others have 13 entries, .* \[12\]"),
+        (lambda d: d["rest"]["conv.bias"]["p"][1].update({"norm.weight": [0]}), r"a parameter stands twice in it"),
+        (lambda d: d["rest"]["conv.bias"]["p"][1].pop("conv.bias"), r"the rest is damaged: conv.bias must be one of several tensors"),
+        (lambda d: d["rest"]["conv.bias"].update(p=[1]), r"the rest is damaged"),
+        (
+            lambda d: d["rest"]["conv.bias"]["p"][1].update({"c.bias": d["rest"]["conv.bias"]["p"][1].pop("norm.bias")}),
+            r"lacks \['norm.bias'\] and has \['c.bias'\]",
+        ),
         (lambda d: d["tied"].update({"head.weight": "norm.bias"}), "another architecture: 'head.weight' is tied to 'norm.bias'"),
         (lambda d: d["tied"].update({"norm.weight": "norm.bias"}), "another architecture: 'norm.weight' is tied to 'norm.bias'"),
     ],

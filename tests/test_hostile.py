@@ -120,16 +120,24 @@ def test_a_changed_description_is_not_believed(path):
             leco.describe(path)
 
 
+def stored(path: Path) -> list[tuple[str, str]]:
+    """Task and name of what stands in a file by itself."""
+    rows = [row for row in leco.artifact.streams(path) if row.kind != "overhead"]
+    pooled = [row.field for row in rows if row.coding == "pool"]
+    assert pooled == ["conv.bias", "norm.bias"]
+    return [(row.task, row.field if row.coding != "pool" else "conv.bias with 1 others") for row in rows if row.field != "norm.bias"]
+
+
 def test_the_message_names_the_tensor_whose_bytes_are_damaged(path):
     leco.save(path, problem()[1])
     whole, (_, found) = path.read_bytes(), places(path)
-    rows = [row for row in leco.artifact.streams(path) if row.kind != "overhead"]
-    assert len(found) == len(rows) > 15
-    for row, place in zip(rows, found, strict=True):
+    names = stored(path)
+    assert len(found) == len(names) > 15
+    for (task, field), place in zip(names, found, strict=True):
         for at in {place.start, place.start + place.length - 1} if place.length else ():
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-            part = f"task {row.task!r}" if row.task else "the rest"
-            assert refusal(path, Net()) == f"{path}: {part} is damaged: {row.field} does not have the checksum that the file gives"
+            part = f"task {task!r}" if task else "the rest"
+            assert refusal(path, Net()) == f"{path}: {part} is damaged: {field} does not have the checksum that the file gives"
 
 
 def with_header(path: Path, change: Callable[[dict[str, Any]], Any], more: bytes = b"") -> None:
@@ -178,12 +186,12 @@ def test_exchanged_payloads_are_seen_and_with_their_checksums_are_another_file(p
     net, lc = problem()
     leco.save(path, lc)
     parts, data, (_, found) = take_apart(path), bytearray(path.read_bytes()), places(path)
-    names = [row.field for row in leco.artifact.streams(path) if row.kind != "overhead"]
-    numbers = names.index("conv.bias"), names.index("norm.running_mean")
+    names = [field for _, field in stored(path)]
+    numbers = names.index("norm.weight"), names.index("norm.running_mean")
     one, other = (slice(found[n].start, found[n].start + found[n].length) for n in numbers)
     data[one], data[other] = data[other], data[one]
     path.write_bytes(data)
-    assert "conv.bias does not have the checksum" in refusal(path, Net())
+    assert "norm.weight does not have the checksum" in refusal(path, Net())
 
     def exchange(first: int, second: int) -> None:
         payloads = list(parts.payloads)
@@ -191,7 +199,7 @@ def test_exchanged_payloads_are_seen_and_with_their_checksums_are_another_file(p
         Parts(parts.description, payloads).write(path)
 
     exchange(*numbers)
-    assert torch.equal(leco.load(path, Net()).state_dict()["norm.running_mean"], net.conv.bias)
+    assert torch.equal(leco.load(path, Net()).state_dict()["norm.running_mean"], net.norm.weight)
     for first, second in itertools.pairwise(range(len(found))):  # what does not fit the other's coding or length
         exchange(first, second)
         refusal(path, Net())
@@ -372,8 +380,13 @@ def test_a_small_file_cannot_ask_for_much_work(path):
 
 def test_without_a_model_the_file_bounds_what_it_may_claim(path):
     claim(path, {"Codes": [zeros(10**12), zeros(1)]}, [10**6, 10**6])
-    with pytest.raises(ValueError, match=r"it claims 1000000000000 weights; without a model, a file of \d+ bytes may have"):
+    with pytest.raises(ValueError, match=r"it claims 1000000000002 weights; without a model, a file of \d+ bytes may have"):
         leco.thetas(path)
+    rest = {"bias": zeros(10**12)}
+    Parts({"tasks": {}, "tied": {}, "rest": rest}, [Payload(torch.zeros(0, dtype=torch.uint8))]).write(path)
+    with pytest.raises(ValueError, match="it claims 1000000000000 weights; without"):
+        leco.breakdown(path)
+    claim(path, {"Codes": [zeros(10**12), zeros(1)]}, [10**6, 10**6])
     with pytest.raises(ValueError, match=r"another architecture: 'weight' is \(1000000, 1000000\) in the file and \(2, 4\) in the model"):
         leco.load(path, nn.Linear(4, 2))
 

@@ -5,7 +5,7 @@ checksum. `container` has the bytes, `contents` the checks, `breakdown` tables f
 
 The description: for each task its parameters and their shapes, the view, the compression (for people) and the Theta; the other tensors; which
 names share a tensor. A Theta is {form: [fields]}, a tensor {"t": [dtype, shape, bytes, coding]}, or {"t": [dtype, shape, entry]} where it stands
-as it is, a view {"v": [name, options]}, a tuple a list.
+as it is, several that are coded as one {"p": [tensor, {name: shape}]}, a view {"v": [name, options]}, a tuple a list.
 """
 
 import dataclasses
@@ -64,13 +64,13 @@ def save(path: str | os.PathLike[str], lc: LC, snapshot: Snapshot | None = None,
             "compression": _describe(lc.tasks[name].compression),
             "theta": file.field(theta, name),
         }
-    rest, tied, first = {}, {}, {}
+    rest, tied, first = dict[str, Tensor](), {}, {}
     for name, value in lc.model.state_dict(keep_vars=True).items():  # a snapshot's copies know nothing of ties; a task has the first of the names
         if not isinstance(value, Tensor) or first.setdefault(id(value), name) != name:
             tied |= {name: first[id(value)]} if isinstance(value, Tensor) else {}
         elif name in net.rest:
-            rest[name] = file.tensor(net.rest[name] if dtype is None else _rounded(name, net.rest[name], dtype), name)
-    return write(path, {"tasks": tasks, "tied": tied, "rest": rest}, file.payloads)
+            rest[name] = net.rest[name] if dtype is None else _rounded(name, net.rest[name], dtype)
+    return write(path, {"tasks": tasks, "tied": tied, "rest": file.rest(rest)}, file.payloads)
 
 
 def _rounded(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -98,6 +98,20 @@ class _Writer:
         if isinstance(value, tuple):
             return [self.field(member, f"{name}.{index}") for index, member in enumerate(value)]
         return {"v": _describe(value)} if dataclasses.is_dataclass(value) else value
+
+    def rest(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """By name. Small ones of one type and a like name (all running means) are coded as one, under the name of the first."""
+        pools: dict[Any, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            alike = (value.dtype, name.rpartition(".")[2]) if value.nbytes < NATIVE else name
+            pools.setdefault(alike, {})[name] = value
+        found = {}
+        for pool in pools.values():
+            first = next(iter(pool))
+            found[first] = self.tensor(torch.cat([value.reshape(-1) for value in pool.values()]) if len(pool) > 1 else pool[first], first)
+            if len(pool) > 1:
+                found[first] = {"p": [found[first], {name: list(value.shape) for name, value in pool.items()}]}
+        return found
 
     def tensor(self, value: Tensor, name: str) -> Any:
         value = value.detach().cpu().contiguous()

@@ -58,6 +58,28 @@ class Stored(NamedTuple):
     start: int  # among the payloads
 
 
+class Pooled(NamedTuple):
+    """One of several small tensors that are coded as one, `pool`: its entries from `start` on."""
+
+    pool: Stored
+    field: str
+    shape: torch.Size
+    start: int
+
+    task = ""
+    coding = {"name": "pool"}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pool.dtype
+
+    @property
+    def length(self) -> int:
+        """Its share of the pool's bytes; the shares of all sum to them."""
+        before, after = (at * self.pool.length // max(1, self.pool.shape.numel()) for at in (self.start, self.start + self.shape.numel()))
+        return after - before
+
+
 class Payload(NamedTuple):
     """The bytes of a tensor; `entry` names the entry of its own in which they stand as they are, a float tensor."""
 
@@ -99,6 +121,7 @@ class Container:
         self.entries = {key: kind for key, kind in kinds.items() if key != ENTRY}
         self.tensors, self._payload_bytes = 0, 0
         self._used: set[str] = set()
+        self._pools: dict[int, Tensor] = {}
         data = sum(math.prod(shape) * FLOATS[dtype].itemsize for dtype, shape in self.entries.values())
         self.header_bytes = length - len(self._content) - data
         self.description, self.description_bytes = self._described()
@@ -165,8 +188,12 @@ class Container:
         if claimed != len(self._content) or left:
             raise ValueError(f"it has {len(self._content)} bytes and the entries {left[:3]} where its description needs {claimed} and none")
 
-    def read(self, stored: Stored) -> Tensor:
+    def read(self, stored: Stored | Pooled) -> Tensor:
         """The tensor. Raises ValueError where its bytes are not those that were written."""
+        if isinstance(stored, Pooled):
+            number = stored.pool.number
+            self._pools[number] = whole = self._pools[number] if number in self._pools else self.read(stored.pool)
+            return whole[stored.start : stored.start + stored.shape.numel()].view(stored.shape)
         start = self.description_bytes + self.checksum_bytes + stored.start
         data = self._file.get_tensor(stored.entry) if stored.entry else self._content[start : start + stored.length]
         at = self.description_bytes + 4 * (1 + stored.number)

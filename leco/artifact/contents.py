@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.artifact.container import Container, Stored
+from leco.artifact.container import Container, Pooled, Stored
 from leco.artifact.limits import DEPTH, UNSEEN, Allowance, check_contents, sizes
 from leco.compressed import Compressed
 from leco.nested import with_leaves
@@ -25,7 +25,7 @@ class Contents(NamedTuple):
 
     tasks: dict[str, Compressed]
     stored: dict[str, list[Stored]]
-    rest: dict[str, Stored]
+    rest: dict[str, Stored | Pooled]
     tied: dict[str, str]
 
 
@@ -33,12 +33,12 @@ def contents(file: Container, forms: Sequence[type], views: Sequence[type], stat
     """What is in a file, for a model of this state or for none. Raises ValueError with the part that is damaged or of another architecture."""
     description = file.description
     shapes = _shapes(description["tasks"])
-    own = [*(name for task in shapes.values() for name in task), *description["rest"]]
+    with part("the rest"):
+        pools = {name: _pool(name, node) for name, node in description["rest"].items()}
+    own = [name for group in (*shapes.values(), *pools.values()) for name in group]
     if len(set(own)) < len(own):
         raise ValueError("its description is damaged: a parameter stands twice in it")
-    if state is None:
-        _check_size(shapes, file.length)
-    else:
+    if state is not None:
         _check_names(own, shapes, description["tied"], state)
     found = Contents({}, {}, {}, description["tied"])
     for name, task in description["tasks"].items():
@@ -48,8 +48,11 @@ def contents(file: Container, forms: Sequence[type], views: Sequence[type], stat
             found.stored[name] = reader.stored
             _check_shape(found.tasks[name])
     with part("the rest"):
-        found.rest.update({name: file.declare("", name, node) for name, node in description["rest"].items()})
+        for name, pool in pools.items():
+            found.rest.update(_declared(file, name, description["rest"][name], pool))
     file.settle()
+    if state is None:
+        _check_size([*(shape for task in shapes.values() for shape in task.values()), *(s.shape for s in found.rest.values())], file.length)
     for name, value in (state or {}).items():
         if name in found.rest:
             _check_tensor(name, found.rest[name], value)
@@ -85,8 +88,31 @@ def _shapes(tasks: dict[str, Any]) -> Shapes:
     return shapes
 
 
-def _check_size(shapes: Shapes, file_bytes: int) -> None:
-    entries, most = sum(shape.numel() for task in shapes.values() for shape in task.values()), UNSEEN + 256 * file_bytes
+def _pool(name: str, node: dict[str, Any]) -> dict[str, torch.Size | None]:
+    """The names of a node of the rest, with their shapes where they are coded as one."""
+    if set(node) != {"p"}:
+        return {name: None}
+    _, members = node["p"]
+    if type(members) is not dict or name not in members:
+        raise ValueError(f"{name} must be one of several tensors, not {str(members)[:100]}")
+    return {member: torch.Size(sizes(shape)) for member, shape in members.items()}
+
+
+def _declared(file: Container, name: str, node: dict[str, Any], pool: dict[str, torch.Size | None]) -> dict[str, Stored | Pooled]:
+    if "t" in node:
+        return {name: file.declare("", name, node)}
+    whole, start, found = file.declare("", f"{name} with {len(pool) - 1} others", node["p"][0]), 0, {}
+    for member, shape in pool.items():
+        assert shape is not None
+        found[member] = Pooled(whole, member, shape, start)
+        start += shape.numel()
+    if list(whole.shape) != [start]:
+        raise ValueError(f"{whole.field} have {start} entries, what they are coded as {list(whole.shape)}")
+    return found
+
+
+def _check_size(shapes: Iterable[torch.Size], file_bytes: int) -> None:
+    entries, most = sum(shape.numel() for shape in shapes), UNSEEN + 256 * file_bytes
     if entries > most:
         raise ValueError(f"it claims {entries} weights; without a model, a file of {file_bytes} bytes may have {most}")
 
@@ -109,7 +135,7 @@ def _check_names(own: list[str], shapes: Shapes, tied: dict[str, Any], state: St
             _same(name, shape, state[name].shape)
 
 
-def _check_tensor(name: str, stored: Stored, own: Tensor) -> None:
+def _check_tensor(name: str, stored: Stored | Pooled, own: Tensor) -> None:
     _same(name, stored.shape, own.shape)
     if stored.dtype != own.dtype and not (stored.dtype.is_floating_point and own.dtype.is_floating_point):
         raise ValueError(f"it is of another architecture: {name!r} is {stored.dtype} in the file and {own.dtype} in the model")
