@@ -191,7 +191,8 @@ def main() -> None:
         print_rows(part, rows)
         if args.record:
             references = {net: origin for net, (_, origin) in models.items()}
-            common.record_part("artifact", part, rows, load_average=load, repeats=args.repeats, references=references)
+            extra = {"earlier": latency.earlier()} if part == "latency" else {}
+            common.record_part("artifact", part, rows, load_average=load, repeats=args.repeats, references=references, **extra)
 
 
 if __name__ == "__main__":

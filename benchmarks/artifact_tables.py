@@ -108,7 +108,9 @@ def aims(run: dict[str, Any]) -> str:
         for row in run["rows"]:
             if row["net"] == net and row["variant"].startswith(start) and row["batch"] == batch:
                 met = "met" if min(row["times_faster"], row["least_times_faster"]) >= least else "missed"
-                lines.append(f"- {title(row)}, {row['variant']}: {faster(row)} times faster at batch {batch}; the aim, {least:g}, is {met}.")
+                others = [faster(e) for e in run.get("earlier", []) if (e["net"], e["variant"], e["batch"]) == (net, row["variant"], batch)]
+                before = f" Earlier runs: {', '.join(others)}." if others else ""
+                lines.append(f"- {title(row)}, {row['variant']}: {faster(row)} times faster at batch {batch}; the aim, {least:g}, is {met}.{before}")
     return "\n".join(lines)
 
 
@@ -128,7 +130,8 @@ def latency(run: dict[str, Any]) -> str:
 All variants of a net in turns in one process, float32; medians (minima) of {run["repeats"]} samples; times faster: the median ratio of
 neighbours in time (the ratio of the minima).
 A packed layer decodes its weight at each forward pass (cache none) or at the first (cache keep). The filters are
-those of each residual block's first layer: the others are coupled by the shortcuts. {setting(run)}.
+those of each residual block's first layer: the others are coupled by the shortcuts. With batch norms folded into the convolutions, as
+nets are deployed, a net is beside the dense one with its batch norms folded. {setting(run)}.
 
 {aims(run)}
 

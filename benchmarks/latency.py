@@ -11,6 +11,7 @@ import nets
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 import leco
 
@@ -65,7 +66,11 @@ def rows(net: str, model: nn.Module, packed: Mapping[str, leco.LC], repeats: int
     for name, lc in packed.items():
         for cache in ("none", "keep"):
             variants[f"packed, {name}, cache {cache}"] = leco.pack(model, lc, cache=cache)
-    return timed(variants, lambda batch: nets.inputs(net, batch), repeats)
+    found = timed(variants, lambda batch: nets.inputs(net, batch), repeats)
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # as nets are deployed: each convolution with its batch norm
+        folded = {f"{name}, batch norms folded": fuse(copy.deepcopy(own).eval()) for name, own in variants.items() if own in (model, narrow)}
+        found += timed(folded, lambda batch: nets.inputs(net, batch), repeats)
+    return found
 
 
 class Session(nn.Module):
@@ -84,6 +89,13 @@ class Session(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})
+
+
+def earlier() -> list[dict[str, Any]]:
+    """The rows of the recorded run and those before it, at the largest batch, of nets that ought to be faster: ratios vary from run to run."""
+    runs = [run["latency"] for run in common.load("artifact.json") if "latency" in run]
+    wanted = [row for run in runs for row in run["rows"] if row["batch"] == max(BATCHES) and row["variant"].startswith(("half", "pair"))]
+    return [row for run in runs for row in run.get("earlier", [])] + wanted
 
 
 def linear_rows(repeats: int) -> list[dict[str, Any]]:
