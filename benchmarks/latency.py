@@ -11,7 +11,6 @@ import nets
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 import leco
 
@@ -68,6 +67,8 @@ def rows(net: str, model: nn.Module, packed: Mapping[str, leco.LC], repeats: int
             variants[f"packed, {name}, cache {cache}"] = leco.pack(model, lc, cache=cache)
     found = timed(variants, lambda batch: nets.inputs(net, batch), repeats)
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # as nets are deployed: each convolution with its batch norm
+        from torch.fx.experimental.optimization import fuse  # the import warns of torch.jit
+
         folded = {f"{name}, batch norms folded": fuse(copy.deepcopy(own).eval()) for name, own in variants.items() if own in (model, narrow)}
         found += timed(folded, lambda batch: nets.inputs(net, batch), repeats)
     return found
