@@ -4,8 +4,9 @@ The integers are x_i = least + d_i with digits 0 <= d_i < base. Codings ("least"
 
     {"name": "digits", "base": b, "least": a}    fixed width: as many digits as fit in a byte (5 ternary ones: 1.6 bits each), the first one lowest;
                                                  where that wastes more, one plane of bits per binary digit, the lowest first
-    {"name": "entropy", "base": b, "least": a}   b bytes of table, one weight a digit, then the words of an asymmetric numeral system
-                                                 (constriction) without the zero bytes at their end: the entropy and about 4 bytes
+    {"name": "entropy", "base": b, "least": a, "group": g}   each g digits (1 where it is left out) are one symbol, the first digit lowest, zeros
+                                                 behind the last: b^g bytes of table, one weight a symbol, then the words of an asymmetric numeral
+                                                 system (constriction) without the zero bytes at their end: the symbols' entropy and about 4 bytes
     {"name": "raw"}                              the bytes of the tensor, little-endian, where its integers span more than 2^62 or are few
 
 A weight is a float of 8 bits, so that a table is short and any frequency is met within 1/32, which costs at most about 0.0007 bits a symbol: c below
@@ -23,6 +24,9 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 LARGEST_TABLE = 4096  # symbols
+GROUPS = (1, 2, 3, 4, 5, 6, 8, 9)  # digits that may be one symbol: neighbours in a trained kernel are alike; 3 are a row of most, 9 all of it
+RUN = 360  # digits, a whole number of groups of each size
+SEEN = 2**20  # digits that their number is chosen by, about
 ONE = 2**24  # what the frequencies sum to: constriction's own precision
 CHUNK = 2**18  # symbols coded at a time, as constriction takes int32
 END = np.array([ONE], dtype=np.uint32)  # the coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it
@@ -55,9 +59,11 @@ def encode_stream(x: Tensor) -> Coded:
         return raw(x)
     digits = _digits(x, least, base)
     where = {"base": base, **({"least": least} if least else {})}
-    payload = _entropy(digits, base)
-    if payload is not None and len(payload) < width:
-        return Coded(payload, {"name": "entropy", **where})
+    if 1 < base <= LARGEST_TABLE:
+        group = _group(digits, base)
+        payload = _entropy(_joined(digits, base, group), base**group, width)
+        if payload is not None and len(payload) < width:
+            return Coded(payload, {"name": "entropy", **where, **({"group": group} if group > 1 else {})})
     return Coded(pack(digits, base), {"name": "digits", **where})
 
 
@@ -69,11 +75,14 @@ def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) 
     if name not in ("digits", "entropy"):
         raise ValueError(f"unknown coding {reprlib.repr(coding)} of {dtype}")
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    options, keys = {"least": 0} | coding, {"name", "base", "least"}
+    options, keys = {"least": 0, "group": 1} | coding, {"name", "base", "least", "group"}
     base = number(options, "base", 1, high - low + 1, keys)
     least = number(options, "least", low, high - base + 1, keys)
     kind = np.dtype(f"u{dtype.itemsize}")
-    digits = (_decode_entropy if name == "entropy" else unpack)(payload.numpy(), base, count, kind)
+    if number(options, "group", 1, max(GROUPS) if name == "entropy" and base > 1 else 1, keys) == 1:
+        digits = (_decode_entropy if name == "entropy" else unpack)(payload.numpy(), base, count, kind)
+    else:
+        digits = _decode_grouped(payload.numpy(), base, options["group"], count, kind)
     if least:
         digits += kind.type(least % 2 ** (8 * kind.itemsize))  # wraps round
     return torch.from_numpy(digits.view(f"i{kind.itemsize}")).view(dtype)
@@ -112,16 +121,50 @@ def _digits(x: Tensor, least: int, base: int) -> np.ndarray:
 # --- by frequencies
 
 
-def _entropy(digits: np.ndarray, base: int) -> Tensor | None:
-    """Table and words, or None where they would not be fewer bytes than at a fixed width."""
-    if not 1 < base <= LARGEST_TABLE:
-        return None
+def _group(digits: np.ndarray, base: int) -> int:
+    """How many digits are one symbol, so that table and entropy take the fewest bytes."""
+    runs = digits[: len(digits) // RUN * RUN].reshape(-1, RUN)
+    seen = runs[:: max(1, len(digits) // SEEN)].reshape(-1) if len(runs) else digits
+    sizes = {}
+    for group in GROUPS:
+        table = base**group
+        if group == 1 or table <= min(LARGEST_TABLE, len(digits)):
+            counts = np.bincount(_joined(seen, base, group), minlength=2)
+            used = counts[counts > 0]
+            bits = -float(used @ np.log2(used / used.sum()))
+            sizes[group] = table + 12 * (group > 1) + bits / 8 * len(digits) / max(1, len(seen))  # 12: to say so
+    return min(sizes, key=lambda group: sizes[group])
+
+
+def _joined(digits: np.ndarray, base: int, group: int) -> np.ndarray:
+    if group == 1:
+        return digits
+    digits = np.pad(digits, (0, -len(digits) % group)).reshape(-1, group)
+    out = digits[:, 0].astype(np.uint16)
+    for place in range(1, group):
+        out += digits[:, place].astype(np.uint16) * np.uint16(base**place)
+    return out
+
+
+def _decode_grouped(payload: np.ndarray, base: int, group: int, count: int, kind: np.dtype) -> np.ndarray:
+    if base**group > LARGEST_TABLE:
+        raise ValueError(f"{group} digits below {base} are more than {LARGEST_TABLE} symbols")
+    symbols = _decode_entropy(payload, base**group, -(-count // group), np.dtype(np.uint16))
+    table = (np.arange(base**group).reshape(-1, 1) // base ** np.arange(group) % base).astype(kind)
+    out = np.take(table, symbols, axis=0).reshape(-1)
+    if out[count:].any():
+        raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: there are more")
+    return out[:count]
+
+
+def _entropy(digits: np.ndarray, base: int, most: int) -> Tensor | None:
+    """Table and words, or None where they would not be fewer bytes than `most`."""
     counts = torch.bincount(torch.from_numpy(digits if digits.dtype == np.uint8 else digits.astype(np.int32)), minlength=base).numpy()
     table = np.searchsorted((WEIGHTS[1:] + WEIGHTS[:-1]) / 2, counts * WEIGHTS[-1] // counts.max()).astype(np.uint8)
     table[(table == 0) & (counts > 0)] = 1
     frequencies = _frequencies(table)
     used = counts > 0
-    if base - float(counts[used] @ np.log2(np.maximum(frequencies[used], 1) / ONE)) / 8 >= packed_size(len(digits), base):
+    if base - float(counts[used] @ np.log2(np.maximum(frequencies[used], 1) / ONE)) / 8 >= most:
         return None
     coder, model = stream.stack.AnsCoder(END), _model(frequencies)
     for start in reversed(range(0, len(digits), CHUNK)):
