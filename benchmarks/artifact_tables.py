@@ -38,11 +38,7 @@ def references(run: dict[str, Any]) -> str:
 
 def commands(run: dict[str, Any]) -> str:
     """How to train the nets, and the run itself."""
-    nets = [
-        f"python benchmarks/reference.py --net {net} --epochs {found['epochs']} --data FOLDER"
-        for net, found in run["references"].items()
-        if "epochs" in found
-    ]
+    nets = [found["command"] for found in run["references"].values() if "epochs" in found]
     return "\n".join(f"    {line}" for line in [*nets, run["command"]])
 
 
@@ -125,13 +121,14 @@ def latency(run: dict[str, Any]) -> str:
     for row in run["rows"]:
         by.setdefault((title(row), row["variant"]), {})[row["batch"]] = row
     rows = [[*key, *(text for b in batches for text in (milliseconds(own[b]), faster(own[b])))] for key, own in by.items()]
+    beside = " A net with batch norms folded into its convolutions is beside the dense one with folded ones."
+    folded = beside if any("folded" in row["variant"] for row in run["rows"]) else ""
     return f"""## Packed, factorised, narrow and dense nets side by side
 
 All variants of a net in turns in one process, float32; medians (minima) of {run["repeats"]} samples; times faster: the median ratio of
 neighbours in time (the ratio of the minima).
 A packed layer decodes its weight at each forward pass (cache none) or at the first (cache keep). The filters are
-those of each residual block's first layer: the others are coupled by the shortcuts. With batch norms folded into the convolutions, as
-nets are deployed, a net is beside the dense one with its batch norms folded. {setting(run)}.
+those of each residual block's first layer: the others are coupled by the shortcuts.{folded} {setting(run)}.
 
 {aims(run)}
 
