@@ -132,7 +132,8 @@ def _group(digits: np.ndarray, base: int) -> int:
             counts = np.bincount(_joined(seen, base, group), minlength=2)
             used = counts[counts > 0]
             share = len(seen) / max(1, len(digits))
-            bits = -float(used @ np.log2(used / used.sum())) + (1 - share) * len(used) / math.log(4)  # a part seems to have less (Miller 1955)
+            bits = -float(used @ np.log2(used / used.sum()))
+            bits += (1 - share) * len(used) / math.log(4)  # a part seems to have less (Miller 1955)
             sizes[group] = table + 12 * (group > 1) + bits / 8 / max(share, 1e-9)  # 12: to say so
     return min(sizes, key=lambda group: sizes[group])
 
