@@ -24,8 +24,6 @@ import nets
 import numpy as np
 import torch
 import zstandard
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import leco
@@ -152,13 +150,6 @@ def trained(net: str, folder: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), {key: record[key] for key in ("data", "epochs", "seed", "test_error", "command")}
 
 
-def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
-    Console(width=160).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--references", type=Path, help="folder of NET.pt and NET.json")
@@ -188,7 +179,7 @@ def main() -> None:
                     rows.append({"net": net, **row})
         if part == "latency":
             rows += latency.linear_rows(args.repeats)
-        print_rows(part, rows)
+        common.show(part, rows, 160)
         if args.record:
             references = {net: origin for net, (_, origin) in models.items()}
             extra = {"earlier": latency.earlier()} if part == "latency" else {}

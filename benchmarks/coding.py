@@ -18,7 +18,6 @@ from typing import Any
 import common
 import torch
 from rich.console import Console
-from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -142,13 +141,6 @@ def nets() -> dict[str, list[Tensor]]:
     return found | {f"{name}, {kind}": [x.to(kind) for x in found[name]] for name in list(found) for kind in (torch.bfloat16, torch.float16)}
 
 
-def show(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
-    Console(width=200).print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--symbols", type=int, default=10_000_000)
@@ -158,9 +150,9 @@ def main() -> None:
     torch.set_num_threads(1)
     load = [round(value, 2) for value in os.getloadavg()]
     rows = [stream_row(name, x, args.repeats) for name, x in streams(args.symbols).items()]
-    show("streams", rows)
+    common.show("streams", rows, 200)
     floats = [float_row(name.replace("torch.", ""), tensors, args.repeats) for name, tensors in nets().items()]
-    show("floats", floats)
+    common.show("floats", floats, 200)
     if args.record:
         common.record("coding", rows, floats=floats, load_before=load, load_after=[round(value, 2) for value in os.getloadavg()])
 

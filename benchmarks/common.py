@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 import leco
 
@@ -53,6 +55,14 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 def _status(key: str) -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
     return int(line.split()[1]) * 1024
+
+
+def show(title: str, rows: list[dict[str, Any]], width: int) -> None:
+    """Print the rows as a table."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    Console(width=width).print(table)
 
 
 def load(pattern: str) -> list[dict[str, Any]]:

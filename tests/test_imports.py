@@ -35,7 +35,7 @@ LAYERS = {  # a file may import those of its set only; those of a folder are one
         "leco.theta",
         "leco.views",
     },
-    "leco.export": {"leco.export", "leco.algorithm", "leco.compressed", "leco.run", "leco.theta", "leco.views"},
+    "leco.export": {"leco.export", "leco.algorithm", "leco.compressed", "leco.layers", "leco.run", "leco.theta", "leco.views"},
     "leco.dependency": {"leco.views"},
     "leco.narrow": {"leco.dependency", "leco.costs", "leco.views"},
     "leco.latency": {"leco.compressed", "leco.costs", "leco.layers", "leco.theta", "leco.views"},

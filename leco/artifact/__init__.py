@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import LC, Snapshot
-from leco.artifact.container import DTYPES, ENTRY, RAW, Payload, opened, write
-from leco.artifact.contents import contents, decoded, part
+from leco.artifact.container import DTYPES, ENTRY, RAW, Container, Payload, opened, write
+from leco.artifact.contents import Contents, contents, decoded, part
 from leco.coding import encode
 from leco.compressed import Compressed
 from leco.layers.packed import pack
@@ -207,8 +207,12 @@ class Stream(NamedTuple):
 def streams(path: str | os.PathLike[str], forms: Sequence[type] = (), views: Sequence[type] = ()) -> list[Stream]:
     """What each byte of a file is for: its header, description and checksums, then its tensors in order. The bytes sum to its length."""
     with opened(path) as file:
-        found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
-        overhead = {"header": file.header_bytes, "description": file.description_bytes, "checksums": file.checksum_bytes}
+        return streams_of(file, contents(file, (*THETAS, *forms), (*VIEWS, *views), None))
+
+
+def streams_of(file: Container, found: Contents) -> list[Stream]:
+    """The same of an open file."""
+    overhead = {"header": file.header_bytes, "description": file.description_bytes, "checksums": file.checksum_bytes}
     rows = [Stream("", name, "", (), length, "", "overhead") for name, length in overhead.items()]
     for kind, tensors in (*(("theta", found.stored[name]) for name in found.tasks), ("rest", found.rest.values())):
         for t in tensors:

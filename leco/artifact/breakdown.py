@@ -11,7 +11,7 @@ from rich.box import MARKDOWN
 from rich.table import Table
 from torch import Tensor
 
-from leco.artifact import Stream, streams
+from leco.artifact import Stream, streams_of
 from leco.artifact.container import DTYPES, opened
 from leco.artifact.contents import contents, decoded
 from leco.compressed import Compressed
@@ -123,9 +123,9 @@ def breakdown(path: str | os.PathLike[str], forms: Sequence[type] = (), views: S
     >>> found.tasks["weight"].form, found.tensors[3].field, found.tensors[3].bytes * 8 == 300 * 784
     ('Scaled', 'indices', True)
     """
-    rows = streams(path, forms, views)
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
+        rows = streams_of(file, found)
         tasks = {name: decoded(file, found, name) for name in found.tasks}
         values = [leaf for task in tasks.values() for leaf in leaves(task.theta)] + [file.read(stored) for stored in found.rest.values()]
         described = file.description["tasks"]

@@ -25,15 +25,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from leco.artifact.limits import inflate, parse, sizes
+from leco.coding import DTYPES as CODED
 from leco.coding import decode
 from leco.run import atomically
 
 VERSION = 2
 ENTRY = f"leco.{VERSION}"
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}  # as safetensors calls them
-INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 RAW = {"name": "raw"}
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*INTEGERS, *FLOATS.values())}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in CODED}
 WORDS = (  # of descriptions, so that a short one deflates too; part of the format
     b'{"tasks":{"all":{"params":{".weight":[".bias":[],"view":["Matrix",{"rows":[0]}]["Groups",{"size":["Rows",{"dim":0}]'
     b'"Kernel","Blocks","compression":["Budget",{"members":[["Part",{"view":["Vector",{}],"compression":["EntropyCodebook",{"alpha":1.0,"k":16,'

@@ -8,6 +8,7 @@ from torch import nn
 from leco.algorithm import LC
 from leco.compressed import Compressed
 from leco.export.codes import Grid, at_delta, grid_of, quantized
+from leco.layers import users_of
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv2d)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,7 +46,7 @@ def export_torchao(model: nn.Module, compressed: LC | Mapping[str, Compressed]) 
     held: dict[str, str] = {}
     for name, found in quantized(compressed).items():
         weight = net.get_parameter(name)
-        users = [module for module in net.modules() if any(p is weight for p in module.parameters(recurse=False))]
+        users = [module for module, _ in users_of(net, name)]
         grid = grid_of(found)
         block = grid.block(weight.shape) if isinstance(grid, Grid) else None
         if not isinstance(grid, Grid):
