@@ -70,6 +70,14 @@ class Row(NamedTuple):
     path: str
 
 
+def objective(logits: Tensor, classes: Tensor, soft: Tensor | None = None) -> Tensor:
+    """Cross-entropy, with a share of it against a teacher's probabilities at TEMPERATURE where they are given."""
+    loss = F.cross_entropy(logits, classes)
+    if soft is None:
+        return loss
+    return (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), soft, reduction="batchmean")
+
+
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -88,10 +96,7 @@ def train(
         for chosen in torch.randperm(len(x)).split(batch):
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):  # around each forward pass: it keeps the weights that it has cast
                 logits = model(x[chosen])
-            loss = F.cross_entropy(logits.float(), y[chosen])
-            if soft is not None:
-                apart = F.kl_div(F.log_softmax(logits.float() / TEMPERATURE, 1), soft[chosen], reduction="batchmean")
-                loss = (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * apart
+            loss = objective(logits.float(), y[chosen], None if soft is None else soft[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,0 +1,74 @@
+"""SVD and fine-tuning: ranks that are the same share of every layer, or chosen greedily by singular values, at the cost that LC ended with."""
+
+import heapq
+from collections.abc import Callable, Mapping
+
+import torch
+from methods import Cell, train_free
+from torch import Tensor
+
+import leco
+
+Cost = Callable[[int], float]
+
+
+def uniform(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float) -> dict[str, int]:
+    """The largest share of full rank that costs at most `limit`, for all matrices."""
+
+    def at(share: float) -> dict[str, int]:
+        return {name: max(1, int(share * len(values))) for name, values in singular.items()}
+
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(costs[n](r) for n, r in at(middle).items()) <= limit else (low, middle)
+    return at(low)
+
+
+def greedy(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float) -> dict[str, int]:
+    """From rank 1 up, always the next singular value with the largest square for its cost, while the cost is at most `limit`."""
+    ranks = dict.fromkeys(singular, 1)
+    spent = sum(costs[name](1) for name in ranks)
+
+    def offer(name: str) -> tuple[float, str]:
+        rank = ranks[name]
+        return -float(singular[name][rank]) ** 2 / max(costs[name](rank + 1) - costs[name](rank), 1e-9), name
+
+    waiting = [offer(name) for name, values in singular.items() if len(values) > 1]
+    heapq.heapify(waiting)
+    while waiting:
+        _, name = heapq.heappop(waiting)
+        more = costs[name](ranks[name] + 1) - costs[name](ranks[name])
+        if spent + more > limit:
+            continue
+        spent, ranks[name] = spent + more, ranks[name] + 1
+        if ranks[name] < len(singular[name]):
+            heapq.heappush(waiting, offer(name))
+    return ranks
+
+
+def fine_tuned(cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, Cost], float], dict[str, int]]) -> leco.LC:
+    """Truncated SVDs at the chosen ranks, then training of the factors; `cell.limit` is the cost to meet."""
+    if cell.limit is None:
+        raise ValueError("SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first")
+    singular, costs = dict[str, Tensor](), dict[str, Cost]()
+    for name, task in cell.tasks.items():
+        (param,) = task.params
+        weight = cell.model.get_parameter(param).detach().flatten(1)
+        singular[name] = torch.linalg.svdvals(weight.double())
+        costs[name] = lambda rank, cost=task.compression.cost, shape=weight.shape: cost(shape, rank)  # pyright: ignore[reportAttributeAccessIssue]
+    cell.tasks = {
+        name: leco.Task(cell.tasks[name].params, leco.Matrix(), leco.LowRank(rank)) for name, rank in choose(singular, costs, cell.limit).items()
+    }
+    lc = leco.LC(cell.model, cell.tasks)
+    lc.mu = cell.settings.mu
+    train_free(cell, lc, cell.settings.epochs)
+    return lc
+
+
+def uniform_ranks(cell: Cell) -> leco.LC:
+    return fine_tuned(cell, uniform)
+
+
+def greedy_ranks(cell: Cell) -> leco.LC:
+    return fine_tuned(cell, greedy)

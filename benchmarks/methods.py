@@ -1,0 +1,232 @@
+"""What a cell of the tables runs: the LC algorithm, and the baselines made of the same pieces. The others are in baselines/.
+
+Each method has the same data, reference net, epochs, batches, soft targets and peak of the learning rate, and leaves an `LC` whose Thetas are
+the compressed net.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import training
+from torch import Tensor, nn
+
+import leco
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a cell trains. LC: `steps` steps of equal length, mu from `mu` to `end`; a share `retrain` of the epochs trains what is free then."""
+
+    epochs: float
+    batch: int
+    lr: float
+    mu: float
+    end: float
+    steps: int
+    retrain: float = 0.1
+    retrain_lr: float = 1e-3
+    weight_decay: float = 0.0
+    soft: bool = True
+    multipliers: bool = True
+    reset: bool = False
+    """Of the momentum, before each L step."""
+    restart: bool = False
+    """Of the learning rate's cosine, at each L step; else one long decay."""
+    clip: bool = True
+    """The learning rate at leco.stable_lr."""
+    optimizer: str = "sgd"
+    way: str = "attach"
+    """Of the penalty: "attach", "loss" or "proximal"."""
+    recalibrate: bool = True
+    evaluations: int = 12
+    """Of the compressed net on validation data, over the run."""
+
+
+@dataclass
+class Cell:
+    """One net, compression and seed, and where its checkpoint is."""
+
+    model: nn.Module
+    tasks: dict[str, leco.Task]
+    data: training.Data
+    settings: Settings
+    seed: int
+    checkpoint: Path
+    soft: Tensor | None = None
+    limit: float | None = None
+    """The cost that LC's ranks have, for baselines that are to meet it."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+    def trainer(self, epochs: float | None = None, lr: float | None = None, shape: Callable[[float], float] = training.cosine, part: int = 0) -> training.Trainer:
+        """For all epochs, or for one part of a method."""
+        s = self.settings
+        return training.Trainer(
+            self.data,
+            batch=s.batch,
+            epochs=s.epochs if epochs is None else epochs,
+            lr=s.lr if lr is None else lr,
+            seed=10 * self.seed + part,
+            soft=self.soft,
+            shape=shape,
+        )
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        groups = training.decayed(self.model, self.settings.weight_decay)
+        return training.sgd(groups, self.settings.lr) if self.settings.optimizer == "sgd" else torch.optim.AdamW(groups, self.settings.lr)
+
+    def validate(self) -> tuple[float, float]:
+        """Of the model as it is."""
+        return training.evaluate(self.model, self.data, self.data.validation, True)
+
+    def compressed_error(self, lc: leco.LC) -> float:
+        """On validation data."""
+        with lc.compressed(training.calibration(self.data) if self.settings.recalibrate else None):
+            return self.validate()[1]
+
+    def epochs(self, trainer: training.Trainer, stateful: dict[str, Any]) -> Iterator[int]:
+        """The numbers of the epochs that are left: goes on from the checkpoint, and writes it after each."""
+        return training.epochs(self.checkpoint, trainer, {"model": self.model, **stateful}, self.curve)
+
+
+def direct(cell: Cell) -> leco.LC:
+    """The C step of the reference's weights."""
+    lc = leco.LC(cell.model, cell.tasks)
+    lc.mu = cell.settings.mu
+    return lc
+
+
+def retrained(cell: Cell) -> leco.LC:
+    """Direct compression, then training of what it leaves free."""
+    lc = direct(cell)
+    train_free(cell, lc, cell.settings.epochs)
+    return lc
+
+
+def train_free(cell: Cell, lc: leco.LC, epochs: float, part: int = 1) -> None:
+    """By Adam: a shared value's gradient is the sum over its weights, so that SGD would need a rate for each."""
+    free, trainer = leco.Retraining(lc), cell.trainer(epochs, cell.settings.retrain_lr, part=part)
+    optimizer = torch.optim.Adam(free.parameters())
+    free.attach(optimizer)
+    while trainer.done < trainer.total:
+        loss = trainer.run(cell.model, optimizer, trainer.left)
+        cell.curve.append({"part": "retraining", "epoch": trainer.done / trainer.per_epoch, "train_loss": loss})
+    free.detach()
+
+
+def plain(cell: Cell) -> leco.LC:
+    """A control: training without compression; its direct compression is not what is reported."""
+    trainer, optimizer = cell.trainer(), cell.optimizer()
+    for _ in cell.epochs(trainer, {"optimizer": optimizer}):
+        loss = trainer.run(cell.model, optimizer, trainer.left)
+        cell.curve.append({"epoch": trainer.done / trainer.per_epoch, "train_loss": loss, "validation_error": cell.validate()[1]})
+    return direct(cell)
+
+
+def iterated(cell: Cell, rounds: int = 6) -> leco.LC:
+    """Train, compress, train, compress; the learning rate's cosine starts anew in each round."""
+    lc = leco.LC(cell.model, cell.tasks)
+    trainers = [cell.trainer(cell.settings.epochs / rounds, part=2 + k) for k in range(rounds)]
+
+    def train(k: int) -> None:
+        loss = trainers[k].run(cell.model, cell.optimizer(), trainers[k].total)
+        cell.curve.append({"epoch": (k + 1) * cell.settings.epochs / rounds, "train_loss": loss, "validation_error": cell.validate()[1]})
+
+    for record in leco.iterated_direct_compression(lc, train, rounds, cell.settings.mu):
+        cell.curve[record.step - 1]["gap"] = record.relative_gap
+    return lc
+
+
+def learning_compression(cell: Cell) -> leco.LC:
+    """LC, its last net, and training of what is free."""
+    s, model = cell.settings, cell.model
+    lc = leco.LC(model, cell.tasks, multipliers=s.multipliers)
+    optimizer, trainer = cell.optimizer(), cell.trainer((1 - s.retrain) * s.epochs)
+    each = trainer.total // s.steps
+    if s.restart:
+        trainer.shape = lambda _: training.cosine((trainer.done % each) / each)
+    if s.way == "attach":
+        lc.attach(optimizer)
+    if s.way == "proximal":
+        optimizer.register_step_post_hook(lambda *_: proximal_(lc, optimizer.param_groups[0]["lr"]))
+
+    def limit(rate: float) -> float:
+        return leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True) if s.clip and rate > 0 else rate
+
+    def l_step(k: int) -> float:
+        if s.reset:
+            optimizer.state.clear()
+        iterations = each if k < s.steps - 1 else trainer.total - trainer.done
+        return trainer.run(model, optimizer, iterations, limit=limit, term=lc.penalty if s.way == "loss" else None)
+
+    every, done = max(1, s.steps // s.evaluations), 0
+
+    def due() -> bool:  # direct compression, each `every` steps, and the end
+        return done % every == 0 or done == s.steps
+
+    def batches() -> Iterator[Tensor] | None:
+        return training.calibration(cell.data) if due() and s.recalibrate else None
+
+    def evaluate() -> tuple[float, float]:
+        nonlocal done
+        found = cell.validate() if due() else (math.nan, math.nan)
+        done += 1
+        return found
+
+    state = torch.load(cell.checkpoint, weights_only=True) if cell.checkpoint.exists() else {"records": []}
+    done = len(state["records"])
+    mus = leco.exponential(s.mu, (s.end / s.mu) ** (1 / max(1, s.steps - 1)), s.steps)
+    result = leco.run(
+        lc,
+        l_step,
+        mus,
+        evaluate=evaluate,
+        batches=batches,
+        tolerance=1e-12,
+        checkpoint=cell.checkpoint,
+        stateful={"optimizer": optimizer, "trainer": trainer},
+        progress=False,
+    )
+    cell.curve[:] = [record._asdict() for record in result.records]
+    lc.detach()
+    if s.retrain:
+        cell.curve.append({"part": "before retraining", "validation_error": cell.compressed_error(lc)})
+        train_free(cell, lc, s.retrain * s.epochs)
+    return lc
+
+
+@torch.no_grad()
+def proximal_(lc: leco.LC, lr: float) -> None:
+    """w <- (w + lr mu t) / (1 + lr mu), t = Delta(Theta) + lambda/mu: the penalty's proximal step, stable at every lr."""
+    if not lc.thetas:
+        return
+    share, deltas, multipliers = lr * lc.mu / (1 + lr * lc.mu), lc.delta, lc.multipliers
+    for name, p in lc.params.items():
+        target = deltas[name] + multipliers[name] / lc.mu if multipliers else deltas[name]
+        p.lerp_(target, share)
+
+
+@contextmanager
+def weights_at(lc: leco.LC, at: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, the compressed parameters are `at`."""
+    with torch.no_grad():
+        before = {name: p.detach().clone() for name, p in lc.params.items()}
+        for name, p in lc.params.items():
+            p.copy_(at[name])
+    yield
+    with torch.no_grad():
+        for name, p in lc.params.items():
+            p.copy_(before[name])
+
+
+METHODS: dict[str, Callable[[Cell], leco.LC]] = {
+    "plain training": plain,
+    "DC": direct,
+    "DC + retraining": retrained,
+    "iterated DC": iterated,
+    "LC": learning_compression,
+}

@@ -1,0 +1,121 @@
+"""The rows of the tables: compressions by name, as functions of the net."""
+
+from collections.abc import Callable
+
+import mnist
+import torch
+from torch import nn
+
+import leco
+
+Names = tuple[str, ...]
+Make = Callable[[nn.Module, Names], dict[str, leco.Task]]
+PRUNED = (0.2, 0.1, 0.05, 0.02, 0.01)
+
+
+def weights(model: nn.Module) -> Names:
+    """Of convolutions and Linear layers, from the first to the last."""
+    layers = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    return leco.match(model, *layers)
+
+
+def joint(compression: leco.Compression) -> Make:
+    """One task for all layers."""
+    return lambda model, names: {"all": leco.Task(names, leco.Vector(), compression)}
+
+
+def layers(compression: leco.Compression) -> Make:
+    return lambda model, names: leco.each(names, leco.Vector(), compression)
+
+
+def channels(compression: leco.Compression) -> Make:
+    """A codebook or scale for each output channel."""
+    return lambda model, names: leco.each(names, leco.Rows(), compression)
+
+
+def corrected(quantized: leco.Compression, share: float) -> Make:
+    """Quantized by output channel, and a share of each layer's weights corrected."""
+    return lambda model, names: leco.each(names, leco.Kernel(), leco.Additive([(leco.Rows(), quantized), (leco.Vector(), leco.TopK(share))]))
+
+
+def sparse_and_low_rank(share: float, rank: float) -> Make:
+    def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
+        found = {}
+        for name in names:
+            shape = leco.Matrix().shape([model.get_parameter(name).shape])
+            terms = [(leco.Matrix(), leco.LowRank(max(1, round(rank * min(shape))))), (leco.Vector(), leco.TopK(share))]
+            found[name] = leco.Task(name, leco.Kernel(), leco.Additive(terms))
+        return found
+
+    return make
+
+
+def ranks(rank: int) -> Make:
+    """The same rank in each layer but the last, whose rank is at most its number of classes."""
+    return lambda model, names: leco.each(names[:-1], leco.Matrix(), leco.LowRank(rank))
+
+
+def stored_ranks(alpha: float) -> Make:
+    """By parameters."""
+    return lambda model, names: leco.each(names, leco.Matrix(), leco.RankSelection(alpha, leco.storage))
+
+
+def learned_ranks(alpha: float) -> Make:
+    """By multiply-adds: a convolution as the better of its two schemes at each rank, a Linear layer as a matrix."""
+
+    def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
+        counts = leco.multiply_adds(model, torch.zeros(1, 3, 32, 32))
+        found = {}
+        for name in names:
+            weight = model.get_parameter(name)
+            cost = leco.MultiplyAdds(counts[name.removesuffix(".weight")] // weight.numel())
+            if weight.ndim == 4:
+                found[name] = leco.Task(name, leco.Kernel(), leco.ConvRankSelection(alpha, cost))
+            else:
+                found[name] = leco.Task(name, leco.Matrix(), leco.RankSelection(alpha, cost))
+        return found
+
+    return make
+
+
+def mixed(model: nn.Module, names: Names) -> dict[str, leco.Task]:
+    """Of LeNet300: 5,000 weights of the first layer, rank 10 in the second, 2 values in the third."""
+    first, second, third = names
+    return {
+        "pruned": leco.Task(first, leco.Vector(), leco.TopK(5000)),
+        "low rank": leco.Task(second, leco.Matrix(), leco.LowRank(10)),
+        "quantized": leco.Task(third, leco.Vector(), leco.Codebook(2)),
+    }
+
+
+QUANTIZED: dict[str, Make] = {
+    **{f"{k} values": layers(leco.Codebook(k)) for k in (2, 4, 8, 16)},
+    "binary": layers(leco.Binary()),
+    "ternary": layers(leco.Ternary()),
+    **{f"{share:.0%} of the weights": joint(leco.TopK(share)) for share in PRUNED},
+    **{f"{share:.0%} in 4 values": joint(leco.Compose(leco.TopK(share), leco.Codebook(4))) for share in PRUNED},
+}
+LENETS: dict[str, Make] = {
+    **QUANTIZED,
+    "powers of two": layers(leco.PowersOfTwo(3, scale=True)),
+    "rank 10": ranks(10),
+    **{f"ranks, alpha {alpha:g}": stored_ranks(alpha) for alpha in (1e-6, 1e-5, 5e-5)},
+    "mixed": mixed,
+    "2 values + 1 %": joint(leco.Additive([(leco.Vector(), leco.Codebook(2)), (leco.Vector(), leco.TopK(0.01))])),
+    **{f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model) for limit in (4000, 8000, 16000)},
+}
+RESNETS: dict[str, Make] = {
+    **QUANTIZED,
+    "binary, channels": channels(leco.Binary()),
+    "binary, channels, inner": lambda model, names: channels(leco.Binary())(model, names[1:-1]),
+    "2 values, channels": channels(leco.Codebook(2)),
+    "ternary, channels": channels(leco.Ternary()),
+    "binary + 1 %": corrected(leco.Binary(), 0.01),
+    "binary + 3 %": corrected(leco.Binary(), 0.03),
+    **{f"ranks, alpha {alpha:g}": learned_ranks(alpha) for alpha in (1e-9, 3e-9, 1e-8, 3e-8)},
+    "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
+}
+
+
+def tasks(net: str, model: nn.Module, compression: str) -> dict[str, leco.Task]:
+    return (LENETS if net.startswith("lenet") else RESNETS)[compression](model, weights(model))
