@@ -4,7 +4,6 @@ Each method has the same data, reference net, epochs, batches, soft targets and 
 the compressed net.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +61,9 @@ class Cell:
     """The cost that LC's ranks have, for baselines that are to meet it."""
     curve: list[dict[str, Any]] = field(default_factory=list)
 
-    def trainer(self, epochs: float | None = None, lr: float | None = None, shape: Callable[[float], float] = training.cosine, part: int = 0) -> training.Trainer:
+    def trainer(
+        self, epochs: float | None = None, lr: float | None = None, shape: Callable[[float], float] = training.cosine, part: int = 0
+    ) -> training.Trainer:
         """For all epochs, or for one part of a method."""
         s = self.settings
         return training.Trainer(
@@ -72,7 +73,6 @@ class Cell:
             lr=s.lr if lr is None else lr,
             seed=10 * self.seed + part,
             soft=self.soft,
-            shape=shape,
         )
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -163,29 +163,14 @@ def learning_compression(cell: Cell) -> leco.LC:
         iterations = each if k < s.steps - 1 else trainer.total - trainer.done
         return trainer.run(model, optimizer, iterations, limit=limit, term=lc.penalty if s.way == "loss" else None)
 
-    every, done = max(1, s.steps // s.evaluations), 0
-
-    def due() -> bool:  # direct compression, each `every` steps, and the end
-        return done % every == 0 or done == s.steps
-
-    def batches() -> Iterator[Tensor] | None:
-        return training.calibration(cell.data) if due() and s.recalibrate else None
-
-    def evaluate() -> tuple[float, float]:
-        nonlocal done
-        found = cell.validate() if due() else (math.nan, math.nan)
-        done += 1
-        return found
-
-    state = torch.load(cell.checkpoint, weights_only=True) if cell.checkpoint.exists() else {"records": []}
-    done = len(state["records"])
     mus = leco.exponential(s.mu, (s.end / s.mu) ** (1 / max(1, s.steps - 1)), s.steps)
     result = leco.run(
         lc,
         l_step,
         mus,
-        evaluate=evaluate,
-        batches=batches,
+        evaluate=cell.validate,
+        batches=(lambda: training.calibration(cell.data)) if s.recalibrate else None,
+        every=max(1, s.steps // s.evaluations),
         tolerance=1e-12,
         checkpoint=cell.checkpoint,
         stateful={"optimizer": optimizer, "trainer": trainer},

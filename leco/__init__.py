@@ -54,7 +54,7 @@ from leco.narrow import Coupled, coupled, narrow
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
-from leco.schedules import exponential, stable_lr
+from leco.schedules import automatic, exponential, stable_lr
 from leco.task import Task, each
 from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector
 
@@ -118,6 +118,7 @@ __all__ = [
     "Uniform",
     "Vector",
     "VectorCodebook",
+    "automatic",
     "bits",
     "breakdown",
     "compare",

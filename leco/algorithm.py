@@ -48,6 +48,8 @@ class Record(NamedTuple):
     """What the L step returned."""
     compressed_loss: float = math.nan
     compressed_error: float = math.nan
+    changed: float = math.nan
+    """The share of Theta's indices, and of what its masks keep, that differ from direct compression; NaN where Theta has none."""
 
 
 class Snapshot(NamedTuple):
@@ -237,6 +239,67 @@ class LC:
         torch._foreach_sub_(gradients, [self._delta[name] for name in names], alpha=scale * self.mu)
         if self._multipliers is not None:
             torch._foreach_sub_(gradients, [self._multipliers[name] for name in names], alpha=scale)
+
+    def curvature(self, backward: Callable[[], Any], mu: float = 1.0) -> float:
+        """h = (grad L(Delta(Theta)) - grad L(w))'(Delta(Theta) - w) / ||Delta(Theta) - w||^2: what mu has to be compared with.
+
+        The mean curvature of the loss from w to Delta(Theta): where mu is far below h the loss rules the L step, far above h the penalty.
+        Call it before the first L step; `leco.automatic` makes a schedule of it. Weights, `.grad` and batch-norm statistics are left as they
+        were, and so is Theta: where there is none yet, direct compression is made for the purpose, and forgotten.
+
+        Args:
+            backward: computes the task's loss, without the penalty, on some examples and calls `backward()`: a few hundred at least, and the
+                same each time.
+            mu: for the direct compression, which depends on it in the penalty forms.
+
+        Raises:
+            ValueError: w is Delta(Theta) already; `backward` reaches none of the compressed parameters, or gives NaN.
+
+        >>> import leco, torch
+        >>> model, x = torch.nn.Linear(4, 1, bias=False), 3 * torch.eye(4)
+        >>> lc = leco.LC(model, {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+        >>> round(lc.curvature(lambda: (model(x) ** 2).sum().backward()), 3)  # ||3 w||^2 has curvature 18
+        18.0
+        """
+        self._require_outside("curvature")
+        fresh, statistics = not self.thetas, {name: value.clone() for name, value in batchnorm_statistics(self.model).items()}
+        every = list(self.model.parameters())
+        before = [p.grad for p in every]
+
+        def gradients() -> list[Tensor]:
+            for p in every:
+                p.grad = None
+            backward()
+            return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params.values()]
+
+        try:
+            if fresh:
+                self.mu = mu
+            here = gradients()
+            self._exchange()
+            try:
+                there = gradients()
+            finally:
+                self._exchange()
+            with torch.no_grad():
+                apart = [self._delta[name] - p for name, p in self._params.items()]
+                square = sum(float(d.double().square().sum()) for d in apart)
+                rise = sum(float(((b - a) * d).double().sum()) for a, b, d in zip(here, there, apart, strict=True))
+        finally:
+            for p, gradient in zip(every, before, strict=True):
+                p.grad = gradient
+            with torch.no_grad():
+                for name, value in batchnorm_statistics(self.model).items():
+                    value.copy_(statistics[name])
+            if fresh:
+                self.thetas, self._delta, self._mu = {}, {}, None
+        if not square:
+            raise ValueError("LC: curvature: w is Delta(Theta) already; call it before the net is compressed")
+        if not any(bool(g.any()) for g in there) or math.isnan(rise):
+            raise ValueError(
+                f"LC: curvature: the gradients at Delta(Theta) are {'NaN' if math.isnan(rise) else '0'}; does `backward` call backward()?"
+            )
+        return rise / square
 
     # --- the C step and the multipliers
 

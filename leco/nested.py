@@ -1,6 +1,7 @@
 """Thetas that hold Thetas: their tensors, those that retraining moves, and their description by plain dicts, lists, numbers and tensors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -16,6 +17,24 @@ def leaves(field: Any) -> list[Tensor]:
     if isinstance(field, Tensor):
         return [field]
     return [leaf for member in field for leaf in leaves(member)] if isinstance(field, tuple) else []
+
+
+def choices(thetas: Iterable[Theta]) -> list[Tensor]:
+    """The discrete tensors of Thetas: indices and masks, which training within the compression leaves as they are."""
+    return [leaf for theta in thetas for leaf in leaves(theta) if not leaf.is_floating_point()]
+
+
+def share_changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The share of indices that differ, and of what masks keep that was exchanged; NaN where there are none."""
+    changed = total = 0
+    for old, new in zip(before, after, strict=False):
+        if old.shape != new.shape or old.dtype != new.dtype:  # another candidate of a choice
+            changed, total = changed + new.numel(), total + new.numel()
+            continue
+        kept = old.dtype == torch.bool
+        changed += int((new & ~old).sum()) if kept else int((old != new).sum())
+        total += int(new.sum()) if kept else new.numel()
+    return changed / total if total else math.nan
 
 
 def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:

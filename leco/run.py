@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from leco.algorithm import LC, Record, Snapshot
-from leco.nested import theta_state
+from leco.nested import choices, share_changed, theta_state
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
+STUCK = 0.001  # of the indices, or of what masks keep: below it at the end, the net is the direct compression, retrained
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def run(
     *,
     evaluate: Callable[[], tuple[float, float]] | None = None,
     batches: Callable[[], Iterable[Any]] | None = None,
+    every: int = 1,
     tolerance: float = 1e-4,
     checkpoint: str | os.PathLike[str] | None = None,
     stateful: Mapping[str, Any] | None = None,
@@ -51,6 +54,8 @@ def run(
         evaluate: returns (loss, error) of the model, on validation data, as it is when called: at w = Delta(Theta). The net of least
             (error, loss) is kept; without `evaluate`, the last one.
         batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation.
+        every: evaluate, and keep the best net, at direct compression, at each such number of steps and at the last mu: for L steps so short
+            that evaluation would take as long.
         tolerance: stop when the relative gap falls below it.
         checkpoint: a file, written after each step (beside, then renamed). Where it exists, the run goes on from it, exactly.
         stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such as the optimizer: kept in the checkpoint.
@@ -59,9 +64,12 @@ def run(
     Raises:
         ValueError: an empty, non-positive or decreasing schedule; a checkpoint of other tasks, or of other mu than the schedule's first ones.
 
-    Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large.
+    Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large, and when the
+    run ended with the choices (indices, masks) of direct compression.
     """
     mus = _checked(schedule)
+    if every < 1:
+        raise ValueError(f"leco.run: every = {every} must be at least 1")
     state = _State(lc, mus, dict(stateful or {}), Path(checkpoint) if checkpoint is not None else None)
     stopped = "schedule"
     columns = (TextColumn("LC"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
@@ -82,7 +90,10 @@ def run(
                 loss = l_step(k)
                 seconds = time.perf_counter() - start
                 record = lc.step()._replace(l_seconds=seconds, loss=math.nan if loss is None else float(loss))
-                state.add(record, evaluate, batches)
+                if (k + 1) % every == 0 or k + 1 == len(mus):
+                    state.add(record, evaluate, batches)
+                else:
+                    state.append(record)
                 state.save()
             bar.update(line, completed=len(mus), description=_describe(state.records[-1]))
         except KeyboardInterrupt:
@@ -95,6 +106,12 @@ def run(
         warnings.warn(
             f"leco.run: mu ended at {last.mu:g} with ||w - Delta(Theta)|| still {last.relative_gap:.1%} of ||w||; "
             "add steps, or raise the factor of the schedule",
+            stacklevel=2,
+        )
+    if stopped != "interrupted" and last.changed < STUCK:
+        warnings.warn(
+            f"leco.run: {last.changed:.2%} of the indices and masks differ from direct compression: mu grew before the training could move "
+            f"them; start below mu = {mus[0]:g} (lc.curvature says how far), or lower the factor of the schedule",
             stacklevel=2,
         )
     assert state.best is not None
@@ -128,6 +145,8 @@ class _State:
         self.records: list[Record] = []
         self.best: Snapshot | None = None
         self.best_step = 0
+        self.first: list[Tensor] = []
+        """The choices of direct compression."""
 
     def add(self, record: Record, evaluate: Callable[[], tuple[float, float]] | None, batches: Callable[[], Iterable[Any]] | None) -> None:
         with self.lc.compressed(batches() if batches is not None else None):
@@ -136,7 +155,13 @@ class _State:
                 record = record._replace(compressed_loss=float(loss), compressed_error=float(error))
             if self.best is None or evaluate is None or _score(record) < _score(self.records[self.best_step]):
                 self.best, self.best_step = self.lc.snapshot(), len(self.records)
-        self.records.append(record)
+        self.append(record)
+
+    def append(self, record: Record) -> None:
+        """Without an evaluation."""
+        present = choices(self.lc.thetas.values())
+        self.first = self.first or present
+        self.records.append(record._replace(changed=share_changed(self.first, present)))
 
     def save(self) -> None:
         if self.path is None or self.best is None:
@@ -150,6 +175,7 @@ class _State:
             "records": [tuple(record) for record in self.records],
             "best": best,
             "best_step": self.best_step,
+            "first": self.first,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -171,6 +197,7 @@ class _State:
             part.load_state_dict(state["stateful"][name])
         self.records = [Record(*values) for values in state["records"]]
         self.best, self.best_step = Snapshot(self.lc.thetas_from_state(state["best"]["thetas"]), state["best"]["rest"]), state["best_step"]
+        self.first = [choice.to(now.device) for choice, now in zip(state["first"], choices(self.lc.thetas.values()), strict=False)]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -1,12 +1,14 @@
 """The loop, its checkpoints and the baselines."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 import leco
+from leco.nested import share_changed
 from leco.run import atomically
 
 X = torch.randn(64, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -74,6 +76,17 @@ def test_run_records_every_step_and_keeps_the_best():
     assert (error, loss) == pytest.approx(least, abs=1e-12)
 
 
+def test_run_evaluates_at_every_so_many_steps_and_at_the_last():
+    every, rare = Problem().run(MUS), Problem().run(MUS, every=3)
+    evaluated = [r.step for r in rare.records if not math.isnan(r.compressed_error)]
+    assert evaluated == [0, 3, 6, 8]
+    assert [r.changed for r in rare.records] == [r.changed for r in every.records]
+    assert [rare.records[k].compressed_error for k in evaluated] == [every.records[k].compressed_error for k in evaluated]
+    assert rare.best_step in evaluated
+    with pytest.raises(ValueError, match="every = 0 must be at least 1"):
+        Problem().run(MUS, every=0)
+
+
 def test_run_stops_when_the_gap_is_small():
     problem = Problem()
     result = problem.run(MUS, tolerance=0.2)
@@ -81,6 +94,28 @@ def test_run_stops_when_the_gap_is_small():
     assert result.records[-1].relative_gap < 0.2
     assert all(r.relative_gap >= 0.2 for r in result.records[1:-1])
     assert len(result.records) < 9
+
+
+def test_run_says_how_many_choices_left_direct_compression_and_warns_where_none_did():
+    problem = Problem()
+    result = problem.run(MUS)
+    assert result.records[0].changed == 0
+    start = Problem().lc
+    start.mu = MUS[0]
+    pairs = [(start.thetas[name].indices, theta.indices) for name, theta in problem.lc.thetas.items()]
+    share = sum(int((a != b).sum()) for a, b in pairs) / sum(b.numel() for _, b in pairs)
+    assert result.records[-1].changed == pytest.approx(share)
+    assert 0 < share < 1
+    with pytest.warns(UserWarning, match=r"0.00% of the indices and masks differ from direct compression.*start below mu = 1e\+06"):
+        Problem().run([1e6, 2e6])
+
+
+def test_the_share_of_changed_choices_by_hand():
+    before = [torch.tensor([0, 1, 2, 3], dtype=torch.uint8), torch.tensor([True, True, False, False])]
+    after = [torch.tensor([0, 1, 2, 0], dtype=torch.uint8), torch.tensor([True, False, True, False])]
+    assert share_changed(before, after) == (1 + 1) / (4 + 2)
+    assert share_changed(before, [after[0], torch.ones(3, dtype=torch.uint8)]) == (1 + 3) / (4 + 3)
+    assert math.isnan(share_changed([], []))
 
 
 def test_run_warns_when_mu_ended_too_early():

@@ -1,5 +1,6 @@
 """Views are bijections; `match` finds parameters."""
 
+import itertools
 import math
 import re
 
@@ -217,6 +218,18 @@ def test_exponential_and_its_bounds():
     for bad, message in (((0.0, 1.1, 3), "start = 0.0"), ((1.0, -1.0, 3), "factor = -1.0"), ((1.0, 1.1, 0), "steps = 0 must be at least 1")):
         with pytest.raises(ValueError, match=message):
             leco.exponential(*bad)
+
+
+def test_automatic_goes_from_below_the_curvature_to_above_it():
+    mus = leco.automatic(0.5, 9, start=0.01, end=100.0)
+    assert len(mus) == 9
+    assert mus[0] == pytest.approx(0.005)
+    assert mus[-1] == pytest.approx(50)
+    assert len({round(b / a, 9) for a, b in itertools.pairwise(mus)}) == 1
+    assert leco.automatic(0.5, 1) == [0.05]
+    for bad, message in (((-1.0, 3), "curvature = -1.0"), ((1.0, 0), "steps = 0"), ((1.0, 3, 2.0, 1.0), "start = 2.0")):
+        with pytest.raises(ValueError, match=message):
+            leco.automatic(*bad)
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)])

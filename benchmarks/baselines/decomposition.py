@@ -32,7 +32,7 @@ def greedy(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: flo
 
     def offer(name: str) -> tuple[float, str]:
         rank = ranks[name]
-        return -float(singular[name][rank]) ** 2 / max(costs[name](rank + 1) - costs[name](rank), 1e-9), name
+        return -(float(singular[name][rank]) ** 2) / max(costs[name](rank + 1) - costs[name](rank), 1e-9), name
 
     waiting = [offer(name) for name, values in singular.items() if len(values) > 1]
     heapq.heapify(waiting)

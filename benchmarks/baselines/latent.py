@@ -71,8 +71,10 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
         raise ValueError("PARQ: the tasks must be Binary() or Ternary(), each of one parameter")
     lc = leco.LC(cell.model, cell.tasks)
     ids = {id(p) for p in lc.params.values()}
-    groups: list[dict[str, Any]] = [{"params": list(lc.params.values()), "quant_bits": BITS[compression], "weight_decay": cell.settings.weight_decay}]
-    groups += [{**group, "params": [p for p in group["params"] if id(p) not in ids]} for group in training.decayed(cell.model, cell.settings.weight_decay)]
+    decay = cell.settings.weight_decay
+    groups: list[dict[str, Any]] = [{"params": list(lc.params.values()), "quant_bits": BITS[compression], "weight_decay": decay}]
+    for group in training.decayed(cell.model, decay):
+        groups.append({**group, "params": [p for p in group["params"] if id(p) not in ids]})
     trainer = cell.trainer()
     optimizer = optim.QuantOptimizer(
         training.sgd([group for group in groups if group["params"]], cell.settings.lr),

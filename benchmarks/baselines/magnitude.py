@@ -1,7 +1,6 @@
 """Magnitude pruning: gradually, by a cubic schedule, and in rounds with the learning rate rewound."""
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from methods import Cell
@@ -26,7 +25,9 @@ def gradual(cell: Cell, updates: int = 50) -> leco.LC:
         for _ in range(0, trainer.left, every):
             masks.update(_prune_(cell, cubic(trainer.done / trainer.total, final)))
             losses.append(trainer.run(cell.model, optimizer, min(every, trainer.left)))
-        cell.curve.append({"epoch": trainer.done / trainer.per_epoch, "train_loss": sum(losses) / len(losses), "validation_error": cell.validate()[1]})
+        cell.curve.append(
+            {"epoch": trainer.done / trainer.per_epoch, "train_loss": sum(losses) / len(losses), "validation_error": cell.validate()[1]}
+        )
     return _end(cell)
 
 
@@ -65,8 +66,7 @@ def _mask_after_steps(optimizer: torch.optim.Optimizer, cell: Cell, masks: dict[
         for name, mask in masks.items():
             cell.model.get_parameter(name).mul_(mask)
 
-    hook: Callable[..., None] = lambda *_: mask_()  # noqa: E731
-    optimizer.register_step_post_hook(hook)
+    optimizer.register_step_post_hook(lambda *_: mask_())
 
 
 def _end(cell: Cell) -> leco.LC:
