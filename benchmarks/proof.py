@@ -30,6 +30,7 @@ from methods import Cell, Settings
 from torch import nn
 
 import leco
+from leco.run import atomically
 
 METHODS: dict[str, Callable[[Cell], leco.LC]] = {
     **methods.METHODS,
@@ -77,6 +78,18 @@ def of_reference(model: nn.Module, data: training.Data) -> dict[str, float]:
     loss = training.evaluate(model, data, data.train, True)[0]
     errors = {name: training.evaluate(model, data, split)[1] for name, split in (("validation_error", data.validation), ("test_error", data.test))}
     return {"train_loss": loss, **errors, "bytes": leco.dense_bytes(model)}
+
+
+def prepared(original: nn.Module, data: training.Data, path: Path) -> tuple[torch.Tensor, dict[str, float]]:
+    """The reference's soft targets and errors; kept in a file, for the weights that they are of."""
+    weights = torch.stack([p.detach().double().square().sum() for p in original.parameters()]).cpu()
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        if torch.equal(kept["weights"], weights):
+            return kept["soft"].to(data.train[0].device), kept["found"]
+    soft, found = training.soft_targets(original, data), of_reference(original, data)
+    atomically(path, lambda temporary: torch.save({"weights": weights, "soft": soft.cpu(), "found": found}, temporary))
+    return soft, found
 
 
 def lc_cost(path: Path, tasks: dict[str, leco.Task]) -> float | None:
@@ -128,7 +141,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     settings, device = changed(LENET if args.net in nets.LENETS else RESNET, args.set), torch.device(args.device)
     data, original = training.load(args.net, args.data, device), reference(args.net, args.out, args.seed, device)
-    soft, found = training.soft_targets(original, data) if settings.soft else None, of_reference(original, data)
+    soft, found = prepared(original, data, args.out / f"{args.net}-seed{args.seed}.prepared")
     print(f"{args.net} on {data.name}: {found['test_error']:.2f} % test error, {found['bytes']:,} bytes", flush=True)
     args.results.mkdir(parents=True, exist_ok=True)
     (args.out / "cells").mkdir(exist_ok=True)
@@ -145,7 +158,7 @@ def main() -> None:
             model = copy.deepcopy(original)
             tasks = rows.tasks(args.net, model, compression)
             cost = lc_cost(args.out / "cells" / f"{name_of(compression, 'LC')}.safetensors", tasks)
-            cell = Cell(model, tasks, data, settings, args.seed, path.with_suffix(".checkpoint"), soft, cost)
+            cell = Cell(model, tasks, data, settings, args.seed, path.with_suffix(".checkpoint"), soft if settings.soft else None, cost)
             row = run(cell, method, original, path)
             print(f"{compression}, {method}: {row['test_error']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s", flush=True)
             what = {"net": args.net, "data": data.name, "compression": compression, "method": method, "seed": args.seed}
