@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import training
+from compare import objective
 from torch import Tensor, nn
 
 import leco
@@ -19,14 +20,16 @@ import leco
 
 @dataclass(frozen=True)
 class Settings:
-    """How a cell trains. LC: `steps` steps of equal length, mu from `mu` to `end`; a share `retrain` of the epochs trains what is free then."""
+    """How a cell trains. LC: `steps` steps of equal length, mu from `start` to `end` times the curvature, by leco.automatic's rule; then a share
+    `retrain` of the epochs trains what is free."""
 
     epochs: float
     batch: int
     lr: float
-    mu: float
-    end: float
     steps: int
+    start: float = 0.1
+    end: float = 30.0
+    power: float = 2.0
     retrain: float = 0.1
     retrain_lr: float = 1e-3
     weight_decay: float = 0.0
@@ -59,6 +62,7 @@ class Cell:
     soft: Tensor | None = None
     limit: float | None = None
     """The cost that LC's ranks have, for baselines that are to meet it."""
+    curvature: float | None = None
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def trainer(
@@ -83,6 +87,22 @@ class Cell:
         """Of the model as it is."""
         return training.evaluate(self.model, self.data, self.data.validation, True)
 
+    def first_mu(self, lc: leco.LC) -> float:
+        """The curvature of the loss from the reference to direct compression, over 2,000 examples, times `start`."""
+        if self.curvature is None:
+            parts = [range(first, min(first + 500, 2000, len(self.data.train[0]))) for first in range(0, min(2000, len(self.data.train[0])), 500)]
+
+            def backward() -> None:
+                self.model.train()
+                for part in parts:
+                    chosen = slice(part.start, part.stop)
+                    soft = None if self.soft is None else self.soft[chosen]
+                    outputs = self.model(self.data.prepare(self.data.train[0][chosen]))
+                    (objective(outputs, self.data.train[1][chosen], soft) / len(parts)).backward()
+
+            self.curvature = lc.curvature(backward)
+        return self.settings.start * self.curvature
+
     def compressed_error(self, lc: leco.LC) -> float:
         """On validation data."""
         with lc.compressed(training.calibration(self.data) if self.settings.recalibrate else None):
@@ -96,7 +116,7 @@ class Cell:
 def direct(cell: Cell) -> leco.LC:
     """The C step of the reference's weights."""
     lc = leco.LC(cell.model, cell.tasks)
-    lc.mu = cell.settings.mu
+    lc.mu = cell.first_mu(lc)
     return lc
 
 
@@ -136,7 +156,7 @@ def iterated(cell: Cell, rounds: int = 6) -> leco.LC:
         loss = trainers[k].run(cell.model, cell.optimizer(), trainers[k].total)
         cell.curve.append({"epoch": (k + 1) * cell.settings.epochs / rounds, "train_loss": loss, "validation_error": cell.validate()[1]})
 
-    for record in leco.iterated_direct_compression(lc, train, rounds, cell.settings.mu):
+    for record in leco.iterated_direct_compression(lc, train, rounds, cell.first_mu(lc)):
         cell.curve[record.step - 1]["gap"] = record.relative_gap
     return lc
 
@@ -163,7 +183,7 @@ def learning_compression(cell: Cell) -> leco.LC:
         iterations = each if k < s.steps - 1 else trainer.total - trainer.done
         return trainer.run(model, optimizer, iterations, limit=limit, term=lc.penalty if s.way == "loss" else None)
 
-    mus = leco.exponential(s.mu, (s.end / s.mu) ** (1 / max(1, s.steps - 1)), s.steps)
+    mus = leco.automatic(cell.first_mu(lc) / s.start, s.steps, s.start, s.end, s.power)
     result = leco.run(
         lc,
         l_step,

@@ -1,7 +1,7 @@
 """Cells of the tables: reference nets compressed by LC, by the baselines of its pieces and by others' methods, each to a file.
 
     python benchmarks/proof.py --net lenet300 --data FOLDER --out FOLDER --compression "2 values" --method DC LC
-    python benchmarks/proof.py --net resnet20 --compression "binary, channels" --method LC --set epochs=8 mu=0.01 --group ablation --note "mu 0.01"
+    python benchmarks/proof.py --net resnet20 --compression "binary, channels" --method LC --set epochs=6 lr=0.05 --group ablation --note "rate 0.05"
 
 The reference net is trained by `reference.py` first (--out has its NET.pt). 5,000 training images are held out for every choice; the test
 error is that of the net loaded from the file, once, at the end. A cell that is cut off goes on from its checkpoint; one that is recorded in
@@ -43,8 +43,8 @@ METHODS: dict[str, Callable[[Cell], leco.LC]] = {
     "SVD, greedy ranks": decomposition.greedy_ranks,
     "Deep Compression": deep_compression.deep_compression,
 }
-LENET = Settings(epochs=60, batch=512, lr=0.1, mu=1e-3, end=0.1, steps=40)
-RESNET = Settings(epochs=30, batch=128, lr=0.05, mu=5e-3, end=2.0, steps=60, weight_decay=5e-4)
+LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40)
+RESNET = Settings(epochs=20, batch=128, lr=0.1, steps=20, weight_decay=5e-4)
 FOLDER = common.RESULTS / "proof"
 
 
@@ -162,7 +162,7 @@ def main() -> None:
             row = run(cell, method, original, path)
             print(f"{compression}, {method}: {row['test_error']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s", flush=True)
             what = {"net": args.net, "data": data.name, "compression": compression, "method": method, "seed": args.seed}
-            what |= {"group": args.group, "note": args.note, "settings": dataclasses.asdict(settings)}
+            what |= {"group": args.group, "note": args.note, "settings": dataclasses.asdict(settings), "curvature": cell.curvature}
             content = {**common.origin(), **what, "reference": found, "row": row, "curve": cell.curve}
             record.write_text(json.dumps(content, indent=1) + "\n")
             cell.checkpoint.unlink(missing_ok=True)

@@ -17,15 +17,15 @@ def exponential(start: float, factor: float, steps: int) -> list[float]:
     return [start * factor**k for k in range(steps)]
 
 
-def automatic(curvature: float, steps: int, start: float = 0.1, end: float = 1000.0) -> list[float]:
-    """mu from start * h to end * h, h the curvature of the loss from w to Delta(Theta) that `lc.curvature` measures.
+def automatic(curvature: float, steps: int, start: float = 0.03, end: float = 30.0, power: float = 2.0) -> list[float]:
+    """mu_k = start h (end/start)^((k/(steps - 1))^power), h the curvature of the loss from w to Delta(Theta) that `lc.curvature` measures.
 
-    The schedule does not depend on the scale of the loss or of the weights, and is found at two gradients. docs/benchmarks.md has the runs
-    that the defaults come from.
+    It does not depend on the scale of the loss or of the weights. With a power above 1 most steps are at small mu, where indices and masks
+    still change, and the last ones close the gap; 1 is `exponential`. docs/benchmarks.md has the runs that the defaults come from.
 
     >>> import leco
-    >>> [round(mu, 6) for mu in leco.automatic(0.04, steps=5)]
-    [0.004, 0.04, 0.4, 4.0, 40.0]
+    >>> [round(mu, 6) for mu in leco.automatic(0.1, steps=5)]
+    [0.003, 0.00462, 0.01687, 0.14609, 3.0]
     """
     if not 0 < curvature < float("inf"):
         raise ValueError(f"automatic: curvature = {curvature} must be positive and finite: is w trained, and the compression not exact already?")
@@ -33,7 +33,9 @@ def automatic(curvature: float, steps: int, start: float = 0.1, end: float = 100
         raise ValueError(f"automatic: start = {start} must be positive, end = {end} finite and not below it")
     if steps < 1:
         raise ValueError(f"automatic: steps = {steps} must be at least 1")
-    return exponential(start * curvature, (end / start) ** (1 / max(1, steps - 1)), steps)
+    if not 0 < power < float("inf"):
+        raise ValueError(f"automatic: power = {power} must be positive and finite")
+    return [start * curvature * (end / start) ** ((k / max(1, steps - 1)) ** power) for k in range(steps)]
 
 
 def stable_lr(lr: float, mu: float, momentum: float = 0.0, nesterov: bool = False) -> float:

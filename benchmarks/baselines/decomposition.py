@@ -61,7 +61,7 @@ def fine_tuned(cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, 
         name: leco.Task(cell.tasks[name].params, leco.Matrix(), leco.LowRank(rank)) for name, rank in choose(singular, costs, cell.limit).items()
     }
     lc = leco.LC(cell.model, cell.tasks)
-    lc.mu = cell.settings.mu
+    lc.mu = 1.0  # of no effect in a set
     train_free(cell, lc, cell.settings.epochs)
     return lc
 

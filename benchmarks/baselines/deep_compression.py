@@ -11,9 +11,9 @@ def deep_compression(cell: Cell) -> leco.LC:
     if not isinstance(task.compression, leco.Compose):
         raise ValueError(f"Deep Compression: the task must be one Compose(TopK, Codebook), got {task.compression}")
     pruned = leco.LC(cell.model, {"all": leco.Task(task.params, task.view, task.compression.first)})
-    pruned.mu = cell.settings.mu
+    pruned.mu = 1.0
     train_free(cell, pruned, cell.settings.epochs / 2, part=1)
     lc = leco.LC(cell.model, cell.tasks)
-    lc.mu = cell.settings.mu
+    lc.mu = 1.0  # of no effect in a set
     train_free(cell, lc, cell.settings.epochs / 2, part=2)
     return lc

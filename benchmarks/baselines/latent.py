@@ -38,7 +38,7 @@ def binary_relax(cell: Cell) -> leco.LC:
 
 def _train(cell: Cell, blend: Callable[[float], float]) -> leco.LC:
     lc = leco.LC(cell.model, cell.tasks, multipliers=False)
-    lc.mu = cell.settings.mu
+    lc.mu = 1.0  # of no effect in a set
     trainer, optimizer = cell.trainer(), cell.optimizer()
 
     def at() -> AbstractContextManager[None]:
@@ -86,7 +86,7 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
         loss = trainer.run(cell.model, optimizer, trainer.left)
         found = {"epoch": trainer.done / trainer.per_epoch, "train_loss": loss, "validation_error": cell.validate()[1]}
         cell.curve.append({**found, "inverse_slope": optimizer.param_groups[0].get("inv_slope", 0.0)})
-    lc.mu = cell.settings.mu  # the weights are in the set already: Theta is read off
+    lc.mu = 1.0  # the weights are in the set already: Theta is read off
     gap = lc.record().relative_gap
     if gap > 1e-5:
         raise RuntimeError(f"PARQ ended at weights that are {gap:.1e} of their norm off the set")

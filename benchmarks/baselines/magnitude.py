@@ -71,5 +71,5 @@ def _mask_after_steps(optimizer: torch.optim.Optimizer, cell: Cell, masks: dict[
 
 def _end(cell: Cell) -> leco.LC:
     lc = leco.LC(cell.model, cell.tasks)
-    lc.mu = cell.settings.mu
+    lc.mu = 1.0  # of no effect in a set
     return lc

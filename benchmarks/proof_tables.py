@@ -1,0 +1,185 @@
+"""The part of docs/benchmarks.md about LC against other methods, and its figures, from the cells in results/proof/."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import common
+from artifact_tables import TITLES, table
+from matplotlib import pyplot as plt
+
+FOLDER = common.RESULTS / "proof"
+Cells = list[dict[str, Any]]
+METHODS = ("DC", "DC + retraining", "iterated DC", "quadratic penalty", "LC")
+MARKERS = {"DC": "x", "DC + retraining": "s", "iterated DC": "v", "quadratic penalty": "^", "LC": "o", "straight-through": "P", "BinaryRelax": "X"}
+MARKERS |= {
+    "PARQ": "*",
+    "gradual magnitude": "<",
+    "magnitude, rewound": ">",
+    "SVD, uniform ranks": "d",
+    "SVD, greedy ranks": "D",
+    "Deep Compression": "h",
+}
+PUBLISHED = {  # test error in % above the reference net's, weights only; 200 epochs from scratch (arXiv 2503.15748, table of ResNets)
+    ("resnet20", "binary, channels", "straight-through"): 91.82 - 89.56,
+    ("resnet20", "binary, channels", "BinaryRelax"): 91.82 - 89.98,
+    ("resnet20", "binary, channels", "PARQ"): 91.82 - 90.48,
+    ("resnet20", "ternary, channels", "straight-through"): 91.82 - 90.94,
+    ("resnet20", "ternary, channels", "BinaryRelax"): 91.82 - 91.25,
+    ("resnet20", "ternary, channels", "PARQ"): 91.82 - 91.45,
+}
+AIMS = {"binary, channels": 0.8, "ternary, channels": 0.2, "binary + 1 %": 0.2}  # points above the reference, ResNet-20, LC
+LENET_AIMS = {
+    "2 values": 2.56,
+    "5% of the weights": 2.18,
+    "2 values + 1 %": 2.17,
+    "mixed": 2.51,
+    "1% of the weights": 3.2,
+    "ranks, alpha 1e-06": 1.90,
+}
+
+
+def cells(net: str, group: str = "") -> Cells:
+    found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))] if FOLDER.is_dir() else []
+    return [{**cell, "method": _method(cell)} for cell in found if cell["net"] == net and cell["group"] == group]
+
+
+def _method(cell: dict[str, Any]) -> str:
+    return "quadratic penalty" if cell["method"] == "LC" and not cell["settings"]["multipliers"] else cell["method"]
+
+
+def of(found: Cells, **wanted: Any) -> Cells:
+    return [cell for cell in found if all(cell[key] == value for key, value in wanted.items())]
+
+
+def names(found: Cells, key: str, first: Iterable[str] = ()) -> list[str]:
+    """In the order of `first`, then as they come."""
+    every = list(dict.fromkeys(cell[key] for cell in found))
+    return [*(name for name in first if name in every), *(name for name in every if name not in first)]
+
+
+def mean(found: Cells, read: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.mean(read(cell) for cell in found)
+
+
+def error(cell: dict[str, Any]) -> float:
+    return cell["row"]["test_error"]
+
+
+def above(cell: dict[str, Any]) -> float:
+    """Points of test error above the reference's."""
+    return cell["row"]["test_error"] - cell["reference"]["test_error"]
+
+
+def seeds(found: Cells) -> str:
+    return f" ({len(found)})" if len(found) > 1 else ""
+
+
+def commands(found: Cells) -> str:
+    return "\n".join(f"    {line}" for line in dict.fromkeys(cell["command"] for cell in found))
+
+
+def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
+    """A line for each compression, the test errors of the methods side by side, the file of the last one."""
+    methods = names(found, "method", METHODS)
+    lines = []
+    for compression in names(found, "compression", order):
+        own = of(found, compression=compression)
+        texts = []
+        for method in methods:
+            runs = of(own, method=method)
+            texts.append(f"{mean(runs, error):.2f}{seeds(runs)}" if runs else "")
+        last = (of(own, method="LC") or own)[0]["row"]
+        aim = LENET_AIMS.get(compression)
+        lines.append([compression, *texts, f"{last['bytes']:,}", f"{last['ratio']:.1f}", "" if aim is None else f"{aim:.2f}"])
+    return table(["compression", *methods, "file bytes (LC)", "ratio", "published LC"], lines)
+
+
+def details(found: Cells, order: Iterable[str]) -> str:
+    """A line for each cell."""
+    head = ["compression", "method", "test error %", "above the reference", "validation error %", "train loss", "file bytes", "ratio", "seconds"]
+    lines = []
+    for compression in names(found, "compression", order):
+        for method in names(of(found, compression=compression), "method", METHODS):
+            runs = of(found, compression=compression, method=method)
+            row = {key: mean(runs, lambda cell, key=key: cell["row"][key]) for key in runs[0]["row"]}
+            numbers = [f"{row['validation_error']:.2f}", f"{row['train_loss']:.4f}", f"{row['bytes']:,.0f}", f"{row['ratio']:.1f}"]
+            numbers.append(f"{row['seconds']:.0f}")
+            lines.append([compression, f"{method}{seeds(runs)}", f"{row['test_error']:.2f}", f"{mean(runs, above):+.2f}", *numbers])
+    return table(head, lines)
+
+
+def against_published(found: Cells) -> str:
+    """Points above the reference, here and in the papers."""
+    lines = []
+    for compression in ("binary, channels", "binary, channels, inner", "binary + 1 %", "ternary, channels"):
+        for method in ("straight-through", "BinaryRelax", "PARQ", "LC"):
+            runs, there = of(found, compression=compression, method=method), PUBLISHED.get(("resnet20", compression, method))
+            aim = AIMS.get(compression) if method == "LC" else None
+            if runs or there is not None or aim is not None:
+                here = f"{mean(runs, above):+.2f}{seeds(runs)}" if runs else "not run"
+                published = "" if there is None else f"{there:+.2f}"
+                lines.append([compression, method, here, published, "" if aim is None else f"at most {aim}"])
+    return table(["compression", "method", "points above the reference", "published", "aim"], lines)
+
+
+def ablation(found: Cells) -> str:
+    lines = []
+    for note in names(found, "note"):
+        for cell in of(found, note=note):
+            row = cell["row"]
+            changed = next((r["changed"] for r in reversed(cell["curve"]) if r.get("changed") is not None), float("nan"))
+            numbers = [f"{row['validation_error']:.2f}", f"{row['train_loss']:.4f}", "" if changed != changed else f"{100 * changed:.1f}"]
+            lines.append([cell["compression"], cell["method"], note, *numbers, f"{row['seconds']:.0f}"])
+    return table(["compression", "method", "what is different", "validation error %", "train loss", "choices that left DC, %", "seconds"], lines)
+
+
+def figure(net: str, found: Cells, path: Path) -> None:
+    """Test error against bytes: a colour for each compression, a marker for each method."""
+    fig, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    colours = plt.get_cmap("tab20")
+    for number, compression in enumerate(names(found, "compression")):
+        for method in names(of(found, compression=compression), "method", METHODS):
+            runs = of(found, compression=compression, method=method)
+            size = mean(runs, lambda cell: cell["row"]["bytes"])
+            filled = method == "LC"
+            axes.plot(
+                size, mean(runs, error), MARKERS.get(method, "."), color=colours(number % 20), ms=8 if filled else 6, mfc=None if filled else "none"
+            )
+        axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
+    for method in names(found, "method", METHODS):
+        axes.plot([], [], MARKERS.get(method, "."), color="black", mfc=None if method == "LC" else "none", label=method)
+    reference = found[0]["reference"]
+    axes.plot(reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"]), "k*", ms=12)
+    axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
+    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=f"{TITLES.get(net, net)} on {found[0]['data']}")
+    ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 15, 20, 30, 50, 90) if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} kB")
+    axes.legend(fontsize=6, ncols=2)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def scaling_figure(run: dict[str, Any], path: Path) -> None:
+    fig, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for name in dict.fromkeys(row["c_step"] for row in run["rows"]):
+        points = [(row["weights"], row["seconds"]) for row in run["rows"] if row["c_step"] == name and "seconds" in row]
+        style = "k--" if name == "torch.sort" else "s:" if name.startswith(("scikit", "kmeans1d")) else "o-"
+        axes.plot(*zip(*points, strict=True), style, ms=4, lw=1.2, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="weights", ylabel="seconds")
+    axes.legend(fontsize=7)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def scaling_table(run: dict[str, Any]) -> str:
+    sizes = sorted({row["weights"] for row in run["rows"]})
+    lines = []
+    for name in dict.fromkeys(row["c_step"] for row in run["rows"]):
+        own = {row["weights"]: row["seconds"] for row in run["rows"] if row["c_step"] == name and "seconds" in row}
+        lines.append([name, *(f"{own[size]:.2g}" if size in own else "" for size in sizes)])
+    return table(["C step, seconds", *(f"{size:,}" for size in sizes)], lines)
