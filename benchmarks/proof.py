@@ -44,7 +44,7 @@ METHODS: dict[str, Callable[[Cell], leco.LC]] = {
     "Deep Compression": deep_compression.deep_compression,
 }
 LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40)
-RESNET = Settings(epochs=20, batch=128, lr=0.1, steps=20, weight_decay=5e-4)
+RESNET = Settings(epochs=20, batch=128, lr=0.1, steps=36, start=0.05, end=7.0, power=1.5, weight_decay=5e-4)
 FOLDER = common.RESULTS / "proof"
 
 
