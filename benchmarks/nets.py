@@ -66,7 +66,7 @@ def minilm() -> nn.Module:
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     **LENETS,
-    **{f"resnet{depth}": lambda depth=depth: resnet(depth) for depth in (20, 32, 56, 110)},
+    **{f"resnet{depth}": lambda depth=depth: resnet(depth) for depth in (8, 20, 32, 56, 110)},
     "vgg16": vgg16,
 }
 

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,7 @@ def run(cell: Cell, method: str, original: nn.Module, path: Path) -> dict[str, A
         "ratio": leco.dense_bytes(original) / size,
         "gap": gap,
         "seconds": seconds,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
 

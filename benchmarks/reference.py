@@ -30,7 +30,12 @@ class Recipe:
     weight_decay: float
 
 
-RECIPES = {"lenet300": Recipe(40, 256, 0.1, 0.0), "lenet300-relu": Recipe(30, 256, 0.1, 5e-4), "lenet5": Recipe(20, 256, 0.1, 1e-3)}
+RECIPES = {
+    "lenet300": Recipe(40, 256, 0.1, 0.0),
+    "lenet300-relu": Recipe(30, 256, 0.1, 5e-4),
+    "lenet5": Recipe(20, 256, 0.1, 1e-3),
+    "resnet8": Recipe(12, 128, 0.2, 5e-4),
+}
 CIFAR = Recipe(30, 256, 0.4, 5e-4)
 
 

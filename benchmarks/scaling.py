@@ -8,7 +8,7 @@ Each C step stands beside torch.sort of the same weights, whose n log n is the a
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import common
 import torch
@@ -34,16 +34,20 @@ def c_steps(x: torch.Tensor) -> dict[str, Callable[[], Any]]:
 
 
 def peers(x: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """k-means with 16 values."""
+    """k-means with 16 values; each gives its distortion."""
     import kmeans1d
     from sklearn.cluster import KMeans
 
-    column, plain = x.numpy()[:, None], x.double().numpy()
-    return {
-        "scikit-learn, one start": lambda: KMeans(16, n_init=1, random_state=0).fit(column).inertia_,
-        "scikit-learn, ten starts": lambda: KMeans(16, n_init=10, random_state=0).fit(column).inertia_,
-        "kmeans1d": lambda: ((plain - torch.tensor(kmeans1d.cluster(plain, 16).centroids)[kmeans1d.cluster(plain, 16).clusters].numpy()) ** 2).sum(),
-    }
+    column, plain = x.numpy()[:, None], x.double()
+
+    def exact() -> float:
+        found = kmeans1d.cluster(cast(Any, plain.numpy()), 16)
+        return float((plain - torch.tensor(found.centroids, dtype=torch.float64)[torch.tensor(found.clusters)]).square().sum())
+
+    def sklearn(starts: Any) -> float:
+        return cast(Any, KMeans(16, n_init=starts, random_state=0).fit(column)).inertia_
+
+    return {"scikit-learn, one start": lambda: sklearn(1), "scikit-learn, ten starts": lambda: sklearn(10), "kmeans1d": exact}
 
 
 def least(function: Callable[[], Any], budget: float = 2.0) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import artifact_tables
 import matplotlib
+import proof_tables
 from common import how, load
 
 matplotlib.use("Agg")
@@ -162,7 +163,7 @@ def page() -> str:
 
 Every number on this page comes from a recorded run in `benchmarks/results/`; `python benchmarks/tables.py` writes the page from them.
 File bytes are the length of a file that loads; the ratio is against 32-bit weights and biases.
-
+{proof_tables.sections()}
 ## LeNet300 on MNIST, by the authors' settings
 
 784-300-100-10 with tanh, trained on all 60,000 images, three seeds. References: 100 epochs of SGD (Nesterov 0.9, learning rate 0.02, 0.99 by
