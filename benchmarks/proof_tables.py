@@ -236,7 +236,8 @@ def origin(found: Cells) -> str:
 def budget(found: Cells) -> str:
     s = found[0]["settings"]
     return f"""Every method that trains has {s["epochs"]:g} epochs in batches of {s["batch"]}, SGD with Nesterov momentum 0.9, a cosine
-from {s["lr"]:g} to 0, weight decay {s["weight_decay"]:g}, and the reference's probabilities as soft targets (a share of 0.7, temperature 3). LC: {s["steps"]} steps,
+from {s["lr"]:g} to 0, weight decay {s["weight_decay"]:g}, and the reference's probabilities
+as soft targets (a share of 0.7, temperature 3). LC: {s["steps"]} steps,
 mu from {s["start"]:g} to {s["end"]:g} times the curvature (`leco.automatic`, power {s["power"]:g}), {100 * s["retrain"]:.0f} % of the epochs
 to retrain what is free; its net is the last one."""
 
