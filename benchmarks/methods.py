@@ -27,9 +27,9 @@ class Settings:
     batch: int
     lr: float
     steps: int
-    start: float = 0.1
-    end: float = 30.0
-    power: float = 2.0
+    start: float = 0.05
+    end: float = 7.0
+    power: float = 1.5
     retrain: float = 0.1
     retrain_lr: float = 1e-3
     weight_decay: float = 0.0

@@ -44,8 +44,8 @@ METHODS: dict[str, Callable[[Cell], leco.LC]] = {
     "SVD, greedy ranks": decomposition.greedy_ranks,
     "Deep Compression": deep_compression.deep_compression,
 }
-LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40, start=0.05, end=7.0, power=1.5)
-RESNET = Settings(epochs=20, batch=128, lr=0.05, steps=20, start=0.07, end=7.0, power=1.5, weight_decay=5e-4)
+LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40)
+RESNET = Settings(epochs=20, batch=128, lr=0.05, steps=20, start=0.07, weight_decay=5e-4)
 FOLDER = common.RESULTS / "proof"
 
 

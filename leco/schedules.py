@@ -17,15 +17,15 @@ def exponential(start: float, factor: float, steps: int) -> list[float]:
     return [start * factor**k for k in range(steps)]
 
 
-def automatic(curvature: float, steps: int, start: float = 0.03, end: float = 30.0, power: float = 2.0) -> list[float]:
+def automatic(curvature: float, steps: int, start: float = 0.05, end: float = 7.0, power: float = 1.5) -> list[float]:
     """mu_k = start h (end/start)^((k/(steps - 1))^power), h the curvature of the loss from w to Delta(Theta) that `lc.curvature` measures.
 
     It does not depend on the scale of the loss or of the weights. With a power above 1 most steps are at small mu, where indices and masks
     still change, and the last ones close the gap; 1 is `exponential`. docs/benchmarks.md has the runs that the defaults come from.
 
     >>> import leco
-    >>> [round(mu, 6) for mu in leco.automatic(0.1, steps=5)]
-    [0.003, 0.00462, 0.01687, 0.14609, 3.0]
+    >>> [round(mu, 5) for mu in leco.automatic(0.1, steps=5)]
+    [0.005, 0.00927, 0.02869, 0.12386, 0.7]
     """
     if not 0 < curvature < float("inf"):
         raise ValueError(f"automatic: curvature = {curvature} must be positive and finite: is w trained, and the compression not exact already?")
