@@ -335,6 +335,28 @@ def cost() -> str:
     return text
 
 
+README_ROWS = ("2 values", "5% of the weights", "2 values + 1 %", "1% of the weights", "5% in 4 values", "binary, channels", "binary + 1 %")
+
+
+def readme() -> str:
+    """LC beside the best of its own pieces and of the others."""
+    lines = []
+    for net in ("lenet300", "resnet20"):
+        found = cells(net)
+        for compression in names(found, "compression", README_ROWS):
+            own = of(found, compression=compression)
+            if compression not in README_ROWS or not of(own, method="LC"):
+                continue
+            texts = [f"{mean(runs, error):.2f}{seeds(runs)}" if (runs := of(own, method=m)) else "" for m in ("DC", "DC + retraining", "LC")]
+            others = [(mean(of(own, method=m), error), m) for m in names(own, "method") if m not in METHODS]
+            peer = "{:.2f} ({})".format(*min(others)) if others else ""
+            reference = {cell["seed"]: cell["reference"]["test_error"] for cell in own}
+            row = of(own, method="LC")[0]["row"]
+            start = [TITLES.get(net, net), f"{statistics.mean(reference.values()):.2f}", compression]
+            lines.append([*start, *texts, peer, f"{row['bytes']:,}", f"{row['ratio']:.1f}"])
+    return table(["net", "reference", "compression", "DC", "DC + retraining", "LC", "best method of others", "file bytes (LC)", "ratio"], lines)
+
+
 def sections() -> str:
     for net in ("lenet300", "resnet20"):
         found = cells(net)

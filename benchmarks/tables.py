@@ -252,6 +252,7 @@ def main() -> None:
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     readme = ROOT / "README.md"
     text = re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: m[1] + mnist_table() + "\n" + m[2], readme.read_text(), flags=re.DOTALL)
+    text = re.sub(r"(<!-- proof -->\n).*?(<!-- end of proof -->)", lambda m: m[1] + proof_tables.readme() + "\n" + m[2], text, flags=re.DOTALL)
     readme.write_text(text)
 
 
