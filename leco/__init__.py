@@ -54,7 +54,7 @@ from leco.narrow import Coupled, coupled, narrow
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run
-from leco.schedules import automatic, exponential, stable_lr
+from leco.schedules import automatic, exponential, stable_lr, steady_mu
 from leco.task import Task, each
 from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector
 
@@ -145,6 +145,7 @@ __all__ = [
     "run",
     "save",
     "stable_lr",
+    "steady_mu",
     "storage",
     "thetas",
     "tucker_storage",

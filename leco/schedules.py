@@ -1,5 +1,7 @@
 """Schedules of mu and of the L step's learning rate, as plain functions."""
 
+import math
+
 
 def exponential(start: float, factor: float, steps: int) -> list[float]:
     """start * factor^k for k = 0, ..., steps - 1: mu with a factor slightly above 1, learning rates with one slightly below.
@@ -52,3 +54,22 @@ def stable_lr(lr: float, mu: float, momentum: float = 0.0, nesterov: bool = Fals
     if not 0 < lr < float("inf") or not 0 < mu < float("inf") or not 0 <= momentum < 1:
         raise ValueError(f"stable_lr: lr = {lr} and mu = {mu} must be positive and finite, momentum = {momentum} at least 0 and below 1")
     return min(lr, (1 + momentum) / (1 + 2 * momentum if nesterov else 1) / mu)
+
+
+def steady_mu(lr: float, iterations: int, momentum: float = 0.0) -> float:
+    """ln 3 (1 - momentum)/(lr iterations): above it L steps of so many iterations are long enough that no sign swings for ever.
+
+    With multipliers, a weight that the loss holds near 0 can be +a after one C step and -a after the next: the multiplier adds up what the L
+    step had no time to close. For {-a, +a} and a loss of curvature H around 0 that cycle exists exactly where s mu/(mu + H) < 1 - s/2, with
+    s = 1 - exp(-lr (mu + H) iterations/(1 - momentum)) the share of its way that w goes in an L step. In flat directions (H = 0) this is
+    s < 2/3, the bound above; in the others mu must pass H too. Let mu pass it well before the learning rate decays; more iterations in each
+    L step lower it. (The cycle, in flat directions: Delta = +-a, w = -+3 s a/(4 - 3 s) and
+    lambda = +-mu (a + |w|)/2 in turn; the C step exchanges the signs where |w| < a.)
+
+    >>> import leco
+    >>> round(leco.steady_mu(0.1, iterations=100, momentum=0.9), 6)
+    0.010986
+    """
+    if not 0 < lr < float("inf") or iterations < 1 or not 0 <= momentum < 1:
+        raise ValueError(f"steady_mu: lr = {lr} must be positive, iterations = {iterations} at least 1, momentum = {momentum} in [0, 1)")
+    return math.log(3) * (1 - momentum) / (lr * iterations)

@@ -1,6 +1,7 @@
 """The driver, on problems with known solutions, and its bookkeeping."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -595,3 +596,30 @@ def test_curvature_says_what_is_missing():
     with pytest.raises(ValueError, match="already"):
         lc.curvature(lambda: model.w.square().sum().backward())
     assert not lc.thetas
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("share", [0.5, 0.95, 1.05, 1.2, 1.5, 3.0])
+def test_signs_swing_for_ever_exactly_where_steady_mu_says(share, curvature):
+    """L = H w^2 / 2, L steps by gradient flow, started on the cycle: it is kept, or left for good."""
+    iterations, lr, a = 100, 0.01, 1.0
+    mu = share * leco.steady_mu(lr, iterations)
+    model = Weights(w=torch.zeros(3, dtype=torch.float64))
+    lc = leco.LC(model, {"all": leco.Task("w", leco.Vector(), leco.Binary(scale=False))})
+    lc.mu = mu
+    s = -math.expm1(-lr * (mu + curvature) * iterations)
+    pulled = s * mu / (mu + curvature)
+    w = -1.5 * pulled * a / (2 - s - pulled / 2)
+    with torch.no_grad():
+        model.w.fill_(w)
+        lc.multipliers["w"].fill_(mu * (a - w) / 2)
+    swings, signs = 0, lc.thetas["all"].indices
+    for _ in range(20):
+        with torch.no_grad():
+            target = (mu * lc.delta["w"] + lc.multipliers["w"]) / (mu + curvature)
+            model.w.copy_(target + (model.w - target) * (1 - s))
+        lc.step()
+        swings, signs = swings + int((lc.thetas["all"].indices != signs).any()), lc.thetas["all"].indices
+    assert swings == (20 if pulled < 1 - s / 2 else 0)
+    if curvature == 0:
+        assert (pulled < 1 - s / 2) == (share < 1)
