@@ -27,6 +27,8 @@ class Settings:
     batch: int
     lr: float
     steps: int
+    scale: float = 0.0
+    """What stands for the curvature where it is above 0: prices make direct compression depend on mu, and the curvature with it."""
     start: float = 0.05
     end: float = 7.0
     power: float = 1.5
@@ -89,6 +91,7 @@ class Cell:
 
     def first_mu(self, lc: leco.LC) -> float:
         """The curvature of the loss from the reference to direct compression, over 2,000 examples, times `start`."""
+        self.curvature = self.curvature or self.settings.scale or None
         if self.curvature is None:
             parts = [range(first, min(first + 500, 2000, len(self.data.train[0]))) for first in range(0, min(2000, len(self.data.train[0])), 500)]
 

@@ -47,7 +47,20 @@ def cells(net: str, group: str = "") -> Cells:
 
 
 def _method(cell: dict[str, Any]) -> str:
-    return "quadratic penalty" if cell["method"] == "LC" and not cell["settings"]["multipliers"] else cell["method"]
+    """The method's name, with what is special about its settings."""
+    if cell["method"] == "LC" and not cell["settings"]["multipliers"]:
+        return "quadratic penalty"
+    return f"{cell['method']} ({cell['note']})" if cell["note"] and not cell["group"] else cell["method"]
+
+
+def chosen(found: Cells) -> Cells:
+    """LC with the settings that did best on validation data."""
+    variants = [of(found, method=m) for m in names(found, "method") if m == "LC" or m.startswith("LC (")]
+    return min(variants, key=lambda runs: mean(runs, lambda cell: cell["row"]["validation_error"]), default=[])
+
+
+def marker(method: str) -> str:
+    return MARKERS.get(method.split(" (")[0], ".")
 
 
 def of(found: Cells, **wanted: Any) -> Cells:
@@ -91,7 +104,7 @@ def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
         for method in methods:
             runs = of(own, method=method)
             texts.append(f"{mean(runs, error):.2f}{seeds(runs)}" if runs else "")
-        last = (of(own, method="LC") or own)[0]["row"]
+        last = (chosen(own) or own)[0]["row"]
         aim = LENET_AIMS.get(compression)
         lines.append([compression, *texts, f"{last['bytes']:,}", f"{last['ratio']:.1f}", "" if aim is None else f"{aim:.2f}"])
     return table(["compression", *methods, "file bytes (LC)", "ratio", "published LC"], lines)
@@ -116,7 +129,8 @@ def against_published(found: Cells) -> str:
     lines = []
     for compression in ("binary, channels", "binary, channels, inner", "binary + 1 %", "ternary, channels"):
         for method in ("straight-through", "BinaryRelax", "PARQ", "LC"):
-            runs, there = of(found, compression=compression, method=method), PUBLISHED.get(("resnet20", compression, method))
+            own = of(found, compression=compression)
+            runs, there = chosen(own) if method == "LC" else of(own, method=method), PUBLISHED.get(("resnet20", compression, method))
             aim = AIMS.get(compression) if method == "LC" else None
             if runs or there is not None or aim is not None:
                 here = f"{mean(runs, above):+.2f}{seeds(runs)}" if runs else "not run"
@@ -144,13 +158,11 @@ def figure(net: str, found: Cells, path: Path) -> None:
         for method in names(of(found, compression=compression), "method", METHODS):
             runs = of(found, compression=compression, method=method)
             size = mean(runs, lambda cell: cell["row"]["bytes"])
-            filled = method == "LC"
-            axes.plot(
-                size, mean(runs, error), MARKERS.get(method, "."), color=colours(number % 20), ms=8 if filled else 6, mfc=None if filled else "none"
-            )
+            filled = method.startswith("LC")
+            axes.plot(size, mean(runs, error), marker(method), color=colours(number % 20), ms=8 if filled else 6, mfc=None if filled else "none")
         axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
     for method in names(found, "method", METHODS):
-        axes.plot([], [], MARKERS.get(method, "."), color="black", mfc=None if method == "LC" else "none", label=method)
+        axes.plot([], [], marker(method), color="black", mfc=None if method.startswith("LC") else "none", label=method)
     reference = found[0]["reference"]
     axes.plot(reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"]), "k*", ms=12)
     axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
@@ -345,13 +357,14 @@ def readme() -> str:
         found = cells(net)
         for compression in names(found, "compression", README_ROWS):
             own = of(found, compression=compression)
-            if compression not in README_ROWS or not of(own, method="LC"):
+            if compression not in README_ROWS or not chosen(own):
                 continue
-            texts = [f"{mean(runs, error):.2f}{seeds(runs)}" if (runs := of(own, method=m)) else "" for m in ("DC", "DC + retraining", "LC")]
-            others = [(mean(of(own, method=m), error), m) for m in names(own, "method") if m not in METHODS]
+            ways = (of(own, method="DC"), of(own, method="DC + retraining"), chosen(own))
+            texts = [f"{mean(runs, error):.2f}{seeds(runs)}" if runs else "" for runs in ways]
+            others = [(mean(of(own, method=m), error), m) for m in names(own, "method") if m not in METHODS and not m.startswith("LC (")]
             peer = "{:.2f} ({})".format(*min(others)) if others else ""
             reference = {cell["seed"]: cell["reference"]["test_error"] for cell in own}
-            row = of(own, method="LC")[0]["row"]
+            row = chosen(own)[0]["row"]
             start = [TITLES.get(net, net), f"{statistics.mean(reference.values()):.2f}", compression]
             lines.append([*start, *texts, peer, f"{row['bytes']:,}", f"{row['ratio']:.1f}"])
     return table(["net", "reference", "compression", "DC", "DC + retraining", "LC", "best method of others", "file bytes (LC)", "ratio"], lines)
