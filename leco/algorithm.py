@@ -479,4 +479,6 @@ def _plain(shape: Any) -> tuple[Any, ...]:
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.sqrt(sum(float(torch.linalg.vector_norm(t.detach().float() if t.element_size() < 4 else t)) ** 2 for t in tensors))
+    """In float64, a part at a time: vector_norm adds float32 numbers one by one, which is 1 % off at 25 million."""
+    parts = (part for t in tensors for part in t.detach().reshape(-1).split(2**20))
+    return math.sqrt(sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts))

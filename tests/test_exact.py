@@ -560,3 +560,17 @@ def test_working_in_parts_changes_nothing(compression, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     alone = compression.compress(x[2], 1.0)
     torch.testing.assert_close(alone.decompress(), whole.decompress()[2], rtol=1e-12, atol=0)
+
+
+def test_sums_over_many_float32_weights_lose_nothing():
+    """Equal magnitudes, whose sum a naive float32 loop gets wrong by a thousandth."""
+    x = torch.full((2_000_000,), 0.0317) * torch.randn(2_000_000, generator=torch.Generator().manual_seed(0)).sign()
+    assert float(Binary().compress(x, 1.0).scale) == pytest.approx(0.0317, rel=1e-5)
+    norm = 0.0317 * 2_000_000**0.5
+    assert float(leco.L2Ball(norm / 2).compress(x, 1.0).decompress().double().norm()) == pytest.approx(norm / 2, rel=1e-5)
+    model = torch.nn.Linear(2_000_000, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(x)
+    lc = leco.LC(model, {"all": leco.Task("weight", leco.Vector(), leco.TopK(0))})
+    lc.mu = 1.0
+    assert lc.record().gap == pytest.approx(norm, rel=1e-5)

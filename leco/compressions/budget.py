@@ -84,7 +84,7 @@ class Budget(OfParts, Compression[Sum]):
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
         menus = self._menus(whole, mu, theta)
-        scale = mu / 2 * sum(float(torch.linalg.vector_norm(block)) ** 2 for block in whole) or 1.0
+        scale = mu / 2 * sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in whole) or 1.0
         ceiling = HUGE * max(scale, 1.0)
         least = self._least(menus, ceiling)
         alpha, point = _search(lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least)

@@ -66,7 +66,7 @@ class Part:
     def distortion(self, theta: Theta, x: Sequence[Tensor]) -> float:
         """weight^2 ||x - Delta(Theta)||^2 over the blocks that the part takes."""
         deltas = self.delta(theta, [block.shape for block in x]).items()
-        return self.weight**2 * sum(float(torch.linalg.vector_norm(x[b] - delta)) ** 2 for b, delta in deltas)
+        return self.weight**2 * sum(float(torch.linalg.vector_norm(x[b] - delta, dtype=torch.float64)) ** 2 for b, delta in deltas)
 
     def cost(self, theta: Theta) -> float:
         """unit C(Theta) of a penalty form."""

@@ -158,7 +158,7 @@ class L2Ball(Compression[Dense]):
 
     def compress(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         check_finite(x)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64).to(x.dtype)
         return Dense(torch.where(norm > self.kappa, x * (self.kappa / norm.clamp(min=torch.finfo(x.dtype).tiny)), x))
 
 
