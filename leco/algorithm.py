@@ -250,7 +250,7 @@ class LC:
         Args:
             backward: computes the task's loss, without the penalty, on some examples and calls `backward()`: a few hundred at least, and the
                 same each time.
-            mu: for the direct compression, which depends on it in the penalty forms.
+            mu: for the direct compression, which depends on it in the penalty forms, and h with it: there mu_0 is better tried than measured.
 
         Raises:
             ValueError: w is Delta(Theta) already; `backward` reaches none of the compressed parameters, or gives NaN.
@@ -294,7 +294,10 @@ class LC:
             if fresh:
                 self.thetas, self._delta, self._mu = {}, {}, None
         if not square:
-            raise ValueError("LC: curvature: w is Delta(Theta) already; call it before the net is compressed")
+            raise ValueError(
+                f"LC: curvature: w is Delta(Theta) already at mu = {self._mu or mu:g}; call it before the net is compressed, "
+                "and for a form with a price at a mu where it costs something"
+            )
         if not any(bool(g.any()) for g in there) or math.isnan(rise):
             raise ValueError(
                 f"LC: curvature: the gradients at Delta(Theta) are {'NaN' if math.isnan(rise) else '0'}; does `backward` call backward()?"
