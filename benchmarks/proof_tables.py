@@ -43,7 +43,14 @@ LENET_AIMS = {
 
 def cells(net: str, group: str = "") -> Cells:
     found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))] if FOLDER.is_dir() else []
-    return [{**cell, "method": _method(cell)} for cell in found if cell["net"] == net and cell["group"] == group]
+    return [{**cell, "method": _method(cell), "row": _timed(cell)} for cell in found if cell["net"] == net and cell["group"] == group]
+
+
+def _timed(cell: dict[str, Any]) -> dict[str, Any]:
+    """The row; a cell that was cut off and went on has the seconds of all its parts, from its curve."""
+    parts = (r.get(key) for r in cell["curve"] for key in ("seconds", "l_seconds", "c_seconds"))
+    whole = sum(s for s in parts if isinstance(s, float) and s == s)
+    return {**cell["row"], "seconds": max(cell["row"]["seconds"], whole)}
 
 
 def _method(cell: dict[str, Any]) -> str:
