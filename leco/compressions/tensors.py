@@ -99,6 +99,8 @@ class CP(Compression[CPFactors | Dense]):
         x = x.contiguous()
         if self.rank == x.numel() // max(x.shape):
             return Dense(x.clone())
+        if not x.any():  # least squares leaves factors of rounding size on some processors
+            return CPFactors(tuple(x.new_zeros(n, self.rank) for n in x.shape))
         if isinstance(theta, CPFactors) and sizes_of(theta.factors) == [(n, self.rank) for n in x.shape]:
             return no_worse(x, _als(x, [values(a).unsqueeze(0) for a in theta.factors]), theta)
         return _als(x, [torch.stack(factors) for factors in zip(*_cp_starts(x, self.rank), strict=True)])
