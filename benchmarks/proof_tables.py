@@ -354,9 +354,10 @@ def ablations() -> str:
         f"""## What makes LC good
 
 One change of the settings at a time, one seed. Multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is
-more than three times LC's), then many L steps instead of few long ones, a mu_0 that lets some choices go and no more, and soft targets. A momentum that starts anew in
-each L step makes no difference that one seed would show. `leco.automatic` has the best start of these. Not run: other ends and powers, rates,
-restarts, AdamW, the penalty in the loss, the proximal step, no retraining, and all of it on ResNet-20 (`--set` and `--group ablation` run them).
+more than three times LC's), then many L steps instead of few long ones, a mu_0 that lets some choices go and no more, and soft targets. A
+momentum that starts anew in each L step makes no difference that one seed would show. `leco.automatic` has the best start of these. Not run:
+other ends and powers, rates, restarts, AdamW, the penalty in the loss, the proximal step, no retraining, and all of it on ResNet-20 (`--set`
+and `--group ablation` run them).
 
 {chr(10).join(parts)}"""
         if parts
