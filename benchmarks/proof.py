@@ -98,7 +98,7 @@ def lc_cost(path: Path, tasks: dict[str, leco.Task]) -> float | None:
     if not path.exists() or not all(hasattr(task.compression, "cost") for task in tasks.values()):
         return None
     found = leco.thetas(path)
-    return sum(task.compression.usage(found[name]) for name, task in tasks.items())  # pyright: ignore[reportAttributeAccessIssue]
+    return sum(task.compression.usage(found[name].theta) for name, task in tasks.items())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def run(cell: Cell, method: str, original: nn.Module, path: Path) -> dict[str, Any]:

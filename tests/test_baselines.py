@@ -196,6 +196,16 @@ def test_ranks_are_fine_tuned_at_the_cost_of_lc(bench: SimpleNamespace, tmp_path
         bench.ranks.uniform_ranks(found)
 
 
+def test_the_cost_of_lc_is_read_from_its_file(bench: SimpleNamespace, tmp_path: Path):
+    found = cell(bench, tmp_path, leco.RankSelection(1e-3, leco.storage), leco.Matrix())
+    lc = leco.LC(found.model, found.tasks)
+    lc.mu = 1.0
+    leco.save(tmp_path / "lc.safetensors", lc)
+    expected = sum(found.tasks[name].compression.usage(theta) for name, theta in lc.thetas.items())
+    assert bench.proof.lc_cost(tmp_path / "lc.safetensors", found.tasks) == expected > 0
+    assert bench.proof.lc_cost(tmp_path / "none.safetensors", found.tasks) is None
+
+
 def test_deep_compression_prunes_and_shares_values(bench: SimpleNamespace, tmp_path: Path):
     found = cell(bench, tmp_path, leco.Compose(leco.TopK(0.5), leco.Codebook(4)))
     start = loss(bench.methods.direct(found), found)
