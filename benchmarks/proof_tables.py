@@ -354,10 +354,11 @@ def ablations() -> str:
         f"""## What makes LC good
 
 One change of the settings at a time, one seed. Multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is
-more than three times LC's), then many L steps instead of few long ones, a mu_0 that lets some choices go and no more, and soft targets. A
-momentum that starts anew in each L step makes no difference that one seed would show. `leco.automatic` has the best start of these. Not run:
-other ends and powers, rates, restarts, AdamW, the penalty in the loss, the proximal step, no retraining, and all of it on ResNet-20 (`--set`
-and `--group ablation` run them).
+more than three times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap),
+a mu_0 that lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step rather than as a proximal step.
+Momentum or the rate's cosine anew in each L step, and no retraining at the end, make no difference that one seed would show. `leco.automatic` has
+the best start of these. Not run: other ends and powers, rates, AdamW, the penalty in the loss, and all of it on ResNet-20 (`--set` and
+`--group ablation` run them).
 
 {chr(10).join(parts)}"""
         if parts
