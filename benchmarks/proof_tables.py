@@ -240,10 +240,6 @@ def missing(net: str, found: Cells) -> str:
     return "; ".join(lines)
 
 
-def setting(found: Cells, *keys: str) -> str:
-    return ", ".join(f"{key} {found[0]['settings'][key]:g}" for key in keys)
-
-
 def origin(found: Cells) -> str:
     first, minutes = found[0], sum(cell["row"]["seconds"] for cell in found) / 60
     return (

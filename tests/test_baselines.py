@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,28 +11,20 @@ from torch import nn
 
 import leco
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def bench():
-    """The modules, importable for the length of a test."""
+def bench(benchmarks: None):
+    """Their modules."""
     pytest.importorskip("PIL")
-    before, path = set(sys.modules), list(sys.path)
-    sys.path.insert(0, str(FOLDER))
     import methods
     import proof
     import rows
     import training
     from baselines import decomposition, deep_compression, latent, magnitude
 
-    yield SimpleNamespace(
+    return SimpleNamespace(
         methods=methods, proof=proof, rows=rows, training=training, latent=latent, magnitude=magnitude, ranks=decomposition, deep=deep_compression
     )
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
-            del sys.modules[name]
 
 
 def cell(bench: SimpleNamespace, folder: Path, compression: leco.Compression, view: object = None, **changes: object):

@@ -2,7 +2,6 @@
 
 import lzma
 import pickle
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,25 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def bench():
-    """The modules, importable for the length of a test."""
+def bench(benchmarks: None):
+    """Their modules."""
     pytest.importorskip("PIL")
     pytest.importorskip("zstandard")
-    before, path = set(sys.modules), list(sys.path)
-    sys.path.insert(0, str(FOLDER))
     import artifact
     import cifar
     import nets
 
-    yield SimpleNamespace(artifact=artifact, cifar=cifar, nets=nets)
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER)):
-            del sys.modules[name]
+    return SimpleNamespace(artifact=artifact, cifar=cifar, nets=nets)
 
 
 def test_nets_have_the_published_sizes(bench: SimpleNamespace):
