@@ -1,5 +1,6 @@
 """CIFAR-10 as tensors: the standard folder, or JPEG copies of its images; 5,000 training images held out; augmentation."""
 
+import functools
 import io
 import itertools
 import lzma
@@ -73,8 +74,14 @@ def _jpeg(path: Path) -> tuple[Split, Split]:
 
 def floats(images: Tensor) -> Tensor:
     """Images (n, 32, 32, 3) as the nets take them: (n, 3, 32, 32) of mean 0 and variance 1, channels last in memory."""
-    mean, deviation = torch.tensor([MEAN, DEVIATION], device=images.device)
+    mean, deviation = _colours(images.device)
     return ((images / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _colours(device: torch.device) -> Tensor:
+    """There once, as each copy would make the host wait."""
+    return torch.tensor([MEAN, DEVIATION], device=device)
 
 
 def augmented(images: Tensor) -> Tensor:

@@ -73,12 +73,14 @@ def load(pattern: str) -> list[dict[str, Any]]:
 def how(run: dict[str, Any]) -> str:
     """How a record was made, for a page."""
     of = run["machine"]
-    return f"`{run['command']}`, torch {run['versions']['torch']}, {of['processor']}, {of['threads']} thread{'s' * (of['threads'] > 1)}"
+    where = of["gpu"] if "gpu" in of else f"{of['processor']}, {of['threads']} thread{'s' * (of['threads'] > 1)}"
+    return f"`{run['command']}`, torch {run['versions']['torch']}, {where}"
 
 
 def machine() -> dict[str, Any]:
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads()}
+    found = {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads()}
+    return {**found, "gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else found
 
 
 def origin() -> dict[str, Any]:

@@ -39,6 +39,10 @@ class Settings:
     multipliers: bool = True
     reset: bool = False
     """Of the momentum, before each L step."""
+    from_delta: bool = False
+    """Each L step starts at w = Delta(Theta), not where the last one ended, with the first multipliers -mu (w - Delta(Theta)) of the reference."""
+    rounds: int = 1
+    """L and C steps at each mu."""
     restart: bool = False
     """Of the learning rate's cosine, at each L step; else one long decay."""
     clip: bool = True
@@ -136,7 +140,7 @@ def train_free(cell: Cell, lc: leco.LC, epochs: float, part: int = 1) -> None:
     optimizer = torch.optim.Adam(free.parameters())
     free.attach(optimizer)
     while trainer.done < trainer.total:
-        loss = trainer.run(cell.model, optimizer, trainer.left)
+        loss = trainer.run(cell.model, optimizer, trainer.left, capture=False)
         cell.curve.append({"part": "retraining", "epoch": trainer.done / trainer.per_epoch, "train_loss": loss})
     free.detach()
 
@@ -181,10 +185,21 @@ def learning_compression(cell: Cell) -> leco.LC:
         return leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True) if s.clip and rate > 0 else rate
 
     def l_step(k: int) -> float:
+        """Of `rounds` L steps at one mu all, with the C steps between them."""
         if s.reset:
             optimizer.state.clear()
-        iterations = each if k < s.steps - 1 else trainer.total - trainer.done
-        return trainer.run(model, optimizer, iterations, limit=limit, term=lc.penalty if s.way == "loss" else None)
+        if s.from_delta and not k:
+            lc.multipliers_step()
+        iterations, loss = each if k < s.steps - 1 else trainer.total - trainer.done, 0.0
+        for i in range(s.rounds):
+            if i:
+                lc.c_step()
+                lc.multipliers_step()
+            if s.from_delta:
+                lc.project_()
+            share = iterations * (i + 1) // s.rounds - iterations * i // s.rounds
+            loss += share * trainer.run(model, optimizer, share, limit=limit, term=lc.penalty if s.way == "loss" else None)
+        return loss / iterations
 
     mus = leco.automatic(cell.first_mu(lc) / s.start, s.steps, s.start, s.end, s.power)
     result = leco.run(

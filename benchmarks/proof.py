@@ -58,7 +58,7 @@ def changed(settings: Settings, changes: list[str]) -> Settings:
     found: dict[str, Any] = {}
     for change in changes:
         name, _, text = change.partition("=")
-        kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        kinds: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(settings)}
         if name not in kinds:
             raise ValueError(f"--set {change}: {name!r} is none of {', '.join(kinds)}")
         found[name] = text in ("1", "True") if kinds[name] is bool else kinds[name](text)
@@ -71,7 +71,7 @@ def reference(net: str, folder: Path, seed: int, device: torch.device) -> nn.Mod
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: python benchmarks/reference.py --net {net} --seed {seed} --out {folder} makes it")
     model = nets.NETS[net]().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model.load_state_dict(torch.load(path, weights_only=True))
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return model.to(device)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import leco
+from leco.views import View
 
 Names = tuple[str, ...]
 Make = Callable[[nn.Module, Names], dict[str, leco.Task]]
@@ -60,20 +61,28 @@ def stored_ranks(alpha: float) -> Make:
     return lambda model, names: leco.each(names, leco.Matrix(), leco.RankSelection(alpha, leco.storage))
 
 
-def learned_ranks(alpha: float) -> Make:
+def ranked(model: nn.Module, names: Names, alpha: float) -> list[tuple[View, leco.Compression]]:
     """By multiply-adds: a convolution as the better of its two schemes at each rank, a Linear layer as a matrix."""
+    found = list[tuple[View, leco.Compression]]()
+    counts = leco.multiply_adds(model, torch.zeros(1, 3, 32, 32, device=model.get_parameter(names[0]).device))
+    for name in names:
+        weight = model.get_parameter(name)
+        cost = leco.MultiplyAdds(counts[name.removesuffix(".weight")] // weight.numel())
+        conv = leco.Kernel(), leco.ConvRankSelection(alpha, cost)
+        found.append(conv if weight.ndim == 4 else (leco.Matrix(), leco.RankSelection(alpha, cost)))
+    return found
+
+
+def learned_ranks(alpha: float) -> Make:
+    return lambda model, names: {name: leco.Task(name, *own) for name, own in zip(names, ranked(model, names, alpha), strict=True)}
+
+
+def ranks_within(limit: float) -> Make:
+    """So many multiply-adds in all."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        counts = leco.multiply_adds(model, torch.zeros(1, 3, 32, 32))
-        found = {}
-        for name in names:
-            weight = model.get_parameter(name)
-            cost = leco.MultiplyAdds(counts[name.removesuffix(".weight")] // weight.numel())
-            if weight.ndim == 4:
-                found[name] = leco.Task(name, leco.Kernel(), leco.ConvRankSelection(alpha, cost))
-            else:
-                found[name] = leco.Task(name, leco.Matrix(), leco.RankSelection(alpha, cost))
-        return found
+        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0))]
+        return {"all": leco.Task(names, leco.Blocks(), leco.Budget(members, limit))}
 
     return make
 
@@ -113,6 +122,7 @@ RESNETS: dict[str, Make] = {
     "binary + 1 %": corrected(leco.Binary(), 0.01),
     "binary + 3 %": corrected(leco.Binary(), 0.03),
     **{f"ranks, alpha {alpha:g}": learned_ranks(alpha) for alpha in (1e-9, 3e-9, 1e-8, 3e-8)},
+    **{f"{limit:g} M multiply-adds": ranks_within(1e6 * limit) for limit in (17.4, 26.4, 43.3, 63.7, 68.7)},
     "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
 }
 

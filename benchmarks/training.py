@@ -126,6 +126,7 @@ class Trainer:
         self.total = round(epochs * self.per_epoch)
         self.done = 0
         self._order, self._of = torch.empty(0), -1
+        self._replay: tuple[nn.Module, Callable[[Tensor], Tensor]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done}
@@ -158,6 +159,7 @@ class Trainer:
         limit: Callable[[float], float] | None = None,
         at: Callable[[], AbstractContextManager[Any]] = nullcontext,
         term: Callable[[], Tensor] | None = None,
+        capture: bool = True,
     ) -> float:
         """The mean loss of so many iterations.
 
@@ -165,36 +167,77 @@ class Trainer:
             limit: what the rate may be at most, of the rate.
             at: entered for each forward and backward pass: the weights at which the gradient is taken.
             term: is added to the loss.
+            capture: on a GPU, replay the passes as one graph: some hundred small kernels take longer to launch than to run. Not for a `term`,
+                nor where hooks take the gradients away during the backward pass.
         """
         model.train()
-        (images, labels), device = self.data.train, self.data.train[0].device.type
-        total = torch.zeros((), device=labels.device)
+        device = self.data.train[0].device
+        total = torch.zeros((), device=device)
+        replay = self._captured(model) if capture and term is None and device.type == "cuda" else None
         for _ in range(iterations):
             rate = self.rate if limit is None else limit(self.rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            chosen = self._chosen()
-            x = self.data.prepare(self.data.augment(images[chosen]))
             with at():
-                with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):  # around each forward pass: it keeps the weights that it has cast
-                    outputs = model(x)
-                loss = compare.objective(outputs.float(), labels[chosen], None if self.soft is None else self.soft[chosen])
-                optimizer.zero_grad()
-                (loss if term is None else loss + term()).backward()
+                if replay is None:
+                    optimizer.zero_grad()
+                    loss = self._loss(model, self._chosen())
+                    (loss if term is None else loss + term()).backward()
+                else:
+                    loss = replay(self._chosen())
             optimizer.step()
             self.done += 1
             total += loss.detach()
         return float(total) / max(1, iterations)
+
+    def _loss(self, model: nn.Module, chosen: Tensor) -> Tensor:
+        images, labels = self.data.train
+        x = self.data.prepare(self.data.augment(images[chosen]))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):  # around each forward pass: it keeps the weights that it has cast
+            outputs = model(x)
+        return compare.objective(outputs.float(), labels[chosen], None if self.soft is None else self.soft[chosen])
+
+    def _captured(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A function of the chosen images that leaves the gradients in `.grad`, whose tensors stay the same ones, and gives the loss."""
+        if self._replay is not None and self._replay[0] is model:
+            return self._replay[1]
+        chosen = torch.arange(self.batch, device=self.data.train[0].device)
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model.zero_grad()
+                self._loss(model, chosen).backward()
+        torch.cuda.current_stream().wait_stream(stream)
+        model.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._loss(model, chosen)
+            loss.backward()
+        with torch.no_grad():  # the statistics of batch norms
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+
+        def replay(now: Tensor) -> Tensor:
+            chosen.copy_(now)
+            graph.replay()
+            return loss
+
+        self._replay = model, replay
+        return replay
 
 
 def epochs(checkpoint: Path, trainer: Trainer, stateful: dict[str, Any], curve: list[dict[str, Any]]) -> Iterator[int]:
     """The numbers of the epochs that are left: goes on from the checkpoint where there is one, and writes it after each."""
     everything = {"trainer": trainer, **stateful}
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         for name, part in everything.items():
             part.load_state_dict(state["stateful"][name])
         torch.set_rng_state(state["random"])
+        if torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(state["random_gpu"])
         curve[:] = state["curve"]
     for epoch in range(trainer.done // trainer.per_epoch, math.ceil(trainer.total / trainer.per_epoch)):
         start = time.perf_counter()
@@ -202,4 +245,6 @@ def epochs(checkpoint: Path, trainer: Trainer, stateful: dict[str, Any], curve: 
         if curve:
             curve[-1].setdefault("seconds", time.perf_counter() - start)
         state = {"stateful": {n: part.state_dict() for n, part in everything.items()}, "random": torch.get_rng_state(), "curve": curve}
+        if torch.cuda.is_initialized():
+            state["random_gpu"] = torch.cuda.get_rng_state()
         atomically(checkpoint, lambda temporary, state=state: torch.save(state, temporary))

@@ -14,7 +14,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from leco.batchnorm import batchnorm_statistics, recalibrate_
 from leco.coding import bits
+from leco.compressions.protocol import known_finite
 from leco.nested import theta_from_state, theta_state
 from leco.task import Task, resolve
 from leco.theta import THETAS, Theta
@@ -312,13 +313,20 @@ class LC:
         mu = self.mu
         self._require_outside("c_step")
         thetas = {}
-        for name, task in self.tasks.items():
-            try:
-                thetas[name] = task.compression.compress(self._array(name), mu, self.thetas.get(name))
-            except ValueError as error:
-                bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
-                raise ValueError(f"task {name!r}, {'parameter ' + repr(bad[0]) + ', ' if bad else ''}mu = {mu:g}: {error}") from error
+        with known_finite() if self._bounded(mu) else nullcontext():
+            for name, task in self.tasks.items():
+                try:
+                    thetas[name] = task.compression.compress(self._array(name), mu, self.thetas.get(name))
+                except ValueError as error:
+                    bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
+                    raise ValueError(f"task {name!r}, {'parameter ' + repr(bad[0]) + ', ' if bad else ''}mu = {mu:g}: {error}") from error
         self._set_thetas(thetas)
+
+    def _bounded(self, mu: float) -> bool:
+        """Whether max |w| + max |lambda|/mu, which bounds each |x|, is finite: looked at once for all tasks, where the device's host waits once."""
+        largest = [torch.linalg.vector_norm(p.detach(), math.inf).float() for p in self._params.values()]
+        largest += [torch.linalg.vector_norm(value, math.inf).float() / mu for value in self.multipliers.values()]
+        return all(math.isfinite(float(torch.stack(same).sum())) for same in _by_device(largest))
 
     @torch.no_grad()
     def multipliers_step(self) -> None:
@@ -483,5 +491,14 @@ def _plain(shape: Any) -> tuple[Any, ...]:
 
 def _norm(tensors: Iterable[Tensor]) -> float:
     """In float64, a part at a time: vector_norm adds float32 numbers one by one, which is 1 % off at 25 million."""
-    parts = (part for t in tensors for part in t.detach().reshape(-1).split(2**20))
-    return math.sqrt(sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts))
+    parts = [part for t in tensors for part in t.detach().reshape(-1).split(2**20)]
+    squares = [torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]
+    return math.sqrt(sum(float(torch.stack(same).sum()) for same in _by_device(squares)))
+
+
+def _by_device(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """So that the host waits once for each device, not for each tensor."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found.values()

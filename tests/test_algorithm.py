@@ -623,3 +623,32 @@ def test_signs_swing_for_ever_exactly_where_steady_mu_says(share, curvature):
     assert swings == (20 if pulled < 1 - s / 2 else 0)
     if curvature == 0:
         assert (pulled < 1 - s / 2) == (share < 1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_l_steps_of_one_iteration_from_delta_are_straight_through_training(factor):
+    torch.manual_seed(0)
+    inputs, outputs = torch.randn(40, 12, dtype=torch.float64), torch.randn(40, 1, dtype=torch.float64)
+    model, binary, lr, mu = nn.Linear(12, 1, bias=False).double(), leco.Binary(), 0.05, 0.1
+    latent = model.weight.detach().clone().view(-1)
+    lc = leco.LC(model, {"all": leco.Task("weight", leco.Vector(), binary)})
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    lc.attach(optimizer)
+    lc.mu = mu
+    lc.multipliers_step()
+    signs = set()
+    for _ in range(60):
+        lc.mu, before = lc.mu * factor, lc.mu
+        lc.project_()
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(inputs), outputs).backward()
+        gradient = model.weight.grad.clone().view(-1)
+        optimizer.step()
+        found = (model.weight.detach() - lc.multipliers["weight"] / lc.mu).view(-1)
+        lc.step()
+        delta = binary.compress(latent, mu).decompress()
+        apart = before / lc.mu * (latent - delta)
+        latent = delta + apart - lr * (gradient + lc.mu * apart)
+        assert torch.allclose(found, latent, rtol=0, atol=1e-12)
+        signs.add(tuple((latent >= 0).tolist()))
+    assert len(signs) > 2

@@ -189,7 +189,7 @@ class Binary(Compression[Fixed | Scaled]):
     def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         check_finite(x)
         indices = (x >= 0).view(torch.uint8)
-        values = torch.tensor([-1.0, 1.0], dtype=x.dtype, device=x.device)
+        values = torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)
         if not self.scale:
             return Fixed(indices, values)
         return Scaled(indices, values, x.abs().mean(dim=-1))  # vector_norm adds float32 one by one: 1 % off at 25 million
@@ -211,7 +211,7 @@ class Ternary(Compression[Fixed | Scaled]):
 
     def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         check_finite(x)
-        values = torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype, device=x.device)
+        values = torch.arange(-1, 2, dtype=x.dtype, device=x.device)
         a = _ternary_scale(x) if self.scale else torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device)
         half = a.unsqueeze(-1) / 2
         indices = (x > -half).view(torch.uint8) + (x >= half).view(torch.uint8)
