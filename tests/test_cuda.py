@@ -42,7 +42,7 @@ def test_a_run_on_the_gpu_goes_on_on_the_cpu(tmp_path):
                 optimizer.step()
 
         mus = leco.exponential(3.0, 3.0, 6)
-        return leco.run(lc, l_step, mus[:steps], checkpoint=tmp_path / "run", stateful={"optimizer": optimizer}, progress=False)
+        return leco.run(lc, l_step, mus[:steps], checkpoint=tmp_path / "run", stateful={"optimizer": optimizer}, tolerance=1e-12, progress=False)
 
     first = run("cuda", 3)
     both = run("cpu", 6)
