@@ -40,7 +40,7 @@ class Settings:
     reset: bool = False
     """Of the momentum, before each L step."""
     from_delta: bool = False
-    """Each L step starts at w = Delta(Theta), not where the last one ended, with the first multipliers -mu (w - Delta(Theta)) of the reference."""
+    """Each L step starts at w = Delta(Theta), not where the last one ended."""
     rounds: int = 1
     """L and C steps at each mu."""
     restart: bool = False
@@ -188,8 +188,6 @@ def learning_compression(cell: Cell) -> leco.LC:
         """Of `rounds` L steps at one mu all, with the C steps between them."""
         if s.reset:
             optimizer.state.clear()
-        if s.from_delta and not k:
-            lc.multipliers_step()
         iterations, loss = each if k < s.steps - 1 else trainer.total - trainer.done, 0.0
         for i in range(s.rounds):
             if i:
