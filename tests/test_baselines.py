@@ -239,3 +239,20 @@ def test_every_row_of_a_table_makes_tasks_for_its_net(bench: SimpleNamespace, ne
     for name in table:
         covered = sum(p.numel() for p in leco.LC(model, bench.rows.tasks(net, model, name)).params.values())
         assert covered > 0.99 * weights
+
+
+@pytest.mark.filterwarnings("ignore:leco.run")
+def test_l_steps_from_delta_start_there_and_c_steps_stand_between_the_rounds(bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = cell(bench, tmp_path, leco.Binary(), from_delta=True, rounds=2, retrain=0.0)
+    starts, steps = [], []
+    run, c_step = bench.training.Trainer.run, leco.LC.c_step
+    monkeypatch.setattr(leco.LC, "c_step", lambda lc: steps.append(len(starts)) or c_step(lc))
+
+    def looking(trainer, model, *rest, **options):
+        starts.append([len(p.abs().unique()) for p in model.parameters() if p.ndim > 1])
+        return run(trainer, model, *rest, **options)
+
+    monkeypatch.setattr(bench.training.Trainer, "run", looking)
+    bench.methods.METHODS["LC"](found)
+    assert starts == [[1, 1]] * 16  # one absolute value in each layer
+    assert steps[-16:] == list(range(1, 17))
