@@ -7,7 +7,10 @@ from torch import nn
 
 import leco
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),  # the first use of it, in a thread of autograd
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -51,7 +51,7 @@ class LowRank(Compression[Factors | Dense]):
         check_finite(x)
         if self.rank >= min(x.shape[-2:]):
             return Dense(x.clone())
-        u, s, vh = svd(x)
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
         return _factors(u, s, vh, self.rank)
 
 
@@ -95,7 +95,7 @@ class RankSelection(Penalty[Factors | Dense]):
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], Factors | Dense]]:
         self.check(x.shape)
         check_finite(x)
-        u, s, vh = svd(x)
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
         costs = _costs(self.cost, x.shape)
 
         def select(alpha: float, costs: list[float]) -> Factors | Dense:
@@ -153,7 +153,7 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         self.check(x.shape)
         check_finite(x)
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
-        decompositions = {scheme: svd(matrix) for scheme, matrix in matrices.items()}
+        decompositions = {scheme: torch.linalg.svd(matrix, full_matrices=False) for scheme, matrix in matrices.items()}
         costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
         dense = min(own[-1] for own in costs.values())
 
@@ -174,12 +174,6 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
             return _cost_of_pair(self.cost, theta)
         shapes = [_scheme_view(scheme).shape([theta.values.shape]) for scheme in self.schemes]
         return min(self.cost(shape, min(shape)) for shape in shapes)
-
-
-def svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u, s, vh of min(m, n) singular values; of matrices on a GPU by the CPU, which is the faster of the two for the matrices of layers."""
-    u, s, vh = torch.linalg.svd(x.cpu(), full_matrices=False)
-    return u.to(x.device), s.to(x.device), vh.to(x.device)
 
 
 def _scheme_view(scheme: int) -> Matrix:
