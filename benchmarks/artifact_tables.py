@@ -4,7 +4,12 @@ from typing import Any
 
 from common import how, load
 
-TITLES = {"lenet300": "LeNet300", "resnet20": "ResNet-20", "resnet56": "ResNet-56", "minilm": "all-MiniLM-L6-v2"}
+TITLES = {
+    "lenet300": "LeNet300",
+    **{f"resnet{depth}": f"ResNet-{depth}" for depth in (20, 32, 56, 110)},
+    "vgg16": "VGG16",
+    "minilm": "all-MiniLM-L6-v2",
+}
 AIMS = (  # net, how the variant's name begins, batch, at least so many times faster than dense
     ("Linear 2048 x 2048", "pair of rank 64", 64, 8.0),
     ("resnet56", "half of the", 64, 1.5),
