@@ -173,8 +173,8 @@ def learning_compression(cell: Cell) -> leco.LC:
     s, model = cell.settings, cell.model
     lc = leco.LC(model, cell.tasks, multipliers=s.multipliers)
     optimizer, trainer = cell.optimizer(), cell.trainer((1 - s.retrain) * s.epochs)
-    each = trainer.total // s.steps
     if s.restart:
+        each = trainer.total // s.steps
         trainer.shape = lambda _: training.cosine((trainer.done % each) / each)
     if s.way == "attach":
         lc.attach(optimizer)
@@ -185,19 +185,11 @@ def learning_compression(cell: Cell) -> leco.LC:
         return leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True) if s.clip and rate > 0 else rate
 
     def l_step(k: int) -> float:
-        """Of `rounds` L steps at one mu all, with the C steps between them."""
         if s.reset:
             optimizer.state.clear()
-        iterations, loss = each if k < s.steps - 1 else trainer.total - trainer.done, 0.0
-        for i in range(s.rounds):
-            if i:
-                lc.c_step()
-                lc.multipliers_step()
-            if s.from_delta:
-                lc.project_()
-            share = iterations * (i + 1) // s.rounds - iterations * i // s.rounds
-            loss += share * trainer.run(model, optimizer, share, limit=limit, term=lc.penalty if s.way == "loss" else None)
-        return loss / iterations
+        calls = s.steps * s.rounds
+        due = -(-trainer.done * calls // trainer.total) + 1
+        return trainer.run(model, optimizer, trainer.total * due // calls - trainer.done, limit=limit, term=lc.penalty if s.way == "loss" else None)
 
     mus = leco.automatic(cell.first_mu(lc) / s.start, s.steps, s.start, s.end, s.power)
     result = leco.run(
@@ -207,6 +199,8 @@ def learning_compression(cell: Cell) -> leco.LC:
         evaluate=cell.validate,
         batches=(lambda: training.calibration(cell.data)) if s.recalibrate else None,
         every=max(1, s.steps // s.evaluations),
+        rounds=s.rounds,
+        from_delta=s.from_delta,
         tolerance=1e-12,
         checkpoint=cell.checkpoint,
         stateful={"optimizer": optimizer, "trainer": trainer},

@@ -40,6 +40,8 @@ def run(
     evaluate: Callable[[], tuple[float, float]] | None = None,
     batches: Callable[[], Iterable[Any]] | None = None,
     every: int = 1,
+    rounds: int = 1,
+    from_delta: bool = False,
     tolerance: float = 1e-4,
     checkpoint: str | os.PathLike[str] | None = None,
     stateful: Mapping[str, Any] | None = None,
@@ -49,13 +51,17 @@ def run(
 
     Args:
         lc: the problem; attach it to your optimizer first, or add `lc.penalty()` to your loss.
-        l_step: `l_step(k)` trains the model for LC step k = 0, 1, ... (mu is set already) and may return the training loss.
+        l_step: `l_step(k)` trains the model for LC step k = 0, 1, ... (mu is set already) and may return the training loss. With several rounds
+            its seconds in the records have the C steps between them, and the loss is the mean.
         schedule: increasing values of mu, such as `leco.exponential(9e-5, 1.1, 40)`.
         evaluate: returns (loss, error) of the model, on validation data, as it is when called: at w = Delta(Theta). The net of least
             (error, loss) is kept; without `evaluate`, the last one.
         batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation.
         every: evaluate, and keep the best net, at direct compression, at each such number of steps and at the last mu: for L steps so short
             that evaluation would take as long.
+        rounds: L steps, each with its C step, at each mu: `l_step(k)` is called so many times for each k. The records are of the last ones.
+        from_delta: start each L step at w = Delta(Theta), not where the last one ended, so that the loss is seen at the compressed net: for
+            quantization by many short L steps (docs/algorithm.md, "Where an L step starts").
         tolerance: stop when the relative gap falls below it.
         checkpoint: a file, written after each step (beside, then renamed). Where it exists, the run goes on from it, exactly.
         stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such as the optimizer: kept in the checkpoint.
@@ -68,8 +74,9 @@ def run(
     run ended with the choices (indices, masks) of direct compression.
     """
     mus = _checked(schedule)
-    if every < 1:
-        raise ValueError(f"leco.run: every = {every} must be at least 1")
+    for name, count in (("every", every), ("rounds", rounds)):
+        if count < 1:
+            raise ValueError(f"leco.run: {name} = {count} must be at least 1")
     state = _State(lc, mus, dict(stateful or {}), Path(checkpoint) if checkpoint is not None else None)
     stopped = "schedule"
     columns = (TextColumn("LC"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
@@ -87,9 +94,16 @@ def run(
                     break
                 lc.mu = mus[k]
                 start = time.perf_counter()
-                loss = l_step(k)
+                losses = list[float | None]()
+                for i in range(rounds):
+                    if i:
+                        lc.c_step()
+                        lc.multipliers_step()
+                    if from_delta:
+                        lc.project_()
+                    losses.append(l_step(k))
                 seconds = time.perf_counter() - start
-                record = lc.step()._replace(l_seconds=seconds, loss=math.nan if loss is None else float(loss))
+                record = lc.step()._replace(l_seconds=seconds, loss=_mean(losses))
                 if (k + 1) % every == 0 or k + 1 == len(mus):
                     state.add(record, evaluate, batches)
                 else:
@@ -116,6 +130,11 @@ def run(
         )
     assert state.best is not None
     return Result(state.records, state.best, state.best_step, stopped)
+
+
+def _mean(losses: Sequence[float | None]) -> float:
+    """NaN where an L step returned none."""
+    return math.fsum(math.nan if loss is None else float(loss) for loss in losses) / len(losses)
 
 
 def _checked(schedule: Sequence[float]) -> list[float]:

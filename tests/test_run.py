@@ -85,6 +85,31 @@ def test_run_evaluates_at_every_so_many_steps_and_at_the_last():
     assert rare.best_step in evaluated
     with pytest.raises(ValueError, match="every = 0 must be at least 1"):
         Problem().run(MUS, every=0)
+    with pytest.raises(ValueError, match="rounds = 0 must be at least 1"):
+        Problem().run(MUS, rounds=0)
+
+
+def test_rounds_are_l_and_c_steps_at_one_mu_and_from_delta_starts_each_there():
+    problem = Problem()
+    starts = []
+
+    def l_step(k: int) -> float:
+        starts.append(all(torch.equal(p, problem.lc.delta[name]) for name, p in problem.lc.params.items()))
+        return problem.train(k)
+
+    result = leco.run(problem.lc, l_step, MUS, rounds=3, from_delta=True, progress=False)
+    assert problem.calls == [k for k in range(8) for _ in range(3)]
+    assert starts == [True] * 24
+    by_hand, losses = Problem(), []
+    for k, mu in enumerate(MUS):
+        by_hand.lc.mu = mu
+        for _ in range(3):
+            by_hand.lc.project_()
+            losses.append(by_hand.train(k))
+            by_hand.lc.step()
+    assert torch.equal(problem.lc.delta["0.weight"], by_hand.lc.delta["0.weight"])
+    assert result.records[-1].loss == pytest.approx(sum(losses[-3:]) / 3, abs=1e-12)
+    assert len(result.records) == 9
 
 
 def test_run_stops_when_the_gap_is_small():
