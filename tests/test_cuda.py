@@ -18,7 +18,8 @@ def test_a_c_step_on_the_gpu_is_that_on_the_cpu(case):
     x = torch.randn(case.shape, dtype=torch.float64)
     here, there = case.compress(x), case.compress(x.cuda())
     delta = there.decompress()
-    assert delta.device.type == "cuda" and delta.dtype == x.dtype
+    assert delta.device.type == "cuda"
+    assert delta.dtype == x.dtype
 
     def objective(theta) -> float:
         return MU / 2 * float((x - theta.decompress().cpu()).square().sum()) + case.compression.price(theta)
