@@ -1,18 +1,15 @@
 """The part of docs/benchmarks.md about LC against other methods, and its figures, from the cells in results/proof/."""
 
-import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import common
 from artifact_tables import TITLES, table
 from matplotlib import pyplot as plt
+from proof_cells import Cells, above, cells, chosen, commands, error, mean, names, of, origin, seeds
 
-FOLDER = common.RESULTS / "proof"
-Cells = list[dict[str, Any]]
-COLUMNS = ("ablation", "cost")  # groups whose tables have a column for the note
 METHODS = ("DC", "DC + retraining", "iterated DC", "quadratic penalty", "LC")
 MARKERS = {"DC": "x", "DC + retraining": "s", "iterated DC": "v", "quadratic penalty": "^", "LC": "o", "straight-through": "P", "BinaryRelax": "X"}
 MARKERS |= {
@@ -40,66 +37,6 @@ LENET_AIMS = {
     "1% of the weights": 3.2,
     "ranks, alpha 1e-06": 1.90,
 }
-
-
-def cells(net: str, group: str = "") -> Cells:
-    found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))] if FOLDER.is_dir() else []
-    return [{**cell, "method": _method(cell), "row": _timed(cell)} for cell in found if cell["net"] == net and cell["group"] == group]
-
-
-def _timed(cell: dict[str, Any]) -> dict[str, Any]:
-    """The row; a cell that was cut off and went on has the seconds of all its parts, from its curve."""
-    parts = (r.get(key) for r in cell["curve"] for key in ("seconds", "l_seconds", "c_seconds"))
-    whole = sum(s for s in parts if isinstance(s, float) and s == s)
-    return {**cell["row"], "seconds": max(cell["row"]["seconds"], whole)}
-
-
-def _method(cell: dict[str, Any]) -> str:
-    """The method's name, with what is special about its settings."""
-    if cell["method"] == "LC" and not cell["settings"]["multipliers"]:
-        return "quadratic penalty"
-    return f"{cell['method']} ({cell['note']})" if cell["note"] and cell["group"] not in COLUMNS else cell["method"]
-
-
-def chosen(found: Cells) -> Cells:
-    """LC with the settings that did best on validation data."""
-    variants = [of(found, method=m) for m in names(found, "method") if m == "LC" or m.startswith("LC (")]
-    return min(variants, key=lambda runs: mean(runs, lambda cell: cell["row"]["validation_error"]), default=[])
-
-
-def marker(method: str) -> str:
-    return MARKERS.get(method.split(" (")[0], ".")
-
-
-def of(found: Cells, **wanted: Any) -> Cells:
-    return [cell for cell in found if all(cell[key] == value for key, value in wanted.items())]
-
-
-def names(found: Cells, key: str, first: Iterable[str] = ()) -> list[str]:
-    """In the order of `first`, then as they come."""
-    every = list(dict.fromkeys(cell[key] for cell in found))
-    return [*(name for name in first if name in every), *(name for name in every if name not in first)]
-
-
-def mean(found: Cells, read: Callable[[dict[str, Any]], float]) -> float:
-    return statistics.mean(read(cell) for cell in found)
-
-
-def error(cell: dict[str, Any]) -> float:
-    return cell["row"]["test_error"]
-
-
-def above(cell: dict[str, Any]) -> float:
-    """Points of test error above the reference's."""
-    return cell["row"]["test_error"] - cell["reference"]["test_error"]
-
-
-def seeds(found: Cells) -> str:
-    return f" ({len(found)})" if len(found) > 1 else ""
-
-
-def commands(found: Cells) -> str:
-    return "\n".join(f"    {line}" for line in dict.fromkeys(cell["command"] for cell in found))
 
 
 def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
@@ -156,6 +93,10 @@ def ablation(found: Cells) -> str:
             numbers = [f"{row['validation_error']:.2f}", f"{row['train_loss']:.4f}", "" if changed != changed else f"{100 * changed:.1f}"]
             lines.append([cell["compression"], cell["method"], note, *numbers, f"{row['seconds']:.0f}"])
     return table(["compression", "method", "what is different", "validation error %", "train loss", "choices that left DC, %", "seconds"], lines)
+
+
+def marker(method: str) -> str:
+    return MARKERS.get(method.split(" (")[0], ".")
 
 
 def figure(net: str, found: Cells, path: Path) -> None:
@@ -239,21 +180,6 @@ def missing(net: str, found: Cells) -> str:
         if left:
             lines.append(f"{compression} ({', '.join(left)})")
     return "; ".join(lines)
-
-
-def origin(found: Cells) -> str:
-    """The machines."""
-    groups: dict[str, Cells] = {}
-    for cell in found:
-        of_cell = cell["machine"]
-        where = of_cell.get("gpu") or f"{of_cell['processor']}, {of_cell['threads']} thread"
-        groups.setdefault(f"torch {cell['versions']['torch']}, {where}", []).append(cell)
-    texts = []
-    for where, own in groups.items():
-        minutes = sum(cell["row"]["seconds"] for cell in own) / 60
-        how = "several processes shared the GPU, seconds are no timings" if "gpu" in own[0]["machine"] else f"{minutes:.0f} minutes of one core"
-        texts.append(f"{where}: {len(own)} cell{'s' * (len(own) > 1)}, {how}.")
-    return " ".join(texts)
 
 
 def budget(found: Cells) -> str:
