@@ -47,6 +47,8 @@ class Settings:
     """Of the learning rate's cosine, at each L step; else one long decay."""
     clip: bool = True
     """The learning rate at leco.stable_lr."""
+    lr_end: float = 0.0
+    """The rate falls from `lr` geometrically to so much of it where this is above 0, else by a cosine to 0."""
     optimizer: str = "sgd"
     way: str = "attach"
     """Of the penalty: "attach", "loss" or "proximal"."""
@@ -83,6 +85,7 @@ class Cell:
             lr=s.lr if lr is None else lr,
             seed=10 * self.seed + part,
             soft=self.soft,
+            shape=(lambda share: s.lr_end**share) if s.lr_end and lr is None else shape,
         )
 
     def optimizer(self) -> torch.optim.Optimizer:
