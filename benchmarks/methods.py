@@ -49,6 +49,8 @@ class Settings:
     """The learning rate at leco.stable_lr."""
     lr_end: float = 0.0
     """The rate falls from `lr` geometrically to so much of it where this is above 0, else by a cosine to 0."""
+    max_norm: float = 0.0
+    """Of the loss's gradient, which is clipped to it where it is above 0."""
     optimizer: str = "sgd"
     way: str = "attach"
     """Of the penalty: "attach", "loss" or "proximal"."""
@@ -179,6 +181,12 @@ def learning_compression(cell: Cell) -> leco.LC:
     if s.restart:
         each = trainer.total // s.steps
         trainer.shape = lambda _: training.cosine((trainer.done % each) / each)
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), s.max_norm)
+
+    if s.max_norm:
+        optimizer.register_step_pre_hook(clip)  # before the penalty joins
     if s.way == "attach":
         lc.attach(optimizer)
     if s.way == "proximal":
