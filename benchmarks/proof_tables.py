@@ -12,13 +12,22 @@ from proof_cells import Cells, above, cells, chosen, commands, error, mean, name
 
 FROM_DELTA = "LC (L steps from Delta)"
 METHODS = ("DC", "DC + retraining", "iterated DC", "quadratic penalty", "LC", FROM_DELTA)
-MARKERS = {"DC": "x", "DC + retraining": "s", "iterated DC": "v", "quadratic penalty": "^", "LC": "o", "straight-through": "P", "BinaryRelax": "X"}
+MARKERS = {
+    "DC": "x",
+    "DC + retraining": "s",
+    "iterated DC": "v",
+    "quadratic penalty": "^",
+    "LC": "o",
+    FROM_DELTA: "D",
+    "straight-through": "P",
+    "BinaryRelax": "X",
+}
 MARKERS |= {
     "PARQ": "*",
     "gradual magnitude": "<",
     "magnitude, rewound": ">",
     "SVD, uniform ranks": "d",
-    "SVD, greedy ranks": "D",
+    "SVD, greedy ranks": "p",
     "Deep Compression": "h",
 }
 PUBLISHED = {  # test error in % above the reference net's, weights only; 200 epochs from scratch (arXiv 2503.15748, table of ResNets)
@@ -96,8 +105,9 @@ def ablation(found: Cells) -> str:
     return table(["compression", "method", "what is different", "validation error %", "train loss", "choices that left DC, %", "seconds"], lines)
 
 
-def marker(method: str) -> str:
-    return MARKERS.get(method.split(" (")[0], ".")
+def _kind(method: str) -> str:
+    """A method with no note on its settings but where the L steps start."""
+    return FROM_DELTA if method.startswith(FROM_DELTA[:-1]) else method.split(" (")[0]
 
 
 def figure(net: str, found: Cells, path: Path) -> None:
@@ -106,13 +116,13 @@ def figure(net: str, found: Cells, path: Path) -> None:
     colours = plt.get_cmap("tab20")
     for number, compression in enumerate(names(found, "compression")):
         for method in names(of(found, compression=compression), "method", METHODS):
-            runs = of(found, compression=compression, method=method)
-            size = mean(runs, lambda cell: cell["row"]["bytes"])
-            filled = method.startswith("LC")
-            axes.plot(size, mean(runs, error), marker(method), color=colours(number % 20), ms=8 if filled else 6, mfc=None if filled else "none")
+            runs, kind = of(found, compression=compression, method=method), _kind(method)
+            size, ours = mean(runs, lambda cell: cell["row"]["bytes"]), kind.startswith("LC")
+            style = {"ms": 7, "zorder": 2} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
+            axes.plot(size, mean(runs, error), MARKERS[kind], color=colours(number % 20), **style)
         axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
-    for method in names(found, "method", METHODS):
-        axes.plot([], [], marker(method), color="black", mfc=None if method.startswith("LC") else "none", label=method)
+    for kind in dict.fromkeys(_kind(method) for method in names(found, "method", METHODS)):
+        axes.plot([], [], MARKERS[kind], color="black", mfc=None if kind.startswith("LC") else "none", label=kind)
     reference = found[0]["reference"]
     axes.plot(reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"]), "k*", ms=12)
     axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
