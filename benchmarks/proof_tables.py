@@ -21,8 +21,6 @@ MARKERS = {
     FROM_DELTA: "D",
     "straight-through": "P",
     "BinaryRelax": "X",
-}
-MARKERS |= {
     "PARQ": "*",
     "gradual magnitude": "<",
     "magnitude, rewound": ">",
@@ -118,7 +116,7 @@ def figure(net: str, found: Cells, path: Path) -> None:
         for method in names(of(found, compression=compression), "method", METHODS):
             runs, kind = of(found, compression=compression, method=method), _kind(method)
             size, ours = mean(runs, lambda cell: cell["row"]["bytes"]), kind.startswith("LC")
-            style = {"ms": 7, "zorder": 2} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
+            style: dict[str, Any] = {"ms": 7, "zorder": 2} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
             axes.plot(size, mean(runs, error), MARKERS[kind], color=colours(number % 20), **style)
         axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
     for kind in dict.fromkeys(_kind(method) for method in names(found, "method", METHODS)):
