@@ -70,6 +70,8 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
     if compression not in BITS or any(len(task.params) > 1 for task in cell.tasks.values()):
         raise ValueError("PARQ: the tasks must be Binary() or Ternary(), each of one parameter")
     lc = leco.LC(cell.model, cell.tasks)
+    for p in lc.params.values():
+        p.data = p.data.contiguous()  # torchao flattens kernels in place, which with channels last is a copy
     ids = {id(p) for p in lc.params.values()}
     decay = cell.settings.weight_decay
     groups: list[dict[str, Any]] = [{"params": list(lc.params.values()), "quant_bits": BITS[compression], "weight_decay": decay}]
