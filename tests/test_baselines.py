@@ -256,3 +256,17 @@ def test_l_steps_from_delta_start_there_and_c_steps_stand_between_the_rounds(ben
     bench.methods.METHODS["LC"](found)
     assert starts == [[1, 1]] * 16  # one absolute value in each layer
     assert steps[-16:] == list(range(1, 17))
+
+
+def test_parq_quantizes_kernels_that_have_channels_last(bench: SimpleNamespace, tmp_path: Path):
+    pytest.importorskip("torchao")
+    torch.manual_seed(0)
+    x = torch.randn(128, 3, 4, 4)
+    y, same = (x[:, 0].mean((1, 2)) > 0).long(), lambda images: images
+    data = bench.training.Data("noise", (x, y), (x, y), (x, y), same, same, False)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).to(memory_format=torch.channels_last)
+    tasks = leco.each(leco.match(model, "*.weight"), leco.Rows(), leco.Binary())
+    settings = bench.methods.Settings(epochs=6, batch=32, lr=0.05, steps=1)
+    found = bench.methods.Cell(model, tasks, data, settings, 0, tmp_path / "cell.checkpoint")
+    bench.latent.parq(found)  # which raises where it ends off the set
+    assert [len(filters.abs().unique()) for filters in model[0].weight] == [1] * 8
