@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from leco.batchnorm import batchnorm_statistics, recalibrate_
 from leco.coding import bits
-from leco.compressions.protocol import known_finite
+from leco.finite import known_finite
 from leco.nested import theta_from_state, theta_state
 from leco.task import Task, resolve
 from leco.theta import THETAS, Theta

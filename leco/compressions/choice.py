@@ -10,7 +10,8 @@ from torch import Tensor
 
 from leco.coding import bits
 from leco.compressions.parts import OfParts, Part, block_shapes
-from leco.compressions.protocol import Compression, Offer, Penalty, check_finite, check_number, is_penalty
+from leco.compressions.protocol import Compression, Offer, Penalty, check_number, is_penalty
+from leco.finite import check_finite
 from leco.theta import Array, Dense, Sum, Term, Theta
 from leco.views import View, array_shape, blocks
 

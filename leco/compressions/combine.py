@@ -13,10 +13,11 @@ from torch import Tensor
 
 from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.protocol import Compression, check_count
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
 from leco.compressions.sorted import sort_
+from leco.finite import check_finite
 from leco.theta import Array, Scaled, Sum, Theta
 from leco.views import Vector, View, array_shape, blocks
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from leco.compressions.combine import distance
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
-from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.protocol import Compression, check_count
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.quantization import cells_of
 from leco.compressions.sorted import midpoints
+from leco.finite import check_finite
 from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, Scaled, Sparse, Theta, ZeroCodes, lookup, values
 from leco.views import Matrix, Rows, Vector, View
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from leco.coding.contexts import PlaceLengths, code_bits, position_bits
-from leco.compressions.protocol import Penalty, check_count, check_finite, check_number
+from leco.compressions.protocol import Penalty, check_count, check_number
 from leco.compressions.quantization import cells_of
 from leco.compressions.sorted import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
+from leco.finite import check_finite
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 40  # of a value in a file: itself, in float32, and its weight in the table

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number, check_share, share
+from leco.compressions.protocol import Compression, Penalty, check_count, check_number, check_share, share
 from leco.compressions.pruning import TopK
+from leco.finite import check_finite
 from leco.theta import GroupSparse, NMSparse, Sparse, patterns
 
 CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache

@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Offer, Penalty, check_count, check_finite, check_number, offer_of
+from leco.compressions.protocol import Compression, Offer, Penalty, check_count, check_number, offer_of
 from leco.costs import RankCost, storage
+from leco.finite import check_finite
 from leco.theta import ConvFactors, Dense, Factors
 from leco.views import Matrix
 

@@ -1,14 +1,9 @@
 """What a compression is: a family of forms Theta with its C step."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, Protocol, TypeVar, cast
-
-import torch
-from torch import Tensor
 
 from leco.theta import Theta
 
@@ -77,28 +72,6 @@ def offer_of(penalty: Penalty[Any], family: Callable[[float], Any]) -> Offer:
 def is_penalty(compression: Any) -> bool:
     """Whether a compression is by a price: whether it has a C(Theta), and a C step for every alpha."""
     return hasattr(compression, "usage") and hasattr(compression, "offers")
-
-
-_known_finite = ContextVar("known_finite", default=False)
-
-
-@contextmanager
-def known_finite() -> Iterator[None]:
-    """Inside, `check_finite` takes its arrays for finite: for who has looked at all of them at once, as each look makes the host wait."""
-    token = _known_finite.set(True)
-    try:
-        yield
-    finally:
-        _known_finite.reset(token)
-
-
-def check_finite(x: Tensor) -> None:
-    """Raise ValueError where `x` has a NaN or an infinity: one pass over memory, no temporaries."""
-    if _known_finite.get():
-        return
-    low, high = torch.aminmax(x)
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        raise ValueError("the array to compress holds NaN or infinite entries; the L step diverged (lower its learning rate)")
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:

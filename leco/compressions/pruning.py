@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_finite, check_number, check_share, share
+from leco.compressions.protocol import Compression, Penalty, check_number, check_share, share
 from leco.compressions.sorted import Sorted
+from leco.finite import check_finite
 from leco.theta import Dense, Sparse
 
 

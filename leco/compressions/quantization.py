@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.protocol import Compression, check_count
 from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, lloyd, midpoints, optimal_codebook, search_scale, sort_
+from leco.finite import check_finite
 from leco.theta import Affine, Codes, Fixed, Scaled
 
 COUNTED = 31  # borders; up to so many it is faster to count those below a value, in parts that stay in cache, than to search

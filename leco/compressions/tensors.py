@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.protocol import Compression, check_count
+from leco.finite import check_finite
 from leco.nested import free_leaves, leaves, with_free_leaves
 from leco.theta import CPFactors, Dense, Theta, TrainFactors, values
 

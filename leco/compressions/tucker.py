@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_count, check_finite, check_number
+from leco.compressions.protocol import Compression, Penalty, check_count, check_number
 from leco.compressions.tensors import FLAT, check_bounds, check_modes, left_vectors, no_worse, sizes_of, squared_error, tuple_of_ranks, unfold
 from leco.costs import TuckerCost, tucker_storage
+from leco.finite import check_finite
 from leco.theta import Dense, TuckerFactors, mode_product, values
 
 SWEEPS = 50  # of HOOI

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, check_count, check_finite
+from leco.compressions.protocol import Compression, check_count
 from leco.compressions.quantization import Codebook
+from leco.finite import check_finite
 from leco.theta import Codes, HashedValues, VectorCodes, hashed_positions
 
 CHUNK = 2**18  # distances, or positions, held at once: they stay in cache
