@@ -290,7 +290,8 @@ So the choices settle early, and what follows trains scales and batch norms alon
 above mu a, and the multipliers grow more slowly than mu does.
 
 **At 5 % of the weights LC with L steps from Delta(Theta) leads.** Direct compression destroys the net, and the loss's first gradients there are huge:
-they are clipped to a norm of 1. Without that one L step made the weights' norm 80 times what it was, and the run was stopped."""
+they are clipped to a norm of 1, without which batch norm lets the first L step blow up the weights. This run has 10 L steps at each mu and
+retraining."""
 
 
 def _longer() -> str:
