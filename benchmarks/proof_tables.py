@@ -285,7 +285,7 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 def _at_one_bit(found: Cells) -> str:
     warm = settled([cell for cell in found if not cell["settings"].get("from_delta")])
     return f"""**At 1 bit no method comes near LC's aim here; LC with L steps from Delta(Theta) is level with straight-through estimation, and
-both are better than BinaryRelax.** With L steps that start where the last one ended LC is worse, and the records say why. {warm}.
+both are better than BinaryRelax and PARQ.** With L steps that start where the last one ended LC is worse, and the records say why. {warm}.
 So the choices settle early, and what follows trains scales and batch norms alone. A sign changes in a C step only where its multiplier is
 above mu a, and the multipliers grow more slowly than mu does.
 
