@@ -72,9 +72,14 @@ def load(pattern: str) -> list[dict[str, Any]]:
 
 def how(run: dict[str, Any]) -> str:
     """How a record was made, for a page."""
+    return f"`{run['command']}`, {where(run)}"
+
+
+def where(run: dict[str, Any]) -> str:
+    """The version of torch, and the GPU or the processor, of a record."""
     of = run["machine"]
-    where = of["gpu"] if "gpu" in of else f"{of['processor']}, {of['threads']} thread{'s' * (of['threads'] > 1)}"
-    return f"`{run['command']}`, torch {run['versions']['torch']}, {where}"
+    threads = f"{of['processor']}, {of['threads']} thread{'s' * (of['threads'] > 1)}"
+    return f"torch {run['versions']['torch']}, {of.get('gpu') or threads}"
 
 
 def machine() -> dict[str, Any]:

@@ -28,6 +28,7 @@ import torch
 import training
 from baselines import decomposition, deep_compression, latent, magnitude
 from methods import Cell, Settings
+from proof_cells import FOLDER
 from torch import nn
 
 import leco
@@ -46,7 +47,6 @@ METHODS: dict[str, Callable[[Cell], leco.LC]] = {
 }
 LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40)
 RESNET = Settings(epochs=20, batch=128, lr=0.05, steps=20, start=0.07, weight_decay=5e-4)
-FOLDER = common.RESULTS / "proof"
 
 
 def slug(text: str) -> str:

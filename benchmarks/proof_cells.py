@@ -72,12 +72,10 @@ def origin(found: Cells) -> str:
     """The machines."""
     groups: dict[str, Cells] = {}
     for cell in found:
-        of_cell = cell["machine"]
-        where = of_cell.get("gpu") or f"{of_cell['processor']}, {of_cell['threads']} thread"
-        groups.setdefault(f"torch {cell['versions']['torch']}, {where}", []).append(cell)
+        groups.setdefault(common.where(cell), []).append(cell)
     texts = []
     for where, own in groups.items():
         minutes = sum(cell["row"]["seconds"] for cell in own) / 60
-        how = "several processes shared the GPU, seconds are no timings" if "gpu" in own[0]["machine"] else f"{minutes:.0f} minutes of one core"
+        how = "several processes shared the GPU, seconds are no timings" if "gpu" in own[0]["machine"] else f"{minutes:.0f} minutes"
         texts.append(f"{where}: {len(own)} cell{'s' * (len(own) > 1)}, {how}.")
     return " ".join(texts)
