@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--net", choices=list(nets.NETS), required=True)
     parser.add_argument("--compression", nargs="+", required=True, help="names in rows.py")
     parser.add_argument("--method", nargs="+", choices=list(METHODS), default=["DC", "DC + retraining", "iterated DC", "LC"])
+    parser.add_argument("--teacher", choices=list(nets.NETS), help="the net whose probabilities are soft targets (--out has it, too)")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of methods.Settings")
     parser.add_argument("--group", default="", help="of cells that belong together, such as an ablation")
     parser.add_argument("--note", default="", help="what is special about these cells: a part of their names")
@@ -144,6 +145,8 @@ def main() -> None:
     settings, device = changed(LENET if args.net in nets.LENETS else RESNET, args.set), torch.device(args.device)
     data, original = training.load(args.net, args.data, device), reference(args.net, args.out, args.seed, device)
     soft, found = prepared(original, data, args.out / f"{args.net}-seed{args.seed}.prepared")
+    if args.teacher:
+        soft = prepared(reference(args.teacher, args.out, 0, device), data, args.out / f"{args.teacher}-seed0.prepared")[0]
     print(f"{args.net} on {data.name}: {found['test_error']:.2f} % test error, {found['bytes']:,} bytes", flush=True)
     args.results.mkdir(parents=True, exist_ok=True)
     (args.out / "cells").mkdir(exist_ok=True)

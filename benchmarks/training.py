@@ -75,9 +75,12 @@ def soft_targets(model: nn.Module, data: Data) -> Tensor:
     return torch.stack([F.softmax(logits(model, data, view, True) / compare.TEMPERATURE, 1) for view in views]).mean(0)
 
 
-def calibration(data: Data, images: int = 2000, batch: int = 500) -> Iterator[Tensor]:
-    """Inputs to recalibrate batch-norm statistics with."""
-    return (data.prepare(part) for part in data.train[0][:images].split(batch))
+def calibration(data: Data, images: int = 5000, batch: int = 500) -> Iterator[Tensor]:
+    """Inputs to recalibrate batch-norm statistics with: augmented, as those that the net was trained on; the same in every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        chosen = data.augment(data.train[0][:images])
+    return (data.prepare(part) for part in chosen.split(batch))
 
 
 def cosine(share: float) -> float:
