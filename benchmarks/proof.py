@@ -46,7 +46,7 @@ METHODS: dict[str, Callable[[Cell], leco.LC]] = {
     "Deep Compression": deep_compression.deep_compression,
 }
 LENET = Settings(epochs=60, batch=512, lr=0.1, steps=40)
-RESNET = Settings(epochs=20, batch=128, lr=0.05, steps=20, start=0.07, weight_decay=5e-4)
+RESNET = Settings(epochs=20, batch=128, lr=0.05, steps=20, start=0.07, weight_decay=5e-4, soft=False)
 
 
 def slug(text: str) -> str:

@@ -25,7 +25,9 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     Only batch-norm layers run in train mode (dropout stays off). Nothing happens in a net without them.
 
     Args:
-        batches: inputs, each passed as `model(batch)`, or `model(*batch)` for a tuple; a few hundred examples in all are enough.
+        batches: inputs, each passed as `model(batch)`, or `model(*batch)` for a tuple; some thousand examples in all are enough. Augmented
+            ones where the net was trained on augmented ones: the rest of the net is fitted to their statistics (docs/training-loops.md,
+            "Batch norm", has the loss of accuracy otherwise).
 
     Raises:
         ValueError: no batches.

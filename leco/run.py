@@ -56,7 +56,7 @@ def run(
         schedule: increasing values of mu, such as `leco.exponential(9e-5, 1.1, 40)`.
         evaluate: returns (loss, error) of the model, on validation data, as it is when called: at w = Delta(Theta). The net of least
             (error, loss) is kept; without `evaluate`, the last one.
-        batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation.
+        batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation, augmented as in training.
         every: evaluate, and keep the best net, at direct compression, at each such number of steps and at the last mu: for L steps so short
             that evaluation would take as long.
         rounds: L steps, each with its C step, at each mu: `l_step(k)` is called so many times for each k. The records are of the last ones.
