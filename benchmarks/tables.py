@@ -10,7 +10,7 @@ from typing import Any
 
 import artifact_tables
 import matplotlib
-import proof_tables
+import proof_sections
 from common import how, load
 
 matplotlib.use("Agg")
@@ -163,7 +163,7 @@ def page() -> str:
 
 Every number on this page comes from a recorded run in `benchmarks/results/`; `python benchmarks/tables.py` writes the page from them.
 File bytes are the length of a file that loads; the ratio is against 32-bit weights and biases.
-{proof_tables.sections()}
+{proof_sections.sections()}
 ## LeNet300 on MNIST, by the authors' settings
 
 784-300-100-10 with tanh, trained on all 60,000 images, three seeds. References: 100 epochs of SGD (Nesterov 0.9, learning rate 0.02, 0.99 by
@@ -252,7 +252,7 @@ def main() -> None:
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     readme = ROOT / "README.md"
     text = re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: m[1] + mnist_table() + "\n" + m[2], readme.read_text(), flags=re.DOTALL)
-    text = re.sub(r"(<!-- proof -->\n).*?(<!-- end of proof -->)", lambda m: m[1] + proof_tables.readme() + "\n" + m[2], text, flags=re.DOTALL)
+    text = re.sub(r"(<!-- proof -->\n).*?(<!-- end of proof -->)", lambda m: m[1] + proof_sections.readme() + "\n" + m[2], text, flags=re.DOTALL)
     readme.write_text(text)
 
 

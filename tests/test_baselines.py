@@ -76,7 +76,8 @@ def test_batch_norm_is_recalibrated_with_augmented_images_the_same_ones_each_tim
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)  # training goes on as if nothing had been asked
     shift = first - data.train[0][:100]
-    assert first.shape == (100, 2) and shift.min() > 9.9 and shift.max() < 11.1
+    assert first.shape == (100, 2)
+    assert 9.9 < shift.min() < shift.max() < 11.1
 
 
 def test_straight_through_moves_latent_weights_by_the_gradient_at_the_compressed_ones(bench: SimpleNamespace, tmp_path: Path):
