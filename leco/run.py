@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from leco.algorithm import LC, Record, Snapshot
+from leco.batchnorm import unlike_training
 from leco.nested import choices, share_changed, theta_state
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
@@ -56,7 +57,8 @@ def run(
         schedule: increasing values of mu, such as `leco.exponential(9e-5, 1.1, 40)`.
         evaluate: returns (loss, error) of the model, on validation data, as it is when called: at w = Delta(Theta). The net of least
             (error, loss) is kept; without `evaluate`, the last one.
-        batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation, augmented as in training.
+        batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation, augmented as in training; called once more
+            at the start, to compare its statistics with those of training.
         every: evaluate, and keep the best net, at direct compression, at each such number of steps and at the last mu: for L steps so short
             that evaluation would take as long.
         rounds: L steps, each with its C step, at each mu: `l_step(k)` is called so many times for each k. The records are of the last ones.
@@ -70,8 +72,8 @@ def run(
     Raises:
         ValueError: an empty, non-positive or decreasing schedule; a checkpoint of other tasks, or of other mu than the schedule's first ones.
 
-    Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large, and when the
-    run ended with the choices (indices, masks) of direct compression.
+    Ctrl-C ends the run with the results so far (`stopped` says so). A warning says when mu ended while the gap was still large, when the
+    run ended with the choices (indices, masks) of direct compression, and when `batches` are unlike the inputs of training.
     """
     mus = _checked(schedule)
     for name, count in (("every", every), ("rounds", rounds)):
@@ -84,6 +86,9 @@ def run(
         line = bar.add_task("", total=len(mus))
         try:
             if not state.resume():
+                wrong = unlike_training(lc.model, batches()) if batches is not None else None
+                if wrong is not None:
+                    warnings.warn(f"leco.run: batches: {wrong}", stacklevel=2)
                 lc.mu = mus[0]
                 state.add(lc.record(), evaluate, batches)
                 state.save()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import leco
+from leco.batchnorm import unlike_training
 from leco.nested import share_changed
 from leco.run import atomically
 
@@ -141,6 +142,25 @@ def test_the_share_of_changed_choices_by_hand():
     assert share_changed(before, after) == (1 + 1) / (4 + 2)
     assert share_changed(before, [after[0], torch.ones(3, dtype=torch.uint8)]) == (1 + 3) / (4 + 3)
     assert math.isnan(share_changed([], []))
+
+
+def test_run_warns_of_batches_unlike_those_of_training():
+    def augmented():
+        return X * (2.0 * torch.rand(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).round()
+
+    problem = Problem()
+    problem.model.train()
+    for _ in range(100):
+        problem.model(augmented())
+    before = copy.deepcopy(problem.model.state_dict())
+    assert unlike_training(problem.model, [augmented()]) is None
+    ratio = problem.model[0](10 * X).var(0) / problem.model[1].running_var
+    factor = ratio.log().square().mean().sqrt().exp().item()
+    assert f"batch norm '1' the variances differ from those of training by a factor of {factor:.2f}" in str(unlike_training(problem.model, [10 * X]))
+    for name, value in problem.model.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.warns(UserWarning, match="leco.run: batches: in batch norm '1' the variances differ"):
+        problem.run(MUS, batches=lambda: [10 * X])
 
 
 def test_run_warns_when_mu_ended_too_early():
