@@ -133,7 +133,7 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 
 {details(found, PLANNED["resnet20"][0])}
 
-{_FOUND}
+{_at_few_bits()}
 
 {_not_run("resnet20", found)}{origin(found)}
 
@@ -143,13 +143,24 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 {_longer()}{_soft([cell for cell in every if cell not in found], [cell for net in PLANNED for cell in cells(net)])}{_other_nets()}"""
 
 
-_FOUND = ""
+def _at_few_bits() -> str:
+    plain = of(cells("resnet20", "cost"), method="plain training")
+    first, last = (plain[0]["reference"]["validation_error"], plain[0]["curve"][-1]["validation_error"]) if plain else (float("nan"), float("nan"))
+    epochs = plain[0]["settings"]["epochs"] if plain else 0
+    return f"""At 1 bit LC and the methods that train latent weights are level: the standard error of 14 % on 10,000 images is 0.35 points, and this is
+one seed. All are nearer to the reference than the published figures, which have all of training for them, and lossless images. The
+differences include what any further training brings: the reference itself, trained on for the same {epochs:g} epochs without compression,
+goes from {first:.2f} to {last:.2f} % validation error."""
 
 
 def _longer() -> str:
     """ResNet-20 with more epochs."""
-    found = [cell for cell in cells("resnet20", "60 epochs") if cell["method"] != "plain training"]
-    return f"\n### 60 epochs\n\n{details(found, PLANNED['resnet20'][0])}\n\n{origin(found)}\n\n{commands(found)}\n" if found else ""
+    text = ""
+    for group in ("40 epochs", "60 epochs"):
+        found = hard(cells("resnet20", group))
+        if found:
+            text += f"\n### {group}\n\n{details(found, PLANNED['resnet20'][0])}\n\n{origin(found)}\n\n{commands(found)}\n"
+    return text
 
 
 def _soft(found: Cells, every: Cells) -> str:
@@ -244,7 +255,7 @@ def cost() -> str:
     head = ["net", "compression", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
     text = (
         "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
-        "from Delta) beside another process.\n\n" + table(head, parts) + "\n"
+        "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times.\n\n" + table(head, parts) + "\n"
         if parts
         else ""
     )
