@@ -20,7 +20,7 @@ LAYERS = {  # a file may import those of its set only; those of a folder are one
     "leco.task": {"leco.compressions", "leco.views"},
     "leco.algorithm": {"leco.nested", "leco.task", "leco.views", "leco.theta", "leco.coding", "leco.batchnorm", "leco.finite"},
     "leco.compressed": {"leco.algorithm", "leco.theta", "leco.views"},
-    "leco.run": {"leco.algorithm", "leco.nested"},
+    "leco.run": {"leco.algorithm", "leco.batchnorm", "leco.nested"},
     "leco.retrain": {"leco.nested", "leco.algorithm", "leco.theta", "leco.views"},
     "leco.report": {"leco.algorithm"},
     "leco.layers": {"leco.layers", "leco.nested", "leco.algorithm", "leco.compressed", "leco.theta", "leco.views"},
