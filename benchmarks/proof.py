@@ -146,6 +146,8 @@ def main() -> None:
     data, original = training.load(args.net, args.data, device), reference(args.net, args.out, args.seed, device)
     soft, found = prepared(original, data, args.out / f"{args.net}-seed{args.seed}.prepared")
     if args.teacher:
+        if not settings.soft:
+            parser.error("--teacher: its probabilities are soft targets, which --set soft=1 turns on")
         soft = prepared(reference(args.teacher, args.out, 0, device), data, args.out / f"{args.teacher}-seed0.prepared")[0]
     print(f"{args.net} on {data.name}: {found['test_error']:.2f} % test error, {found['bytes']:,} bytes", flush=True)
     args.results.mkdir(parents=True, exist_ok=True)

@@ -144,9 +144,8 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 
 
 def _at_few_bits() -> str:
-    plain = of(cells("resnet20", "cost"), method="plain training")
-    first, last = (plain[0]["reference"]["validation_error"], plain[0]["curve"][-1]["validation_error"]) if plain else (float("nan"), float("nan"))
-    epochs = plain[0]["settings"]["epochs"] if plain else 0
+    plain = of(cells("resnet20", "cost"), method="plain training")[0]
+    first, last, epochs = plain["reference"]["validation_error"], plain["curve"][-1]["validation_error"], plain["settings"]["epochs"]
     return f"""At 1 bit LC and the methods that train latent weights are level: the standard error of 14 % on 10,000 images is 0.35 points, and this
 is one seed. All are nearer to the reference than the published figures, which have all of training for them, and lossless images. The
 differences include what any further training brings: the reference itself, trained on for the same {epochs:g} epochs without compression,
@@ -167,8 +166,8 @@ def _soft(found: Cells, every: Cells) -> str:
     """The same with soft targets, and batch-norm statistics of images that are not augmented."""
     if not found:
         return ""
-    plain = of(cells("resnet20", "60 epochs"), method="plain training")
-    first, last = plain[0]["reference"]["validation_error"], plain[0]["curve"][-1]["validation_error"]
+    plain = of(cells("resnet20", "60 epochs"), method="plain training")[0]
+    first, last = plain["reference"]["validation_error"], plain["curve"][-1]["validation_error"]
     lines = []
     for cell in every:
         if "clean_statistics" in cell:
@@ -233,8 +232,10 @@ does not grow is worse, and straight-through estimation, which has neither mu no
 With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
 times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap), a mu_0 that
 lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step rather than as a proximal step.
-`leco.automatic` has the best start of these; `leco.run(from_delta=True)` is the other way. Not run: the penalty in the loss, a scale by
-channel on LeNet300, and batch norms that are not recalibrated (`--set` and `--group ablation` run them).
+`leco.automatic` has the best start of these; `leco.run(from_delta=True)` is the other way. On ResNet-20
+[two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are augmented
+as in training, and targets no worse than the classes themselves. Not run: the penalty in the loss, and a scale by channel on LeNet300 (`--set` and
+`--group ablation` run them).
 
 {chr(10).join(parts)}"""
         if parts
