@@ -147,7 +147,7 @@ def _at_few_bits() -> str:
     plain = of(cells("resnet20", "cost"), method="plain training")[0]
     first, last, epochs = plain["reference"]["validation_error"], plain["curve"][-1]["validation_error"], plain["settings"]["epochs"]
     return f"""At 1 bit LC and the methods that train latent weights are level: the standard error of 14 % on 10,000 images is 0.35 points, and this
-is one seed. All are nearer to the reference than the published figures, which have all of training for them, and lossless images. The
+is one seed. All are nearer to the reference than the published figures, whose nets train from scratch, on lossless images. The
 differences include what any further training brings: the reference itself, trained on for the same {epochs:g} epochs without compression,
 goes from {first:.2f} to {last:.2f} % validation error."""
 
