@@ -150,8 +150,8 @@ def _at_few_bits() -> str:
     return f"""At 1 bit LC and the methods that train latent weights are level: the standard error of 14 % on 10,000 images is 0.35 points, and this
 is one seed. All are nearer to the reference than the published figures, whose nets train from scratch, on lossless images. The
 differences include what any further training brings: the reference itself, trained on for the same {epochs:g} epochs without compression,
-goes from {first:.2f} to {last:.2f} % validation error. 1 bit + 1 % misses its aim with 20 epochs and, by {above(longer):+.2f}, meets it
-with {longer["settings"]["epochs"]:g} ([below](#40-epochs))."""
+goes from {first:.2f} to {last:.2f} % validation error. At 1 bit + 1 % LC misses its aim with 20
+epochs and meets it with {longer["settings"]["epochs"]:g}: {above(longer):+.2f} ([below](#40-epochs))."""
 
 
 def _longer() -> str:
