@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leco.batchnorm import batchnorm_statistics, recalibrate_
+from leco.batchnorm import kept_statistics, recalibrate_
 from leco.coding import bits
 from leco.finite import known_finite
 from leco.nested import theta_from_state, theta_state
@@ -263,7 +263,7 @@ class LC:
         18.0
         """
         self._require_outside("curvature")
-        fresh, statistics = not self.thetas, {name: value.clone() for name, value in batchnorm_statistics(self.model).items()}
+        fresh = not self.thetas
         every = list(self.model.parameters())
         before = [p.grad for p in every]
 
@@ -276,12 +276,13 @@ class LC:
         try:
             if fresh:
                 self.mu = mu
-            here = gradients()
-            self._exchange()
-            try:
-                there = gradients()
-            finally:
+            with kept_statistics(self.model):
+                here = gradients()
                 self._exchange()
+                try:
+                    there = gradients()
+                finally:
+                    self._exchange()
             with torch.no_grad():
                 apart = [self._delta[name] - p for name, p in self._params.items()]
                 square = sum(float(d.double().square().sum()) for d in apart)
@@ -289,9 +290,6 @@ class LC:
         finally:
             for p, gradient in zip(every, before, strict=True):
                 p.grad = gradient
-            with torch.no_grad():
-                for name, value in batchnorm_statistics(self.model).items():
-                    value.copy_(statistics[name])
             if fresh:
                 self.thetas, self._delta, self._mu = {}, {}, None
         if not square:
@@ -367,20 +365,16 @@ class LC:
         """
         self._require_theta()
         self._require_outside("compressed")
-        statistics = batchnorm_statistics(self.model)
-        saved = {name: value.clone() for name, value in statistics.items()} if batches is not None else {}
         self._exchange()
         self._inside = True
         try:
-            if batches is not None:
-                recalibrate_(self.model, batches)
-            yield self.model
+            with nullcontext() if batches is None else kept_statistics(self.model):
+                if batches is not None:
+                    recalibrate_(self.model, batches)
+                yield self.model
         finally:
             self._exchange()
             self._inside = False
-            with torch.no_grad():
-                for name, value in saved.items():
-                    statistics[name].copy_(value)
 
     @torch.no_grad()
     def project_(self) -> None:

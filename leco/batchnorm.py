@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,6 +69,19 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
             module.training = training
 
 
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Afterwards the statistics are what they were, whatever happened inside."""
+    statistics = batchnorm_statistics(model)
+    before = {name: value.clone() for name, value in statistics.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in statistics.items():
+                value.copy_(before[name])
+
+
 @torch.no_grad()
 def unlike_training(model: nn.Module, batches: Iterable[Any]) -> str | None:
     """What is wrong with `batches` where a batch-norm layer's variances are further from its running ones, those of training, than chance explains.
@@ -78,26 +92,20 @@ def unlike_training(model: nn.Module, batches: Iterable[Any]) -> str | None:
     layers = {name: layer for name, layer in _layers(model).items() if layer.num_batches_tracked is None or layer.num_batches_tracked > 0}
     if not layers:
         return None
-    before = {name: value.clone() for name, value in batchnorm_statistics(model).items()}
-    examples = 0
+
+    def logarithms() -> list[Tensor]:
+        return [(layer.running_var.double() + layer.eps).log() for layer in layers.values()]  # pyright: ignore
+
+    before, examples = logarithms(), 0
 
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal examples
         examples += len(inputs[0])
 
-    hook = next(iter(layers.values())).register_forward_pre_hook(count)
-    try:
+    with next(iter(layers.values())).register_forward_pre_hook(count), kept_statistics(model):
         recalibrate_(model, batches)
-        ratios = {
-            name: ((layer.running_var.double() + layer.eps) / (before[f"{name}.running_var"].double() + layer.eps)).log()  # pyright: ignore
-            for name, layer in layers.items()
-        }
-    finally:
-        hook.remove()
-        for name, value in batchnorm_statistics(model).items():
-            value.copy_(before[name])
-    distances = torch.stack([ratio.square().mean().sqrt() for ratio in ratios.values()]).tolist()
-    distance, name = max(zip(distances, ratios, strict=True))
+        distances = [(now - then).square().mean().sqrt() for now, then in zip(logarithms(), before, strict=True)]
+    distance, name = max(zip(torch.stack(distances).tolist(), layers, strict=True))
     if not distance > UNLIKE + 2 * math.sqrt(2 / max(examples, 1)):
         return None
     return (
