@@ -190,7 +190,7 @@ where its multiplier is above mu a, and the multipliers grow more slowly than mu
 
 {origin(found)}
 
-{commands(found)}
+{commands([*found, plain])}
 
 Batch-norm statistics belong to the weights, and are found again for the compressed ones, with images like those of training: random crops of
 padded images, flipped or not. Those of images as they are ("clean") cost 2 to 5 points, as the crops' black borders are then missing from
@@ -246,11 +246,12 @@ as in training, and targets no worse than the classes themselves. Not run: the p
 
 
 def cost() -> str:
-    parts = []
+    parts, used = [], Cells()
     for net in ("lenet300", "resnet20"):
         found = cells(net, "cost")
         plain = of(found, method="plain training")
         whole = of(found, method="LC") or of(cells(net), method=FROM_DELTA, compression="binary, channels")
+        used += [*plain, *whole] if plain else []
         for cell in whole if plain else []:
             ratios = [cell["row"][key] / plain[0]["row"][key] for key in ("seconds", "peak_bytes")]
             parts.append([TITLES.get(net, net), cell["compression"], f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
@@ -258,7 +259,8 @@ def cost() -> str:
     head = ["net", "compression", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
     text = (
         "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
-        "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times.\n\n" + table(head, parts) + "\n"
+        "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."
+        f"\n\n{table(head, parts)}\n\n{commands(used)}\n"
         if parts
         else ""
     )
