@@ -61,14 +61,14 @@ def stored_ranks(alpha: float) -> Make:
     return lambda model, names: leco.each(names, leco.Matrix(), leco.RankSelection(alpha, leco.storage))
 
 
-def ranked(model: nn.Module, names: Names, alpha: float) -> list[tuple[View, leco.Compression]]:
-    """By multiply-adds: a convolution as the better of its two schemes at each rank, a Linear layer as a matrix."""
+def ranked(model: nn.Module, names: Names, alpha: float, schemes: tuple[int, ...] = (1, 2)) -> list[tuple[View, leco.Compression]]:
+    """By multiply-adds: a convolution as the better of the schemes at each rank, a Linear layer as a matrix."""
     found = list[tuple[View, leco.Compression]]()
     counts = leco.multiply_adds(model, torch.zeros(1, 3, 32, 32, device=model.get_parameter(names[0]).device))
     for name in names:
         weight = model.get_parameter(name)
         cost = leco.MultiplyAdds(counts[name.removesuffix(".weight")] // weight.numel())
-        conv = leco.Kernel(), leco.ConvRankSelection(alpha, cost)
+        conv = leco.Kernel(), leco.ConvRankSelection(alpha, cost, schemes)
         found.append(conv if weight.ndim == 4 else (leco.Matrix(), leco.RankSelection(alpha, cost)))
     return found
 
@@ -77,11 +77,11 @@ def learned_ranks(alpha: float) -> Make:
     return lambda model, names: {name: leco.Task(name, *own) for name, own in zip(names, ranked(model, names, alpha), strict=True)}
 
 
-def ranks_within(limit: float) -> Make:
+def ranks_within(limit: float, *schemes: int) -> Make:
     """So many multiply-adds in all."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0))]
+        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0, schemes or (1, 2)))]
         return {"all": leco.Task(names, leco.Blocks(), leco.Budget(members, limit))}
 
     return make
@@ -123,6 +123,7 @@ RESNETS: dict[str, Make] = {
     "binary + 3 %": corrected(leco.Binary(), 0.03),
     **{f"ranks, alpha {alpha:g}": learned_ranks(alpha) for alpha in (1e-9, 3e-9, 1e-8, 3e-8)},
     **{f"{limit:g} M multiply-adds": ranks_within(1e6 * limit) for limit in (17.4, 26.4, 43.3, 63.7, 68.7)},
+    **{f"26.4 M multiply-adds, scheme {k}": ranks_within(26.4e6, k) for k in (1, 2)},
     "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
 }
 

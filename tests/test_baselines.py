@@ -199,6 +199,21 @@ def test_ranks_are_fine_tuned_at_the_cost_of_lc(bench: SimpleNamespace, tmp_path
         bench.ranks.uniform_ranks(found)
 
 
+@pytest.mark.parametrize("limit, ranks", [(18 + 18, [1, 1]), (18 + 32, [1, 2]), (32 + 32, [2, 2])])
+def test_ranks_are_fine_tuned_within_a_budget_and_a_full_rank_leaves_the_matrix(bench: SimpleNamespace, tmp_path: Path, limit: int, ranks: list[int]):
+    found = cell(bench, tmp_path, leco.Binary())
+    members = [leco.Part(leco.Matrix(), leco.RankSelection(0.0), (i,)) for i in range(2)]
+    found.tasks = {"all": leco.Task(("0.weight", "2.weight"), leco.Blocks(), leco.Budget(members, limit))}
+    with torch.no_grad():
+        found.model.get_parameter("0.weight").div_(100)  # its second singular value is the last to be bought
+    lc = bench.ranks.greedy_ranks(found)
+    assert [int(torch.linalg.matrix_rank(d)) for d in lc.delta.values()] == ranks
+    assert sum(array.numel() for theta in lc.thetas.values() for array in theta if isinstance(array, torch.Tensor)) == limit
+    found = cell(bench, tmp_path, leco.RankSelection(0.0, lambda shape, rank: 5.0 * (rank > 0)), leco.Matrix())
+    found.limit = 10.0
+    assert all(torch.linalg.matrix_rank(d) == 2 for d in bench.ranks.uniform_ranks(found).delta.values())
+
+
 def test_the_cost_of_lc_is_read_from_its_file(bench: SimpleNamespace, tmp_path: Path):
     found = cell(bench, tmp_path, leco.RankSelection(1e-3, leco.storage), leco.Matrix())
     lc = leco.LC(found.model, found.tasks)

@@ -7,7 +7,7 @@ import leco
 
 ROOT = Path(leco.__file__).parent
 LAYERS = {  # a file may import those of its set only; those of a folder are one
-    "leco.theta": {"leco.views"},
+    "leco.theta": {"leco.theta", "leco.views"},
     "leco.views": set(),
     "leco.match": set(),
     "leco.nested": {"leco.theta", "leco.views"},

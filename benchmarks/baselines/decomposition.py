@@ -8,6 +8,7 @@ from methods import Cell, train_free
 from torch import Tensor
 
 import leco
+from leco.costs import RankCost
 
 Cost = Callable[[int], float]
 
@@ -47,20 +48,35 @@ def greedy(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: flo
     return ranks
 
 
-def fine_tuned(cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, Cost], float], dict[str, int]]) -> leco.LC:
-    """Truncated SVDs at the chosen ranks, then training of the factors; `cell.limit` is the cost to meet."""
-    if cell.limit is None:
+def priced(cell: Cell) -> tuple[dict[str, RankCost], float]:
+    """What a rank of each parameter costs, and what all may: a budget's limit, else `cell.limit`."""
+    costs, limit = dict[str, RankCost](), cell.limit
+    for task in cell.tasks.values():
+        if isinstance(task.compression, leco.Budget):
+            limit = task.compression.limit
+            parts = [(task.params[part.at[0]], part.compression) for part in task.compression.members]
+        else:
+            parts = [(task.params[0], task.compression)]
+        costs |= {param: compression.cost for param, compression in parts}  # pyright: ignore[reportAttributeAccessIssue]
+    if limit is None:
         raise ValueError("SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first")
+    return costs, limit
+
+
+def fine_tuned(cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, Cost], float], dict[str, int]]) -> leco.LC:
+    """Truncated SVDs at the chosen ranks, then training of the factors. A rank that costs as much as the whole matrix leaves it whole."""
+    prices, limit = priced(cell)
     singular, costs = dict[str, Tensor](), dict[str, Cost]()
-    for name, task in cell.tasks.items():
-        (param,) = task.params
+    for param, price in prices.items():
         weight = cell.model.get_parameter(param).detach().flatten(1)
-        singular[name] = torch.linalg.svdvals(weight.double())
-        costs[name] = lambda rank, cost=task.compression.cost, shape=weight.shape: cost(shape, rank)  # pyright: ignore[reportAttributeAccessIssue]
-    cell.tasks = {
-        name: leco.Task(cell.tasks[name].params, leco.Matrix(), leco.LowRank(rank)) for name, rank in choose(singular, costs, cell.limit).items()
-    }
-    lc = leco.LC(cell.model, cell.tasks)
+        singular[param] = torch.linalg.svdvals(weight.double())
+        costs[param] = lambda rank, price=price, shape=weight.shape: price(shape, rank)
+    tasks = dict[str, leco.Task]()
+    for param, rank in choose(singular, costs, limit).items():
+        full = len(singular[param])
+        whole = costs[param](rank) >= costs[param](full)
+        tasks[param] = leco.Task(param, leco.Matrix(), leco.LowRank(full if whole else rank))
+    lc = leco.LC(cell.model, tasks)
     lc.mu = 1.0  # of no effect in a set
     train_free(cell, lc, cell.settings.epochs)
     return lc

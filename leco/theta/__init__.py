@@ -1,0 +1,64 @@
+"""The compressed forms Theta, each with its decompression Delta(Theta): every Delta of the library is in this folder.
+
+A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was found: several compressions share one form, and a file
+of Thetas loads without the compressions, options or costs that made them.
+"""
+
+from leco.theta.factors import ConvFactors, CPFactors, Dense, Factors, TrainFactors, TuckerFactors, mode_product
+from leco.theta.protocol import Array, Theta, shape_of, values
+from leco.theta.quantized import Affine, Codes, Fixed, HashedValues, Scaled, VectorCodes, ZeroCodes, hashed_positions, lookup
+from leco.theta.sparse import GroupSparse, NMSparse, Sparse, patterns
+from leco.theta.sums import Sum, Term
+
+THETAS: tuple[type, ...] = (
+    Codes,
+    Fixed,
+    Scaled,
+    ZeroCodes,
+    VectorCodes,
+    HashedValues,
+    Affine,
+    Sparse,
+    GroupSparse,
+    NMSparse,
+    Dense,
+    Factors,
+    ConvFactors,
+    TuckerFactors,
+    CPFactors,
+    TrainFactors,
+    Term,
+    Sum,
+)
+"""The forms that a file may name."""
+
+
+__all__ = [
+    "THETAS",
+    "Affine",
+    "Array",
+    "CPFactors",
+    "Codes",
+    "ConvFactors",
+    "Dense",
+    "Factors",
+    "Fixed",
+    "GroupSparse",
+    "HashedValues",
+    "NMSparse",
+    "Scaled",
+    "Sparse",
+    "Sum",
+    "Term",
+    "Theta",
+    "TrainFactors",
+    "TuckerFactors",
+    "VectorCodes",
+    "ZeroCodes",
+    "hashed_positions",
+    "lookup",
+    "mode_product",
+    "patterns",
+    "shape_of",
+    "values",
+]
