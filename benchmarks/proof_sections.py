@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import common
 from artifact_tables import TITLES, table
 from proof_cells import Cells, above, cells, chosen, commands, error, mean, names, of, origin, seeds
-from proof_tables import FROM_DELTA, METHODS, ablation, against_published, details, figure, rows_by_methods, scaling_figure, scaling_table
+from proof_findings import ablations, cost
+from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
 
 CIFAR_ROWS = (
     *("binary, channels", "binary", "2 values", "2 values, channels", "binary, channels, inner", "binary + 1 %", "binary + 3 %"),
@@ -35,7 +36,7 @@ PEERS = {
 def missing(net: str, found: Cells) -> str:
     """The cells of the full table that have no record."""
     compressions, methods = PLANNED[net]
-    done = {(cell["compression"], cell["method"]) for cell in found}
+    done = {(cell["compression"], kind_of(cell["method"])) for cell in found}
     lines = []
     for compression in compressions:
         left = [m for m in (*methods, *PEERS.get(compression, ())) if (compression, m) not in done]
@@ -212,63 +213,6 @@ def _other_nets() -> str:
             text += f"{origin(found)}\n\n{commands(found)}\n"
     missing_nets = [net for net in PLANNED if not cells(net)]
     return text + (f"\nOf {', '.join(TITLES.get(net, net) for net in missing_nets)} no cell was run.\n" if missing_nets else "")
-
-
-def ablations() -> str:
-    parts = []
-    for net in ("lenet300", "resnet20"):
-        found = cells(net, "ablation")
-        if found:
-            base = {"LC": "LC as above: nothing", FROM_DELTA: "L steps from Delta as above: nothing"}
-            same = [{**cell, "note": base[cell["method"]]} for cell in of(cells(net), compression=found[0]["compression"]) if cell["method"] in base]
-            found = [*(cell for cell in sorted(same, key=lambda cell: cell["note"]) if cell["seed"] == found[0]["seed"]), *found]
-            parts.append(f"{TITLES.get(net, net)}:\n\n{ablation(found)}\n\n{commands(found)}\n")
-    return (
-        f"""## What makes LC good
-
-One change of the settings at a time, one seed. Where an L step starts matters most: from Delta(Theta) LC is better than from the last w in
-nearly every row of quantization and pruning above, and it bears other settings well. Rates from 0.05 to 0.2, AdamW, momentum anew in each L
-step, no retraining, L steps of 1 to 72 iterations and a mu that grows tenfold or a thousandfold are within what one seed shows. A mu that
-does not grow is worse, and straight-through estimation, which has neither mu nor longer L steps, worse still.
-
-With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
-times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap), a mu_0 that
-lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step rather than as a proximal step.
-`leco.automatic` has the best start of these; `leco.run(from_delta=True)` is the other way. On ResNet-20
-[two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are augmented
-as in training, and targets no worse than the classes themselves. Not run: the penalty in the loss, and a scale by channel on LeNet300 (`--set` and
-`--group ablation` run them).
-
-{chr(10).join(parts)}"""
-        if parts
-        else ""
-    )
-
-
-def cost() -> str:
-    parts, used = [], Cells()
-    for net in ("lenet300", "resnet20"):
-        found = cells(net, "cost")
-        plain = of(found, method="plain training")
-        whole = of(found, method="LC") or of(cells(net), method=FROM_DELTA, compression="binary, channels")
-        used += [*plain, *whole] if plain else []
-        for cell in whole if plain else []:
-            ratios = [cell["row"][key] / plain[0]["row"][key] for key in ("seconds", "peak_bytes")]
-            parts.append([TITLES.get(net, net), cell["compression"], f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
-            parts[-1] += [f"{ratios[0]:.2f}", f"{ratios[1]:.2f}"]
-    head = ["net", "compression", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
-    text = (
-        "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
-        "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."
-        f"\n\n{table(head, parts)}\n\n{commands(used)}\n"
-        if parts
-        else ""
-    )
-    for run in common.load("scaling.json"):
-        scaling_figure(run, common.RESULTS.parent.parent / "docs" / "figures" / "scaling.png")
-        text += f"\n## C steps from 10^4 to 10^8 weights\n\nNormal weights. {common.how(run)}.\n\n{scaling_table(run)}\n\n"
-        text += "![seconds against weights](figures/scaling.png)\n"
-    return text
 
 
 README_ROWS = (

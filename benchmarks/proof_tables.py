@@ -101,7 +101,7 @@ def ablation(found: Cells) -> str:
     return table(["compression", "method", "what is different", "validation error %", "train loss", "choices that left DC, %", "seconds"], lines)
 
 
-def _kind(method: str) -> str:
+def kind_of(method: str) -> str:
     """A method with no note on its settings but where the L steps start."""
     return FROM_DELTA if method.startswith(FROM_DELTA[:-1]) else method.split(" (")[0]
 
@@ -112,12 +112,12 @@ def figure(net: str, found: Cells, path: Path) -> None:
     colours = plt.get_cmap("tab20")
     for number, compression in enumerate(names(found, "compression")):
         for method in names(of(found, compression=compression), "method", METHODS):
-            runs, kind = of(found, compression=compression, method=method), _kind(method)
+            runs, kind = of(found, compression=compression, method=method), kind_of(method)
             size, ours = mean(runs, lambda cell: cell["row"]["bytes"]), kind.startswith("LC")
             style: dict[str, Any] = {"ms": 7, "zorder": 2} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
             axes.plot(size, mean(runs, error), MARKERS[kind], color=colours(number % 20), **style)
         axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
-    for kind in dict.fromkeys(_kind(method) for method in names(found, "method", METHODS)):
+    for kind in dict.fromkeys(kind_of(method) for method in names(found, "method", METHODS)):
         axes.plot([], [], MARKERS[kind], color="black", mfc=None if kind.startswith("LC") else "none", label=kind)
     reference = found[0]["reference"]
     axes.plot(reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"]), "k*", ms=12)

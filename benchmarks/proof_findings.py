@@ -1,0 +1,64 @@
+"""The parts of docs/benchmarks.md on what makes LC good and what it costs."""
+
+import common
+from artifact_tables import TITLES, table
+from proof_cells import Cells, cells, commands, of
+from proof_tables import FROM_DELTA, ablation, scaling_figure, scaling_table
+
+
+def ablations() -> str:
+    parts = []
+    for net in ("lenet300", "resnet20"):
+        found = cells(net, "ablation")
+        if found:
+            base = {"LC": "LC as above: nothing", FROM_DELTA: "L steps from Delta as above: nothing"}
+            alike = [c for c in of(cells(net), compression=found[0]["compression"], seed=found[0]["seed"]) if c["method"] in base]
+            same = [{**c, "note": base[c["method"]]} for c in alike if c["settings"]["epochs"] == found[0]["settings"]["epochs"]]
+            found = [*sorted(same, key=lambda cell: cell["note"]), *found]
+            parts.append(f"{TITLES.get(net, net)}:\n\n{ablation(found)}\n\n{commands(found)}\n")
+    return (
+        f"""## What makes LC good
+
+One change of the settings at a time, one seed. Where an L step starts matters most: from Delta(Theta) LC is better than from the last w in
+nearly every row of quantization and pruning above, and it bears other settings well. Rates from 0.05 to 0.2, AdamW, momentum anew in each L
+step, no retraining, L steps of 1 to 72 iterations and a mu that grows tenfold or a thousandfold are within what one seed shows. A mu that
+does not grow is worse, and straight-through estimation, which has neither mu nor longer L steps, worse still.
+
+With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
+times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap), a mu_0 that
+lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step rather than as a proximal step.
+`leco.automatic` has the best start of these; `leco.run(from_delta=True)` is the other way. On ResNet-20
+[two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are augmented
+as in training, and targets no worse than the classes themselves. Not run: the penalty in the loss, and a scale by channel on LeNet300 (`--set` and
+`--group ablation` run them).
+
+{chr(10).join(parts)}"""
+        if parts
+        else ""
+    )
+
+
+def cost() -> str:
+    parts, used = [], Cells()
+    for net in ("lenet300", "resnet20"):
+        found = cells(net, "cost")
+        plain = of(found, method="plain training")
+        whole = of(found, method="LC") or of(cells(net), method=FROM_DELTA, compression="binary, channels")
+        used += [*plain, *whole] if plain else []
+        for cell in whole if plain else []:
+            ratios = [cell["row"][key] / plain[0]["row"][key] for key in ("seconds", "peak_bytes")]
+            parts.append([TITLES.get(net, net), cell["compression"], f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
+            parts[-1] += [f"{ratios[0]:.2f}", f"{ratios[1]:.2f}"]
+    head = ["net", "compression", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
+    text = (
+        "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
+        "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."
+        f"\n\n{table(head, parts)}\n\n{commands(used)}\n"
+        if parts
+        else ""
+    )
+    for run in common.load("scaling.json"):
+        scaling_figure(run, common.RESULTS.parent.parent / "docs" / "figures" / "scaling.png")
+        text += f"\n## C steps from 10^4 to 10^8 weights\n\nNormal weights. {common.how(run)}.\n\n{scaling_table(run)}\n\n"
+        text += "![seconds against weights](figures/scaling.png)\n"
+    return text
