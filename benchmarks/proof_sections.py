@@ -242,8 +242,8 @@ def readme() -> str:
 
 
 def sections() -> str:
-    for net in ("lenet300", "resnet20"):
-        found = cells(net)
-        if found:
-            figure(net, hard(found) if net == "resnet20" else found, common.RESULTS.parent.parent / "docs" / "figures" / f"proof-{net}.png")
+    folder, found = common.RESULTS.parent.parent / "docs" / "figures", {"lenet300": cells("lenet300"), "resnet20": hard(cells("resnet20"))}
+    for net, most in (("lenet300", 100.0), ("resnet20", 30.0)):
+        if found[net]:
+            figure(net, found[net], folder / f"proof-{net}.png", most)
     return "".join(f"\n{text}" for text in (lenet(), resnet(), ablations(), cost()) if text)

@@ -106,16 +106,16 @@ def kind_of(method: str) -> str:
     return FROM_DELTA if method.startswith(FROM_DELTA[:-1]) else method.split(" (")[0]
 
 
-def figure(net: str, found: Cells, path: Path) -> None:
-    """Test error against bytes: a colour for each compression, a marker for each method."""
+def figure(net: str, found: Cells, path: Path, most: float = 100.0) -> None:
+    """Test error against bytes: a colour for each compression, a marker for each method. Errors above `most` stand at the upper edge."""
     fig, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     colours = plt.get_cmap("tab20")
     for number, compression in enumerate(names(found, "compression")):
         for method in names(of(found, compression=compression), "method", METHODS):
             runs, kind = of(found, compression=compression, method=method), kind_of(method)
             size, ours = mean(runs, lambda cell: cell["row"]["bytes"]), kind.startswith("LC")
-            style: dict[str, Any] = {"ms": 7, "zorder": 2} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
-            axes.plot(size, mean(runs, error), MARKERS[kind], color=colours(number % 20), **style)
+            style: dict[str, Any] = {"ms": 7, "zorder": 2, "mew": 0, "alpha": 0.6} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
+            axes.plot(size, min(mean(runs, error), most), MARKERS[kind], color=colours(number % 20), **style)
         axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
     for kind in dict.fromkeys(kind_of(method) for method in names(found, "method", METHODS)):
         axes.plot([], [], MARKERS[kind], color="black", mfc=None if kind.startswith("LC") else "none", label=kind)
@@ -124,9 +124,10 @@ def figure(net: str, found: Cells, path: Path) -> None:
     axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=f"{TITLES.get(net, net)} on {found[0]['data']}")
     ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 15, 20, 30, 50, 90) if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" + " or more" * (tick == most) for tick in ticks])
+    sizes = [k * 10**e for e in (3, 4, 5, 6) for k in (1, 2, 5) if axes.get_xlim()[0] <= k * 10**e <= axes.get_xlim()[1]]
+    axes.set_xticks(sizes, [f"{size / 1000:g} kB" for size in sizes])
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g} kB")
     axes.legend(fontsize=6, ncols=2)
     fig.savefig(path, dpi=130)
     plt.close(fig)
