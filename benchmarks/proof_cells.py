@@ -41,6 +41,11 @@ def of(found: Cells, **wanted: Any) -> Cells:
     return [cell for cell in found if all(cell[key] == value for key, value in wanted.items())]
 
 
+def hard(found: Cells) -> Cells:
+    """The cells without soft targets."""
+    return [cell for cell in found if cell["method"] == "DC" or not cell["settings"]["soft"]]
+
+
 def names(found: Cells, key: str, first: Iterable[str] = ()) -> list[str]:
     """In the order of `first`, then as they come."""
     every = list(dict.fromkeys(cell[key] for cell in found))

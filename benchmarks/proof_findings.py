@@ -1,9 +1,11 @@
 """The parts of docs/benchmarks.md on what makes LC good and what it costs."""
 
+import statistics
+
 import common
 from artifact_tables import TITLES, table
-from proof_cells import Cells, cells, commands, of
-from proof_tables import FROM_DELTA, ablation, scaling_figure, scaling_table
+from proof_cells import Cells, cells, commands, hard, of
+from proof_tables import FROM_DELTA, METHODS, ablation, kind_of, scaling_figure, scaling_table
 
 
 def ablations() -> str:
@@ -32,10 +34,30 @@ lets some choices go and no more, soft targets, and the penalty's gradient in th
 as in training, and targets no worse than the classes themselves. Not run: the penalty in the loss, and a scale by channel on LeNet300 (`--set` and
 `--group ablation` run them).
 
+What the last tenth of the epochs brings, which retrains what is free (scales, codebooks, kept weights, factors) by Adam, in the cells of the
+tables above that have it: much where w ends away from Delta(Theta), nothing after L steps from Delta.
+
+{retraining()}
+
 {chr(10).join(parts)}"""
         if parts
         else ""
     )
+
+
+def retraining() -> str:
+    """What training of the free values after LC brings, over the cells that have it."""
+    lines = []
+    for net in ("lenet300", "resnet20"):
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for cell in hard(cells(net)) if net == "resnet20" else cells(net):
+            before = [record["validation_error"] for record in cell["curve"] if record.get("part") == "before retraining"]
+            if before:
+                pairs.setdefault(kind_of(cell["method"]), []).append((before[0], cell["row"]["validation_error"]))
+        for method in (m for m in METHODS if m in pairs):
+            before, after = (statistics.mean(errors) for errors in zip(*pairs[method], strict=True))
+            lines.append([TITLES.get(net, net), method, f"{len(pairs[method])}", f"{before:.2f}", f"{after:.2f}"])
+    return table(["net", "method", "cells", "mean validation error before, %", "after, %"], lines)
 
 
 def cost() -> str:

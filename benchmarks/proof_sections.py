@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import common
 from artifact_tables import TITLES, table
-from proof_cells import Cells, above, cells, chosen, commands, error, mean, names, of, origin, seeds
+from proof_cells import Cells, above, cells, chosen, commands, error, hard, mean, names, of, origin, seeds
 from proof_findings import ablations, cost
 from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
 
@@ -105,11 +105,6 @@ def settled(found: Cells) -> str:
                 first, last = 100 * shares[len(shares) // 3], 100 * shares[-1]
                 texts.append(f"{first:.1f} % of the signs differ after a third of the steps, {last:.1f} % at the end")
     return "; ".join(texts)
-
-
-def hard(found: Cells) -> Cells:
-    """The cells without soft targets."""
-    return [cell for cell in found if cell["method"] == "DC" or not cell["settings"]["soft"]]
 
 
 def resnet() -> str:
