@@ -122,7 +122,8 @@ Batch-norm statistics are found again at the end, of augmented images. LC, by *L
 from 0.0005 times the curvature, and at each 11 L steps of 16 iterations that start at w = Delta(Theta)
 ([where an L step starts](algorithm.md#where-an-l-step-starts)); no retraining. *Clipped*: the loss's gradient to a norm of 1 (direct compression
 destroys the net, and batch norm lets the first gradients there blow up the weights), 10 L steps at each mu, and at 5 % of the weights and 26.4 M
-multiply-adds 10 % of the epochs to retrain what is free, which [did not help](#what-makes-lc-good). One seed. The images are JPEG copies, on which nets are worse than on the lossless ones: read the differences. "Published" are
+multiply-adds 10 % of the epochs to retrain what is free, which [did not help](#what-makes-lc-good). One seed. The images are JPEG copies,
+on which nets are worse than on the lossless ones: read the differences. "Published" are
 the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, lossless images.
 
 {against_published(found)}
