@@ -199,7 +199,7 @@ def test_ranks_are_fine_tuned_at_the_cost_of_lc(bench: SimpleNamespace, tmp_path
         bench.ranks.uniform_ranks(found)
 
 
-@pytest.mark.parametrize("limit, ranks", [(18 + 18, [1, 1]), (18 + 32, [1, 2]), (32 + 32, [2, 2])])
+@pytest.mark.parametrize(("limit", "ranks"), [(18 + 18, [1, 1]), (18 + 32, [1, 2]), (32 + 32, [2, 2])])
 def test_ranks_are_fine_tuned_within_a_budget_and_a_full_rank_leaves_the_matrix(bench: SimpleNamespace, tmp_path: Path, limit: int, ranks: list[int]):
     found = cell(bench, tmp_path, leco.Binary())
     members = [leco.Part(leco.Matrix(), leco.RankSelection(0.0), (i,)) for i in range(2)]

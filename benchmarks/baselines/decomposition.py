@@ -54,7 +54,7 @@ def priced(cell: Cell) -> tuple[dict[str, RankCost], float]:
     for task in cell.tasks.values():
         if isinstance(task.compression, leco.Budget):
             limit = task.compression.limit
-            parts = [(task.params[part.at[0]], part.compression) for part in task.compression.members]
+            parts = [(task.params[part.places(len(task.params))[0]], part.compression) for part in task.compression.members]
         else:
             parts = [(task.params[0], task.compression)]
         costs |= {param: compression.cost for param, compression in parts}  # pyright: ignore[reportAttributeAccessIssue]
