@@ -1,5 +1,6 @@
 """The cells in results/proof/: read, chosen from, averaged; where and how they were run."""
 
+import functools
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -12,9 +13,18 @@ Cells = list[dict[str, Any]]
 COLUMNS = ("ablation", "cost")  # groups whose tables have a column for the note
 
 
+@functools.cache
+def _records() -> Cells:
+    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+
+
 def cells(net: str, group: str = "") -> Cells:
-    found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))] if FOLDER.is_dir() else []
-    return [{**cell, "method": _method(cell), "row": _timed(cell)} for cell in found if cell["net"] == net and cell["group"] == group]
+    return [{**cell, "method": _method(cell), "row": _timed(cell)} for cell in _records() if cell["net"] == net and cell["group"] == group]
+
+
+def tabled(net: str, group: str = "") -> Cells:
+    """The cells of a net's tables: LeNets train with soft targets, ResNets without."""
+    return [cell for cell in cells(net, group) if net == "lenet300" or cell["method"] == "DC" or not cell["settings"]["soft"]]
 
 
 def _timed(cell: dict[str, Any]) -> dict[str, Any]:
@@ -39,11 +49,6 @@ def chosen(found: Cells) -> Cells:
 
 def of(found: Cells, **wanted: Any) -> Cells:
     return [cell for cell in found if all(cell[key] == value for key, value in wanted.items())]
-
-
-def hard(found: Cells) -> Cells:
-    """The cells without soft targets."""
-    return [cell for cell in found if cell["method"] == "DC" or not cell["settings"]["soft"]]
 
 
 def names(found: Cells, key: str, first: Iterable[str] = ()) -> list[str]:

@@ -4,7 +4,7 @@ import statistics
 
 import common
 from artifact_tables import TITLES, table
-from proof_cells import Cells, cells, commands, hard, of
+from proof_cells import Cells, cells, commands, of, tabled
 from proof_tables import FROM_DELTA, METHODS, ablation, kind_of, scaling_figure, scaling_table
 
 
@@ -56,7 +56,7 @@ def retraining() -> str:
     lines = []
     for net in ("lenet300", "resnet20"):
         pairs: dict[str, list[tuple[float, float]]] = {}
-        for cell in hard(cells(net)) if net == "resnet20" else cells(net):
+        for cell in tabled(net):
             before = [record["validation_error"] for record in cell["curve"] if record.get("part") == "before retraining"]
             if before:
                 pairs.setdefault(kind_of(cell["method"]), []).append((before[0], cell["row"]["validation_error"]))

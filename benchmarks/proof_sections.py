@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import common
 from artifact_tables import TITLES, table
-from proof_cells import Cells, above, cells, chosen, commands, error, hard, mean, names, of, origin, seeds
+from proof_cells import Cells, above, cells, chosen, commands, error, mean, names, of, origin, seeds, tabled
 from proof_findings import ablations, cost
 from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
 
@@ -108,8 +108,7 @@ def settled(found: Cells) -> str:
 
 
 def resnet() -> str:
-    every = cells("resnet20")
-    found = hard(every)
+    every, found = cells("resnet20"), tabled("resnet20")
     if not found:
         return ""
     reference = common.load("reference-resnet20.json")[0]
@@ -130,7 +129,7 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 
 {details(found, PLANNED["resnet20"][0])}
 
-{_at_few_bits()}
+{_conclusions()}
 
 {_not_run("resnet20", found)}{origin(found)}
 
@@ -140,7 +139,7 @@ the differences of arXiv 2503.15748 and 1801.06313: 200 epochs from scratch, los
 {_longer()}{_soft([cell for cell in every if cell not in found], [cell for net in PLANNED for cell in cells(net)])}{_other_nets()}"""
 
 
-def _at_few_bits() -> str:
+def _conclusions() -> str:
     plain = of(cells("resnet20", "cost"), method="plain training")[0]
     longer = cells("resnet20", "40 epochs")
     one, corrected = (above(of(longer, method=FROM_DELTA, compression=name)[0]) for name in ("binary, channels", "binary + 1 %"))
@@ -157,7 +156,7 @@ def _longer() -> str:
     """ResNet-20 with more epochs."""
     text = ""
     for group in ("40 epochs", "60 epochs"):
-        found = hard(cells("resnet20", group))
+        found = tabled("resnet20", group)
         if found:
             text += f"\n### {group}\n\n{details(found, PLANNED['resnet20'][0])}\n\n{origin(found)}\n\n{commands(found)}\n"
     return text
@@ -240,8 +239,8 @@ def readme() -> str:
 
 
 def sections() -> str:
-    folder, found = common.RESULTS.parent.parent / "docs" / "figures", {"lenet300": cells("lenet300"), "resnet20": hard(cells("resnet20"))}
     for net, most in (("lenet300", 100.0), ("resnet20", 30.0)):
-        if found[net]:
-            figure(net, found[net], folder / f"proof-{net}.png", most)
+        found = tabled(net)
+        if found:
+            figure(net, found, common.RESULTS.parent.parent / "docs" / "figures" / f"proof-{net}.png", most)
     return "".join(f"\n{text}" for text in (lenet(), resnet(), ablations(), cost()) if text)

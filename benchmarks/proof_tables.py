@@ -106,9 +106,9 @@ def kind_of(method: str) -> str:
     return FROM_DELTA if method.startswith(FROM_DELTA[:-1]) else method.split(" (")[0]
 
 
-def figure(net: str, found: Cells, path: Path, most: float = 100.0) -> None:
+def figure(net: str, found: Cells, path: Path, most: float) -> None:
     """Test error against bytes: a colour for each compression, a marker for each method. Errors above `most` stand at the upper edge."""
-    fig, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    fig, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     colours = plt.get_cmap("tab20")
     for number, compression in enumerate(names(found, "compression")):
         for method in names(of(found, compression=compression), "method", METHODS):
@@ -128,7 +128,7 @@ def figure(net: str, found: Cells, path: Path, most: float = 100.0) -> None:
     sizes = [k * 10**e for e in (3, 4, 5, 6) for k in (1, 2, 5) if axes.get_xlim()[0] <= k * 10**e <= axes.get_xlim()[1]]
     axes.set_xticks(sizes, [f"{size / 1000:g} kB" for size in sizes])
     axes.minorticks_off()
-    axes.legend(fontsize=6, ncols=2)
+    fig.legend(fontsize=6.5, labelspacing=0.4, loc="outside right upper")
     fig.savefig(path, dpi=130)
     plt.close(fig)
 

@@ -77,11 +77,11 @@ def learned_ranks(alpha: float) -> Make:
     return lambda model, names: {name: leco.Task(name, *own) for name, own in zip(names, ranked(model, names, alpha), strict=True)}
 
 
-def ranks_within(limit: float, *schemes: int) -> Make:
+def ranks_within(limit: float, schemes: tuple[int, ...] = (1, 2)) -> Make:
     """So many multiply-adds in all."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0, schemes or (1, 2)))]
+        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0, schemes))]
         return {"all": leco.Task(names, leco.Blocks(), leco.Budget(members, limit))}
 
     return make
@@ -123,7 +123,7 @@ RESNETS: dict[str, Make] = {
     "binary + 3 %": corrected(leco.Binary(), 0.03),
     **{f"ranks, alpha {alpha:g}": learned_ranks(alpha) for alpha in (1e-9, 3e-9, 1e-8, 3e-8)},
     **{f"{limit:g} M multiply-adds": ranks_within(1e6 * limit) for limit in (17.4, 26.4, 43.3, 63.7, 68.7)},
-    **{f"26.4 M multiply-adds, scheme {k}": ranks_within(26.4e6, k) for k in (1, 2)},
+    **{f"26.4 M multiply-adds, scheme {k}": ranks_within(26.4e6, (k,)) for k in (1, 2)},
     "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
 }
 
