@@ -29,7 +29,7 @@ does not grow is worse, and straight-through estimation, which has neither mu no
 With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
 times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap), a mu_0 that
 lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step rather than as a proximal step.
-`leco.automatic` has the best start of these; `leco.run(from_delta=True)` is the other way.
+`leco.automatic` has the best start of these, and that of L steps from Delta(Theta), `leco.run(from_delta=True)`, where it is told so.
 
 On ResNet-20 at 1 bit (8 epochs; "from Delta": mu grows tenfold in 40 values, 4 L steps of 17 or 18 iterations at each) the order is the
 same: without multipliers no more than some signs in a thousand leave direct compression, and the error is half as large again; from the

@@ -63,7 +63,7 @@ def run(
             that evaluation would take as long.
         rounds: L steps, each with its C step, at each mu: `l_step(k)` is called so many times for each k. The records are of the last ones.
         from_delta: start each L step at w = Delta(Theta), not where the last one ended, so that the loss is seen at the compressed net: for
-            quantization by many short L steps (docs/algorithm.md, "Where an L step starts").
+            quantization by many short L steps at small mu, `leco.automatic(h, steps, from_delta=True)` (docs/algorithm.md, "Where an L step starts").
         tolerance: stop when the relative gap falls below it.
         checkpoint: a file, written after each step (beside, then renamed). Where it exists, the run goes on from it, exactly.
         stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such as the optimizer: kept in the checkpoint.

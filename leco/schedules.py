@@ -2,6 +2,9 @@
 
 import math
 
+FROM_LAST = (0.05, 7.0, 1.5)  # start, end, power of L steps that start at the last w
+FROM_DELTA = (0.0005, 0.005, 1.0)  # at Delta(Theta)
+
 
 def exponential(start: float, factor: float, steps: int) -> list[float]:
     """start * factor^k for k = 0, ..., steps - 1: mu with a factor slightly above 1, learning rates with one slightly below.
@@ -19,16 +22,29 @@ def exponential(start: float, factor: float, steps: int) -> list[float]:
     return [start * factor**k for k in range(steps)]
 
 
-def automatic(curvature: float, steps: int, start: float = 0.05, end: float = 7.0, power: float = 1.5) -> list[float]:
+def automatic(
+    curvature: float, steps: int, start: float | None = None, end: float | None = None, power: float | None = None, *, from_delta: bool = False
+) -> list[float]:
     """mu_k = start h (end/start)^((k/(steps - 1))^power), h the curvature of the loss from w to Delta(Theta) that `lc.curvature` measures.
 
-    It does not depend on the scale of the loss or of the weights. With a power above 1 most steps are at small mu, where indices and masks
-    still change, and the last ones close the gap; 1 is `exponential`. docs/benchmarks.md has the runs that the defaults come from.
+    It does not depend on the scale of the loss or of the weights. The defaults are the best of the runs in docs/benchmarks.md.
+
+    Args:
+        curvature: h.
+        steps: the number of values.
+        start, end, power: 0.05, 7 and 1.5. With a power above 1 most steps are at small mu, where indices and masks still change, and the last
+            ones close the gap; 1 is `exponential`.
+        from_delta: for L steps that start at Delta(Theta), as those of `leco.run(from_delta=True)`: the defaults are 0.0005, 0.005 and 1 then,
+            for 40 steps of some 10 rounds each.
 
     >>> import leco
     >>> [round(mu, 5) for mu in leco.automatic(0.1, steps=5)]
     [0.005, 0.00927, 0.02869, 0.12386, 0.7]
+    >>> [round(mu, 6) for mu in leco.automatic(0.1, steps=3, from_delta=True)]
+    [5e-05, 0.000158, 0.0005]
     """
+    defaults = FROM_DELTA if from_delta else FROM_LAST
+    start, end, power = (default if given is None else given for given, default in zip((start, end, power), defaults, strict=True))
     if not 0 < curvature < float("inf"):
         raise ValueError(f"automatic: curvature = {curvature} must be positive and finite: is w trained, and the compression not exact already?")
     if not 0 < start <= end < float("inf"):

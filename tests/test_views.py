@@ -227,6 +227,9 @@ def test_automatic_goes_from_below_the_curvature_to_above_it():
     assert mus[-1] == pytest.approx(50)
     assert len({round(b / a, 9) for a, b in itertools.pairwise(mus)}) == 1
     assert leco.automatic(0.5, 1, start=0.1) == [0.05]
+    near = leco.automatic(0.5, 9, from_delta=True)  # tenfold in all, from a two-thousandth of the curvature
+    assert (near[0], near[4], near[-1]) == pytest.approx((2.5e-4, 2.5e-4 * 10**0.5, 2.5e-3))
+    assert leco.automatic(0.5, 9, 0.01, 100.0, 1, from_delta=True) == mus
     slow = leco.automatic(0.5, 9, start=0.01, end=100.0)
     assert slow[4] == pytest.approx(0.005 * 1e4 ** (0.5**1.5))
     assert (slow[0], slow[-1]) == pytest.approx((mus[0], mus[-1]))
