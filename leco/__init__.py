@@ -1,6 +1,6 @@
 """leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min L(w) subject to w = Delta(Theta)."""
 
-from leco.algorithm import LC, Record, Snapshot
+from leco.algorithm import LC
 from leco.artifact import dense_bytes, describe, load, save, thetas
 from leco.artifact.breakdown import Breakdown, breakdown
 from leco.batchnorm import recalibrate_
@@ -51,6 +51,7 @@ from leco.layers import factorize
 from leco.layers.packed import pack
 from leco.match import match
 from leco.narrow import Coupled, coupled, narrow
+from leco.record import Record, Snapshot
 from leco.report import history, plan
 from leco.retrain import Retraining, iterated_direct_compression
 from leco.run import Result, run

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,40 +24,11 @@ from leco.batchnorm import kept_statistics, recalibrate_
 from leco.coding import bits
 from leco.finite import known_finite
 from leco.nested import theta_from_state, theta_state
+from leco.penalty import hooks, mean_curvature, penalty_value
+from leco.record import Record, Snapshot, by_device, norm
 from leco.task import Task, resolve
 from leco.theta import THETAS, Theta
 from leco.views import VIEWS, array_shape
-
-
-class Record(NamedTuple):
-    """What one step reports; `leco.run` fills in the fields that need the training and the evaluation."""
-
-    step: int
-    mu: float
-    gap: float
-    """||w - Delta(Theta)|| over all tasks, after the C step."""
-    relative_gap: float
-    """gap / ||w||."""
-    multiplier_norm: float
-    price: float
-    """alpha C(Theta) of the penalty forms, summed over the tasks."""
-    bits: int
-    """Of the coded Thetas, as `leco.save` writes them."""
-    c_seconds: float
-    l_seconds: float = math.nan
-    loss: float = math.nan
-    """What the L step returned."""
-    compressed_loss: float = math.nan
-    compressed_error: float = math.nan
-    changed: float = math.nan
-    """The share of Theta's indices, and of what its masks keep, that differ from direct compression; NaN where Theta has none."""
-
-
-class Snapshot(NamedTuple):
-    """A compressed net: the Thetas, and copies of all other parameters and buffers."""
-
-    thetas: dict[str, Theta]
-    rest: dict[str, Tensor]
 
 
 class LC:
@@ -179,12 +150,7 @@ class LC:
 
     def penalty(self) -> Tensor:
         """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2, a scalar to add to the loss (or use `attach`)."""
-        mu, terms = self.mu, []
-        for name, p in self._params.items():
-            gap = p - self._delta[name]
-            term = mu / 2 * gap.square().sum()
-            terms.append(term - (self._multipliers[name] * gap).sum() if self._multipliers is not None else term)
-        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
+        return penalty_value(self)
 
     def attach(self, *optimizers: torch.optim.Optimizer) -> None:
         """Add the penalty's gradient, mu (w - Delta(Theta)) - lambda, to `.grad` whenever an optimizer steps: the training code stays as it is.
@@ -198,17 +164,7 @@ class LC:
         """
         if self._handles:
             raise ValueError("LC: attached already; call lc.detach() first")
-        held = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
-        for name, p in self._params.items():
-            if not any(id(p) in ids for ids in held):
-                raise ValueError(f"LC: parameter {name!r} of task {self._task_of(name)!r} is in none of the {len(optimizers)} optimizers")
-            if not p.requires_grad:
-                raise ValueError(f"LC: parameter {name!r} of task {self._task_of(name)!r} is frozen (requires_grad = False): no L step moves it")
-        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in optimizers):
-            raise TypeError("LC: LBFGS needs the value of the penalty in its line search; add lc.penalty() to the loss instead of attach")
-        for optimizer, ids in zip(optimizers, held, strict=True):
-            names = [name for name, p in self._params.items() if id(p) in ids]
-            self._handles.append(optimizer.register_step_pre_hook(self._hook(names)))
+        self._handles = hooks(self, optimizers)
 
     @property
     def attached(self) -> bool:
@@ -220,26 +176,6 @@ class LC:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-    def _hook(self, names: list[str]) -> Callable[[Any, Any, Any], Any]:
-        return lambda optimizer, args, kwargs: before_step(lambda: self._add_gradient(optimizer, names), args, kwargs)
-
-    @torch.no_grad()
-    def _add_gradient(self, optimizer: Any, names: list[str]) -> None:
-        """.grad += mu (w - Delta(Theta)) - lambda, in place and without temporaries."""
-        if not self.thetas:
-            return  # mu is not set: plain training
-        params: list[Any] = [self._params[name] for name in names]
-        for p in params:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        scaler = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to fused optimizers
-        scale = 1.0 if scaler is None else float(scaler)
-        gradients: list[Any] = [p.grad for p in params]
-        torch._foreach_add_(gradients, params, alpha=scale * self.mu)
-        torch._foreach_sub_(gradients, [self._delta[name] for name in names], alpha=scale * self.mu)
-        if self._multipliers is not None:
-            torch._foreach_sub_(gradients, [self._multipliers[name] for name in names], alpha=scale)
 
     def curvature(self, backward: Callable[[], Any], mu: float = 1.0) -> float:
         """h = (grad L(Delta(Theta)) - grad L(w))'(Delta(Theta) - w) / ||Delta(Theta) - w||^2: what mu has to be compared with.
@@ -263,45 +199,11 @@ class LC:
         18.0
         """
         self._require_outside("curvature")
-        fresh = not self.thetas
-        every = list(self.model.parameters())
-        before = [p.grad for p in every]
-
-        def gradients() -> list[Tensor]:
-            for p in every:
-                p.grad = None
-            backward()
-            return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._params.values()]
-
-        try:
-            if fresh:
-                self.mu = mu
-            with kept_statistics(self.model):
-                here = gradients()
-                self._exchange()
-                try:
-                    there = gradients()
-                finally:
-                    self._exchange()
-            with torch.no_grad():
-                apart = [self._delta[name] - p for name, p in self._params.items()]
-                square = sum(float(d.double().square().sum()) for d in apart)
-                rise = sum(float(((b - a) * d).double().sum()) for a, b, d in zip(here, there, apart, strict=True))
-        finally:
-            for p, gradient in zip(every, before, strict=True):
-                p.grad = gradient
-            if fresh:
-                self.thetas, self._delta, self._mu = {}, {}, None
-        if not square:
-            raise ValueError(
-                f"LC: curvature: w is Delta(Theta) already at mu = {self._mu or mu:g}; call it before the net is compressed, "
-                "and for a form with a price at a mu where it costs something"
-            )
-        if not any(bool(g.any()) for g in there) or math.isnan(rise):
-            raise ValueError(
-                f"LC: curvature: the gradients at Delta(Theta) are {'NaN' if math.isnan(rise) else '0'}; does `backward` call backward()?"
-            )
-        return rise / square
+        probe = self
+        if not self.thetas:
+            probe = LC(self.model, self.tasks, multipliers=False)
+            probe.mu = mu
+        return mean_curvature(probe, backward)
 
     # --- the C step and the multipliers
 
@@ -324,7 +226,7 @@ class LC:
         """Whether max |w| + max |lambda|/mu, which bounds each |x|, is finite: looked at once for all tasks, where the device's host waits once."""
         largest = [torch.linalg.vector_norm(p.detach(), math.inf).float() for p in self._params.values()]
         largest += [torch.linalg.vector_norm(value, math.inf).float() / mu for value in self.multipliers.values()]
-        return all(math.isfinite(float(torch.stack(same).sum())) for same in _by_device(largest))
+        return all(math.isfinite(float(torch.stack(same).sum())) for same in by_device(largest))
 
     @torch.no_grad()
     def multipliers_step(self) -> None:
@@ -347,11 +249,11 @@ class LC:
     def record(self, c_seconds: float = math.nan) -> Record:
         """The present state in numbers."""
         self._require_theta()
-        gap = _norm(p - self._delta[name] for name, p in self._params.items())
-        norm = _norm(self._params.values())
+        gap = norm(p - self._delta[name] for name, p in self._params.items())
+        size = norm(self._params.values())
         price = sum(self.tasks[name].compression.price(theta) for name, theta in self.thetas.items())
-        relative = gap / norm if norm else gap
-        return Record(self._steps, self.mu, gap, relative, _norm(self.multipliers.values()), float(price), self.bits(), c_seconds)
+        relative = gap / size if size else gap
+        return Record(self._steps, self.mu, gap, relative, norm(self.multipliers.values()), float(price), self.bits(), c_seconds)
 
     # --- the compressed net
 
@@ -465,34 +367,5 @@ class LC:
             raise RuntimeError(f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and not w")
 
 
-def before_step(change_gradients: Callable[[], None], args: Any, kwargs: dict[str, Any]) -> Any:
-    """An optimizer's step pre-hook. A closure computes the gradients inside the step (Lightning's does): it is wrapped."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
-        return change_gradients()
-
-    def wrapped() -> Any:
-        loss = closure()
-        change_gradients()
-        return loss
-
-    return (args[0], wrapped), {name: value for name, value in kwargs.items() if name != "closure"}
-
-
 def _plain(shape: Any) -> tuple[Any, ...]:
     return tuple(n if isinstance(n, int) else tuple(n) for n in shape)
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    """In float64, a part at a time: vector_norm adds float32 numbers one by one, which is 1 % off at 25 million."""
-    parts = [part for t in tensors for part in t.detach().reshape(-1).split(2**20)]
-    squares = [torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]
-    return math.sqrt(sum(float(torch.stack(same).sum()) for same in _by_device(squares)))
-
-
-def _by_device(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """So that the host waits once for each device, not for each tensor."""
-    found: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        found.setdefault(tensor.device, []).append(tensor)
-    return found.values()

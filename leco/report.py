@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from leco.algorithm import LC, Record
+from leco.algorithm import LC
+from leco.record import Record
 
 
 def render(table: Table, width: int = 160) -> str:

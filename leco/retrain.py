@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC, Record, before_step
+from leco.algorithm import LC
 from leco.nested import free_leaves, with_free_leaves
+from leco.penalty import before_step
+from leco.record import Record
 from leco.theta import Theta
 from leco.views import blocks
 

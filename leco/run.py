@@ -14,9 +14,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from leco.algorithm import LC, Record, Snapshot
+from leco.algorithm import LC
 from leco.batchnorm import unlike_training
 from leco.nested import choices, share_changed, theta_state
+from leco.record import Record, Snapshot
 
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
 STUCK = 0.001  # of the indices, or of what masks keep: below it at the end, the net is the direct compression, retrained

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC, Snapshot
+from leco.algorithm import LC
 from leco.artifact.container import DTYPES, ENTRY, RAW, Container, Payload, opened, write
 from leco.artifact.contents import Contents, contents, decoded, part
 from leco.coding import encode
 from leco.compressed import Compressed
 from leco.layers.packed import pack
+from leco.record import Snapshot
 from leco.theta import THETAS
 from leco.views import VIEWS
 
