@@ -66,6 +66,18 @@ def retraining() -> str:
     return table(["net", "method", "cells", "mean validation error before, %", "after, %"], lines)
 
 
+def _parts(found: Cells) -> str:
+    """Where the seconds of the first cell went."""
+    if not found:
+        return ""
+    retrain, records = found[0]["settings"]["retrain"], [record for record in found[0]["curve"][1:] if "l_seconds" in record]
+    l_seconds, c_seconds = (sum(record[key] for record in records) for key in ("l_seconds", "c_seconds"))
+    return (
+        f"Of LC's {found[0]['row']['seconds']:.0f} seconds on LeNet300 {l_seconds:.0f} are L steps ({1 - retrain:.0%} of the epochs), {c_seconds:.1f} "
+        f"C steps; the rest, and what exceeds plain training, is the retraining by Adam of what is free ({retrain:.0%}) and the evaluations.\n\n"
+    )
+
+
 def cost() -> str:
     parts, used = [], Cells()
     for net in ("lenet300", "resnet20"):
@@ -81,7 +93,7 @@ def cost() -> str:
     text = (
         "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
         "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."
-        f"\n\n{table(head, parts)}\n\n{commands(used)}\n"
+        f"\n\n{table(head, parts)}\n\n{_parts(of(used, net='lenet300', method='LC'))}{commands(used)}\n"
         if parts
         else ""
     )
