@@ -73,8 +73,9 @@ def _parts(found: Cells) -> str:
     retrain, records = found[0]["settings"]["retrain"], [record for record in found[0]["curve"][1:] if "l_seconds" in record]
     l_seconds, c_seconds = (sum(record[key] for record in records) for key in ("l_seconds", "c_seconds"))
     return (
-        f"Of LC's {found[0]['row']['seconds']:.0f} seconds on LeNet300 {l_seconds:.0f} are L steps ({1 - retrain:.0%} of the epochs), {c_seconds:.1f} "
-        f"C steps; the rest, and what exceeds plain training, is the retraining by Adam of what is free ({retrain:.0%}) and the evaluations.\n\n"
+        f"Of LC's {found[0]['row']['seconds']:.0f} seconds on LeNet300 {l_seconds:.0f} are L steps ({1 - retrain:.0%} of the epochs), "
+        f"{c_seconds:.1f} C steps; the rest, and what exceeds plain training, is the retraining by Adam of what is free ({retrain:.0%}) and the "
+        "evaluations.\n\n"
     )
 
 
