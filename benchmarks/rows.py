@@ -99,7 +99,9 @@ def mixed(model: nn.Module, names: Names) -> dict[str, leco.Task]:
 
 QUANTIZED: dict[str, Make] = {
     **{f"{k} values": layers(leco.Codebook(k)) for k in (2, 4, 8, 16)},
+    "2 values, channels": channels(leco.Codebook(2)),
     "binary": layers(leco.Binary()),
+    "binary, channels": channels(leco.Binary()),
     "ternary": layers(leco.Ternary()),
     **{f"{share:.0%} of the weights": joint(leco.TopK(share)) for share in PRUNED},
     **{f"{share:.0%} in 4 values": joint(leco.Compose(leco.TopK(share), leco.Codebook(4))) for share in PRUNED},
@@ -115,9 +117,7 @@ LENETS: dict[str, Make] = {
 }
 RESNETS: dict[str, Make] = {
     **QUANTIZED,
-    "binary, channels": channels(leco.Binary()),
     "binary, channels, inner": lambda model, names: channels(leco.Binary())(model, names[1:-1]),
-    "2 values, channels": channels(leco.Codebook(2)),
     "ternary, channels": channels(leco.Ternary()),
     "binary + 1 %": corrected(leco.Binary(), 0.01),
     "binary + 3 %": corrected(leco.Binary(), 0.03),
@@ -129,4 +129,7 @@ RESNETS: dict[str, Make] = {
 
 
 def tasks(net: str, model: nn.Module, compression: str) -> dict[str, leco.Task]:
-    return (LENETS if net.startswith("lenet") else RESNETS)[compression](model, weights(model))
+    known = LENETS if net.startswith("lenet") else RESNETS
+    if compression not in known:
+        raise ValueError(f"{net}: no compression {compression!r}; there are {', '.join(known)}")
+    return known[compression](model, weights(model))

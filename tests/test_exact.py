@@ -97,6 +97,24 @@ def test_codebook_of_a_batch_is_kmeans1d_of_each_row(rows, n, k, data):
     assert equal(error(Codebook(k), x), sum(kmeans_error(row, k) for row in x), x)
 
 
+@pytest.mark.parametrize("part", [1, 4, 16, 2**15])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 11), (7, 3), (5, 16)])
+def test_codebook_of_two_values_is_kmeans1d_a_part_at_a_time(part, shape, monkeypatch):
+    monkeypatch.setattr("leco.compressions.sorted.PART", part)
+    x = torch.randn(shape, dtype=torch.float64)
+    for own in (x, x**3, x.round(), 1e6 + x, torch.ones_like(x)):
+        assert equal(error(Codebook(2), own), sum(kmeans_error(row, 2) for row in own), own)
+
+
+def test_codebook_of_two_values_is_exact_however_many_weights(monkeypatch):
+    monkeypatch.setattr(quantization, "EXACT_SIZE", 0)
+    x = torch.randn(3, 2**15, dtype=torch.float64).add_(torch.tensor([[0.0], [10.0], [21.0]], dtype=torch.float64)).flatten()
+    stuck = Codes(torch.zeros(x.shape, dtype=torch.uint8), torch.tensor([0.0, 15.5], dtype=torch.float64))
+    best, local = (float((x - Codebook(2, exact).compress(x, 1.0, stuck).decompress()).square().sum()) for exact in (None, False))
+    assert best == pytest.approx(kmeans_error(x, 2), rel=1e-12)
+    assert local > 1.1 * best  # where Lloyd's algorithm stays
+
+
 @pytest.mark.parametrize(("exact", "n"), [(True, 200), (False, 200), (False, 3000)])
 def test_codebook_entries_are_centroids_of_their_cells_in_increasing_order(exact, n):
     theta = Codebook(5, exact).compress(x := torch.randn(3, n, dtype=torch.float64), 1.0)

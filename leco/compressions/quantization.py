@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leco.compressions.protocol import Compression, check_count
-from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, lloyd, midpoints, optimal_codebook, search_scale, sort_
+from leco.compressions.sorted import COARSE_CUTS, EXACT_WORK, Sorted, best_scale, best_split, lloyd, midpoints, optimal_codebook, search_scale, sort_
 from leco.finite import check_finite
 from leco.theta import Affine, Codes, Fixed, Scaled
 
@@ -55,12 +55,12 @@ def _copy(x: Tensor) -> Tensor:
 class Codebook(Compression[Codes]):
     """min ||x - c[z]||^2 over a codebook c of k values and assignments z: one-dimensional k-means.
 
-    Exact by dynamic programming, or by Lloyd's algorithm on the sorted values: a descent step, warm-started from the last codebook, cold
-    from the best of coarse cells. O(n log n) to sort, then O(k log n) a sweep. Part II, section 4.1.
+    Exact for k = 2, and by dynamic programming; or by Lloyd's algorithm on the sorted values: a descent step, warm-started from the last
+    codebook, cold from the best of coarse cells. O(n log n) to sort, then O(n) for k = 2, O(k log n) a sweep. Part II, section 4.1.
 
     Args:
         k: codebook entries, at least 1.
-        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the former up to 2^20 weights
+        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the former where k = 2, and up to 2^20 weights
             and about a second of work.
 
     >>> import torch, leco
@@ -92,7 +92,9 @@ class Codebook(Compression[Codes]):
         self.check(x.shape)
         check_finite(x)
         data = Sorted(_copy(x))
-        if self._is_exact(x.shape):
+        if self.k == 2 and self.exact is not False:
+            codebook = best_split(data)
+        elif self._is_exact(x.shape):
             codebook = optimal_codebook(data, self.k, data.candidates(data.n))
         elif theta is not None and theta.codebook.shape[-1] == self.k:
             codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)  # retraining may have changed their order

@@ -5,6 +5,7 @@ iteration of Lloyd's algorithm costs O(K (log n + block)) instead of O(K n). All
 """
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ BLOCK = 64  # values a coarse prefix sum steps over, at most; a query adds the r
 COARSE_CUTS = 1024  # at most: candidate cell borders of the dynamic program that starts Lloyd's algorithm
 EXACT_WORK = 2**23  # evaluations that an exact dynamic program may cost by default: about a second
 MAX_SWEEPS = 300
+PART = 2**15  # values that `best_split` looks at in one go, on a CPU: they stay in cache
 QUERIES = 2**21  # values that queries of prefix sums look at in one go
 TRIAL_SWEEPS = 3  # of each starting scale, before only the best goes on
 
@@ -110,6 +112,30 @@ def midpoints(codebook: Tensor) -> Tensor:
     return (codebook[..., 1:] + codebook[..., :-1]) / 2
 
 
+def best_split(data: Sorted) -> Tensor:
+    """Centroids (..., 2), increasing, of the two cells of least total squared error. O(n).
+
+    With d_i the sum of the i least values, each less the mean of all n, a cut after i values lowers the error of a single cell by
+    n d_i^2 / (i (n - i)).
+    """
+    n, values = data.n, data.values.view(-1, data.n)
+    mean = values.sum(-1, keepdim=True, dtype=torch.float64) / n
+    size = PART if values.device.type == "cpu" else 64 * PART
+    rows, found = max(1, size // n), []
+    for own, center in zip(values.split(rows), mean.split(rows), strict=True):
+        best, cut = torch.full_like(center, -1.0), torch.ones_like(center)
+        moved, before = torch.zeros_like(center), torch.zeros_like(center)
+        for first in range(0, n, size):
+            sums = own[:, first : first + size].sub(center).cumsum_(-1).add_(before)
+            numbers = torch.arange(first + 1, first + 1 + sums.shape[-1], dtype=torch.float64, device=values.device)
+            gain, place = sums.square().div_((numbers * (n - numbers)).clamp_(min=1)).max(-1, keepdim=True)
+            better, before = gain > best, sums[:, -1:]
+            best, cut = torch.where(better, gain, best), torch.where(better, numbers[place], cut)
+            moved = torch.where(better, sums.gather(-1, place), moved)
+        found.append(torch.cat([center + moved / cut, center - moved / (n - cut).clamp(min=1)], dim=-1))
+    return torch.cat(found).view(*data.values.shape[:-1], 2)
+
+
 def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
     """Centroids (..., k), increasing, of the k cells of least total squared error among those that end at candidate positions.
 
@@ -120,24 +146,28 @@ def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
     positions, sums, squares = (t.reshape(-1, t.shape[-1]) for t in candidates)
     batch, ends = positions.shape
     offset = (torch.arange(batch, device=positions.device) * ends).unsqueeze(1)
+    numbers = positions.double()
     flat = Candidates(positions.reshape(-1), sums.reshape(-1), squares.reshape(-1))
 
-    def error(i: Tensor, j: Tensor) -> Tensor:
-        number = (flat.positions[j] - flat.positions[i]).clamp(min=1)
-        return (flat.squares[j] - flat.squares[i] - (flat.sums[j] - flat.sums[i]).square() / number).clamp(min=0)
+    def spread(number: Tensor, total: Tensor, square: Tensor) -> Tensor:
+        return square.sub(total.square() / number.clamp(min=1)).clamp_(min=0)
 
-    every = offset + torch.arange(ends, device=positions.device)
-    best = error(offset.expand_as(every).reshape(-1), every.reshape(-1))  # D_1
+    def error(i: Tensor, j: Tensor) -> Tensor:
+        return spread(*(part[j] - part[i] for part in (numbers.view(-1), flat.sums, flat.squares)))
+
+    best = spread(numbers, sums, squares)  # D_1: candidates begin at 0
     arguments = []
-    for t in range(2, k + 1):
-        last_only = t == k  # the final layer is needed at j = m alone
-        best, argument = _layer(best, error, batch, ends, last_only)
+    for _ in range(2, k):
+        best, argument = _layer(best.view(-1), error, batch, ends)
+        best = best.view(batch, ends)
         arguments.append(argument)
     cut = offset.squeeze(1) + ends - 1
     cuts = [cut]
+    if k > 1:  # the final layer is needed at j = m alone
+        rest = spread(*(part[:, -1:] - part for part in (numbers, sums, squares)))
+        cuts.append(offset.squeeze(1) + rest.add_(best).argmin(dim=-1))
     for argument in reversed(arguments):
-        cut = argument[cut]
-        cuts.append(cut)
+        cuts.append(argument[cuts[-1]])
     chosen = torch.stack([offset.squeeze(1), *cuts[::-1]], dim=-1)
     number, total = flat.positions[chosen].diff(dim=-1), flat.sums[chosen].diff(dim=-1)
     rows = data.values.reshape(batch, -1)
@@ -146,13 +176,13 @@ def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
     return codebook.view(*candidates.positions.shape[:-1], k).sort(dim=-1).values
 
 
-def _layer(best, error, batch: int, ends: int, last_only: bool) -> tuple[Tensor, Tensor]:
-    """One layer of the dynamic program over all j (or j = m only), middles of ever smaller intervals first; flat over the batch."""
+def _layer(best: Tensor, error: Callable[[Tensor, Tensor], Tensor], batch: int, ends: int) -> tuple[Tensor, Tensor]:
+    """One layer of the dynamic program over all j, middles of ever smaller intervals first; flat over the batch."""
     device = best.device
     out, argument = torch.zeros_like(best), torch.zeros_like(best, dtype=torch.long)
     start = torch.arange(batch, device=device) * ends
     stop = start + ends - 1
-    low_j, high_j, low_i, high_i = (stop if last_only else start), stop, start, stop
+    low_j, high_j, low_i, high_i = start, stop, start, stop
     while low_j.numel():
         middle = (low_j + high_j) // 2
         lengths = torch.minimum(middle, high_i) - low_i + 1
@@ -162,8 +192,6 @@ def _layer(best, error, batch: int, ends: int, last_only: bool) -> tuple[Tensor,
         least = torch.full_like(middle, torch.inf, dtype=value.dtype).scatter_reduce_(0, segment, value, "amin")
         first = torch.full_like(middle, len(best)).scatter_reduce_(0, segment, torch.where(value == least[segment], i, len(best)), "amin")
         out[middle], argument[middle] = least, first
-        if last_only:
-            break
         low_j, high_j, low_i, high_i = (
             torch.cat([low_j, middle + 1]),
             torch.cat([middle - 1, high_j]),
