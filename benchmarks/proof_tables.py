@@ -1,30 +1,34 @@
 """Tables and figures of LC against other methods, from the cells in results/proof/."""
 
+import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from artifact_tables import TITLES, table
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 from proof_cells import Cells, above, chosen, error, mean, names, of, seeds
 
 FROM_DELTA = "LC (L steps from Delta)"
 METHODS = ("DC", "DC + retraining", "iterated DC", "quadratic penalty", "LC", FROM_DELTA)
-MARKERS = {
-    "DC": "x",
-    "DC + retraining": "s",
-    "iterated DC": "v",
-    "quadratic penalty": "^",
-    "LC": "o",
-    FROM_DELTA: "D",
-    "straight-through": "P",
-    "BinaryRelax": "X",
-    "PARQ": "*",
-    "gradual magnitude": "<",
-    "magnitude, rewound": ">",
-    "SVD, uniform ranks": "d",
-    "SVD, greedy ranks": "p",
-    "Deep Compression": "h",
+STYLES = {  # marker and colour: grey for the pieces of LC, green for methods of others
+    "DC": ("x", "0.6"),
+    "DC + retraining": ("s", "0.45"),
+    "iterated DC": ("v", "0.6"),
+    "quadratic penalty": ("^", "0.6"),
+    "LC": ("o", "tab:blue"),
+    FROM_DELTA: ("D", "tab:red"),
+    "straight-through": ("P", "tab:green"),
+    "BinaryRelax": ("X", "tab:green"),
+    "PARQ": ("*", "tab:green"),
+    "gradual magnitude": ("<", "tab:olive"),
+    "magnitude, rewound": (">", "tab:olive"),
+    "SVD, uniform ranks": ("d", "tab:purple"),
+    "SVD, greedy ranks": ("p", "tab:purple"),
+    "Deep Compression": ("h", "tab:brown"),
 }
 PUBLISHED = {  # test error in % above the reference net's, weights only; 200 epochs from scratch (arXiv 2503.15748, table of ResNets)
     ("resnet20", "binary, channels", "straight-through"): 91.82 - 89.56,
@@ -107,20 +111,27 @@ def kind_of(method: str) -> str:
 
 
 def figure(net: str, found: Cells, path: Path, most: float) -> None:
-    """Test error against bytes: a colour for each compression, a marker for each method. Errors above `most` stand at the upper edge."""
-    fig, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    colours = plt.get_cmap("tab20")
-    for number, compression in enumerate(names(found, "compression")):
-        for method in names(of(found, compression=compression), "method", METHODS):
-            runs, kind = of(found, compression=compression, method=method), kind_of(method)
-            size, ours = mean(runs, lambda cell: cell["row"]["bytes"]), kind.startswith("LC")
-            style: dict[str, Any] = {"ms": 7, "zorder": 2, "mew": 0, "alpha": 0.6} if ours else {"ms": 5, "mfc": "none", "zorder": 3}
-            axes.plot(size, min(mean(runs, error), most), MARKERS[kind], color=colours(number % 20), **style)
-        axes.plot([], [], color=colours(number % 20), lw=3, label=compression)
+    """Test error against bytes: a marker for each method, the compression's name beside LC. Errors above `most` stand at the upper edge."""
+    fig, axes = plt.subplots(figsize=(10, 6), layout="constrained")
+    drawn, labels = [], {}
+    for compression in names(found, "compression"):
+        own = of(found, compression=compression)
+        best = chosen(own)
+        for method in names(own, "method", METHODS):
+            runs, kind = of(own, method=method), kind_of(method)
+            point = mean(runs, lambda cell: cell["row"]["bytes"]), min(mean(runs, error), most)
+            marker, colour = STYLES[kind]
+            ours = kind.startswith("LC")
+            axes.plot(*point, marker, color=colour, ms=5, mfc=None if ours else "none", zorder=3 if ours else 2)
+            drawn.append(point)
+            if best and method == best[0]["method"]:
+                labels[compression] = point
     for kind in dict.fromkeys(kind_of(method) for method in names(found, "method", METHODS)):
-        axes.plot([], [], MARKERS[kind], color="black", mfc=None if kind.startswith("LC") else "none", label=kind)
+        marker, colour = STYLES[kind]
+        axes.plot([], [], marker, color=colour, mfc=None if kind.startswith("LC") else "none", label=kind)
     reference = found[0]["reference"]
-    axes.plot(reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"]), "k*", ms=12)
+    whole = reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"])
+    axes.plot(*whole, "k*", ms=12)
     axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=f"{TITLES.get(net, net)} on {found[0]['data']}")
     ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 15, 20, 30, 50, 90) if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
@@ -128,9 +139,29 @@ def figure(net: str, found: Cells, path: Path, most: float) -> None:
     sizes = [k * 10**e for e in (3, 4, 5, 6) for k in (1, 2, 5) if axes.get_xlim()[0] <= k * 10**e <= axes.get_xlim()[1]]
     axes.set_xticks(sizes, [f"{size / 1000:g} kB" for size in sizes])
     axes.minorticks_off()
-    fig.legend(fontsize=6.5, labelspacing=0.4, loc="outside right upper")
+    axes.legend(fontsize=7, loc="upper right")
+    fig.draw_without_rendering()  # the layout, which the names are placed in
+    label(axes, {**labels, "reference": whole}, drawn)
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+def label(axes: Axes, points: dict[str, tuple[float, float]], drawn: Iterable[tuple[float, float]]) -> None:
+    """Each point's name beside it, where it covers no marker and no other name; a thin line leads to it."""
+    places = axes.transData.transform([*points.values()])
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in [*axes.transData.transform([*drawn]), *places]]
+    turns = [math.pi * turn / 8 for turn in range(16)]
+    for (name, point), place in sorted(zip(points.items(), places, strict=True), key=lambda item: item[0][1]):
+        for far, turn in itertools.product((11, 16, 24, 34, 46, 60, 80, 100, 130), turns):
+            x, y = axes.transData.inverted().transform((place[0] + far * math.cos(turn), place[1] + far * math.sin(turn)))
+            side = "center" if abs(math.cos(turn)) < 0.5 else "left" if math.cos(turn) > 0 else "right"
+            text = axes.text(x, y, name, fontsize=6.5, ha=side, va="center")
+            box = text.get_window_extent()
+            if axes.bbox.count_contains(box.corners()) == 4 and not box.count_overlaps(taken):
+                taken.append(box)
+                axes.plot((point[0], x), (point[1], y), color="0.4", lw=0.4, zorder=1)
+                break
+            text.remove()
 
 
 def scaling_figure(run: dict[str, Any], path: Path) -> None:
