@@ -153,7 +153,7 @@ def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
         return square.sub(total.square() / number.clamp(min=1)).clamp_(min=0)
 
     def error(i: Tensor, j: Tensor) -> Tensor:
-        return spread(*(part[j] - part[i] for part in (numbers.view(-1), flat.sums, flat.squares)))
+        return spread(*(part.index_select(0, j) - part.index_select(0, i) for part in (numbers.view(-1), flat.sums, flat.squares)))
 
     best = spread(numbers, sums, squares)  # D_1: candidates begin at 0
     arguments = []
@@ -187,10 +187,11 @@ def _layer(best: Tensor, error: Callable[[Tensor, Tensor], Tensor], batch: int, 
         middle = (low_j + high_j) // 2
         lengths = torch.minimum(middle, high_i) - low_i + 1
         segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-        i = torch.arange(len(segment), device=device) - (lengths.cumsum(0) - lengths)[segment] + low_i[segment]
-        value = best[i] + error(i, middle[segment])
+        i = torch.arange(len(segment), device=device) + (low_i - lengths.cumsum(0) + lengths).index_select(0, segment)
+        value = error(i, middle.index_select(0, segment)) + best.index_select(0, i)  # several times faster than best[i]
         least = torch.full_like(middle, torch.inf, dtype=value.dtype).scatter_reduce_(0, segment, value, "amin")
-        first = torch.full_like(middle, len(best)).scatter_reduce_(0, segment, torch.where(value == least[segment], i, len(best)), "amin")
+        least_here = torch.where(value == least.index_select(0, segment), i, len(best))
+        first = torch.full_like(middle, len(best)).scatter_reduce_(0, segment, least_here, "amin")
         out[middle], argument[middle] = least, first
         low_j, high_j, low_i, high_i = (
             torch.cat([low_j, middle + 1]),
