@@ -22,9 +22,9 @@ def ablations() -> str:
         f"""## What makes LC good
 
 One change of the settings at a time, one seed. Where an L step starts matters most: from Delta(Theta) LC is better than from the last w in
-nearly every row of quantization and pruning above, and it bears other settings well. Rates from 0.05 to 0.2, AdamW, momentum anew in each L
-step, no retraining, L steps of 1 to 72 iterations, a mu that grows tenfold or a thousandfold, the penalty in the loss or as a proximal step,
-and values or scales by unit rather than by layer are within what one seed shows. A mu that does not grow is worse, and straight-through
+nearly every row of quantization and pruning above, and it bears other settings well. On LeNet300 rates from 0.05 to 0.2, AdamW, momentum anew in
+each L step, no retraining, L steps of 1 to 72 iterations, a mu that grows tenfold or a thousandfold, the penalty in the loss or as a proximal
+step, and values or scales by unit rather than by layer are within what one seed shows. A mu that does not grow is worse, and straight-through
 estimation, which has neither mu nor longer L steps, worse still.
 
 With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
@@ -37,9 +37,9 @@ On ResNet-20 at 1 bit (8 epochs; "from Delta": mu grows tenfold in 40 values, 4 
 same: without multipliers no more than some signs in a thousand leave direct compression, and the error is half as large again; from the
 last w it is more than 2 points higher than from Delta; a mu that does not grow leaves a gap and is worse. A mu ten times as large or one that
 grows threefold, a rate of 0.1, L steps of 4 or 70 iterations and one scale by layer rather than by channel are within the standard error
-of a validation error here (0.5); of these the rate and the long L steps leave a higher training loss. [Two things matter more than all of
-these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are augmented as in training, and targets
-no worse than the classes themselves. Not run: AdamW and the proximal step on ResNet-20 (`--set` and `--group ablation` run them).
+of a validation error here (0.5), and so is straight-through estimation; of these the rate and the long L steps leave a higher training loss.
+[Two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are
+augmented as in training, and targets no worse than the classes themselves. Not run: AdamW and the proximal step on ResNet-20 (`--set` and `--group ablation` run them).
 
 What the last tenth of the epochs brings, which retrains what is free (scales, codebooks, kept weights, factors) by Adam, in the cells of the
 tables above that have it: much where w ends away from Delta(Theta), nothing after L steps from Delta.
