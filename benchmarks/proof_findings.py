@@ -30,8 +30,7 @@ estimation, which has neither mu nor longer L steps, worse still.
 With L steps from the last w, multipliers matter most (the quadratic penalty in the tables above: at 2 values its error is more than three
 times LC's), then the number of L steps (few long ones keep the choices of direct compression, too many short ones leave a gap), a mu_0 that
 lets some choices go and no more, soft targets, and the penalty's gradient in the optimizer's step, or in the loss, rather than as a proximal
-step.
-`leco.automatic` has the best start of these, and that of L steps from Delta(Theta), `leco.run(from_delta=True)`, where it is told so.
+step. `leco.automatic` has the best start of these, and that of L steps from Delta(Theta), `leco.run(from_delta=True)`, where it is told so.
 
 On ResNet-20 at 1 bit (8 epochs; "from Delta": mu grows tenfold in 40 values, 4 L steps of 17 or 18 iterations at each) the order is the
 same: without multipliers no more than some signs in a thousand leave direct compression, and the error is half as large again; from the
@@ -39,7 +38,8 @@ last w it is more than 2 points higher than from Delta; a mu that does not grow 
 grows threefold, a rate of 0.1, L steps of 4 or 70 iterations and one scale by layer rather than by channel are within the standard error
 of a validation error here (0.5), and so is straight-through estimation; of these the rate and the long L steps leave a higher training loss.
 [Two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are
-augmented as in training, and targets no worse than the classes themselves. Not run: AdamW and the proximal step on ResNet-20 (`--set` and `--group ablation` run them).
+augmented as in training, and targets no worse than the classes themselves. Not run: AdamW and the proximal step on
+ResNet-20 (`--set` and `--group ablation` run them).
 
 What the last tenth of the epochs brings, which retrains what is free (scales, codebooks, kept weights, factors) by Adam, in the cells of the
 tables above that have it: much where w ends away from Delta(Theta), nothing after L steps from Delta.
