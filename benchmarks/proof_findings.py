@@ -89,13 +89,14 @@ def cost() -> str:
         used += [*plain, *whole] if plain else []
         for cell in whole if plain else []:
             ratios = [cell["row"][key] / plain[0]["row"][key] for key in ("seconds", "peak_bytes")]
-            parts.append([TITLES.get(net, net), cell["compression"], f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
+            how = cell["note"] or "L steps from the last w, retraining"
+            parts.append([TITLES.get(net, net), cell["compression"], how, f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
             parts[-1] += [f"{ratios[0]:.2f}", f"{ratios[1]:.2f}"]
-    head = ["net", "compression", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
+    head = ["net", "compression", "LC by", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
     text = (
         "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
         "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."
-        f"\n\n{table(head, parts)}\n\n{_parts(of(used, net='lenet300', method='LC'))}{commands(used)}\n"
+        f"\n\n{table(head, parts)}\n\n{_parts(of(used, net='lenet300', method='LC', note=''))}{commands(used)}\n"
         if parts
         else ""
     )
