@@ -148,8 +148,9 @@ def _conclusions() -> str:
     return f"""At 1 bit, at 5 % of the weights and at 26.4 M multiply-adds LC and the other methods are level: the standard error of 14 % on 10,000
 images is 0.35 points, and this is one seed. With ternary weights LC is ahead by a little more than that (PARQ's file, with more zeros, is the
 smallest), and far ahead of Deep Compression where weights are both pruned and quantized. At 1 bit all are nearer to the reference than the
-published figures, whose nets train from scratch, on lossless images. The differences include what any further training brings: the reference itself, trained on for the same {epochs:g}
-epochs without compression, goes from {first:.2f} to {last:.2f} % validation error. [With 40 epochs](#resnet-20-40-epochs) LC is at {one:+.2f} at
+published figures, whose nets train from scratch, on lossless images. The differences include what any further training brings: the reference
+itself, trained on for the same {epochs:g} epochs without compression, goes from {first:.2f} to {last:.2f} % validation error.
+[With 40 epochs](#resnet-20-40-epochs) LC is at {one:+.2f} at
 1 bit, level with straight-through estimation ({straight:+.2f}), and at 1 bit + 1 %, where 20 epochs miss the aim, at {corrected:+.2f}. With as
 many [ResNet-56](#resnet-56-40-epochs) at 1 bit + 1 % is at {above(deep):+.2f} (aim: at most 0.0), in {deep["row"]["bytes"]:,} bytes."""
 
