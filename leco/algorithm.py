@@ -313,9 +313,6 @@ class LC:
 
     # --- private
 
-    def _task_of(self, param: str) -> str:
-        return next(task for task, names in self.names.items() if param in names)
-
     def thetas_from_state(self, state: Mapping[str, Any]) -> dict[str, Theta]:
         """Thetas from the dicts that `leco.nested.theta_state` made, of the library's forms or those that a compression lists as `forms`."""
         thetas = {}
