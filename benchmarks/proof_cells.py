@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import common
+import nets
 
 FOLDER = common.RESULTS / "proof"
 Cells = list[dict[str, Any]]
@@ -24,7 +25,7 @@ def cells(net: str, group: str = "") -> Cells:
 
 def tabled(net: str, group: str = "") -> Cells:
     """The cells of a net's tables: LeNets train with soft targets, ResNets without."""
-    return [cell for cell in cells(net, group) if net == "lenet300" or cell["method"] == "DC" or not cell["settings"]["soft"]]
+    return [cell for cell in cells(net, group) if net in nets.LENETS or cell["method"] == "DC" or not cell["settings"]["soft"]]
 
 
 def _timed(cell: dict[str, Any]) -> dict[str, Any]:

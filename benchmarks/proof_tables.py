@@ -110,6 +110,12 @@ def kind_of(method: str) -> str:
     return FROM_DELTA if method.startswith(FROM_DELTA[:-1]) else method.split(" (")[0]
 
 
+def style(kind: str) -> dict[str, Any]:
+    """Of the marker, which is filled for LC."""
+    marker, colour = STYLES[kind]
+    return {"marker": marker, "color": colour, "ls": "", "mfc": colour if kind.startswith("LC") else "none"}
+
+
 def figure(net: str, found: Cells, path: Path, most: float) -> None:
     """Test error against bytes: a marker for each method, the compression's name beside LC. Errors above `most` stand at the upper edge."""
     fig, axes = plt.subplots(figsize=(10, 6), layout="constrained")
@@ -120,15 +126,12 @@ def figure(net: str, found: Cells, path: Path, most: float) -> None:
         for method in names(own, "method", METHODS):
             runs, kind = of(own, method=method), kind_of(method)
             point = mean(runs, lambda cell: cell["row"]["bytes"]), min(mean(runs, error), most)
-            marker, colour = STYLES[kind]
-            ours = kind.startswith("LC")
-            axes.plot(*point, marker, color=colour, ms=5, mfc=None if ours else "none", zorder=3 if ours else 2)
+            axes.plot(*point, ms=5, zorder=3 if kind.startswith("LC") else 2, **style(kind))
             drawn.append(point)
             if best and method == best[0]["method"]:
                 labels[compression] = point
     for kind in dict.fromkeys(kind_of(method) for method in names(found, "method", METHODS)):
-        marker, colour = STYLES[kind]
-        axes.plot([], [], marker, color=colour, mfc=None if kind.startswith("LC") else "none", label=kind)
+        axes.plot([], [], label=kind, **style(kind))
     reference = found[0]["reference"]
     whole = reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"])
     axes.plot(*whole, "k*", ms=12)

@@ -223,10 +223,10 @@ class LC:
         self._set_thetas(thetas)
 
     def _bounded(self, mu: float) -> bool:
-        """Whether max |w| + max |lambda|/mu, which bounds each |x|, is finite: looked at once for all tasks, where the device's host waits once."""
-        largest = [torch.linalg.vector_norm(p.detach(), math.inf).float() for p in self._params.values()]
-        largest += [torch.linalg.vector_norm(value, math.inf).float() / mu for value in self.multipliers.values()]
-        return all(math.isfinite(float(torch.stack(same).sum())) for same in by_device(largest))
+        """Whether ||w|| + ||lambda||/mu, which bounds each |x|, is finite: looked at once for all tasks, where the device's host waits once."""
+        sizes = [torch.linalg.vector_norm(p.detach()).float() for p in self._params.values()]  # many times as fast on a CPU as the largest |w|
+        sizes += [torch.linalg.vector_norm(value).float() / mu for value in self.multipliers.values()]
+        return all(math.isfinite(float(torch.stack(same).sum())) for same in by_device(sizes))
 
     @torch.no_grad()
     def multipliers_step(self) -> None:

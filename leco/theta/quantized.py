@@ -10,9 +10,8 @@ from leco.theta.protocol import integers, is_count, require
 
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
     """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result (..., n); differentiable in `values`."""
-    if values.shape[-1] == 2:  # one bit: a select is several times faster than a gather, and needs no wide indices
-        values = values.expand(*indices.shape[:-1], 2)
-        return torch.where(indices.bool(), values[..., 1:], values[..., :1])
+    if values.shape[-1] == 2:  # one bit: exact at weights 0 and 1; on a CPU many times as fast as a select, whose branches can't be foreseen
+        return torch.lerp(values[..., :1], values[..., 1:], indices.to(values.dtype))
     if values.dim() == 1:  # half the memory of a gather, whose indices are int64, and three times as fast
         return values.index_select(0, indices.reshape(-1).int()).view(indices.shape)
     values = values.expand(*indices.shape[:-1], values.shape[-1])
