@@ -6,6 +6,7 @@ from common import how, load
 
 TITLES = {
     "lenet300": "LeNet300",
+    "lenet300-relu": "LeNet300 (ReLU)",
     "lenet5": "LeNet5",
     **{f"resnet{depth}": f"ResNet-{depth}" for depth in (20, 32, 56, 110)},
     "vgg16": "VGG16",

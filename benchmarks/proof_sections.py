@@ -20,7 +20,7 @@ LENET_ROWS = (
 )
 PLANNED = {  # compressions and methods of the full tables
     "lenet300": (LENET_ROWS, METHODS),
-    "lenet5": (LENET_ROWS, ("DC", "DC + retraining", FROM_DELTA)),
+    **dict.fromkeys(("lenet300-relu", "lenet5"), (LENET_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
     **dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"), (CIFAR_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
 }
 PUBLISHED = {  # of nets whose cells are few
