@@ -87,6 +87,17 @@ def ranks_within(limit: float, schemes: tuple[int, ...] = (1, 2)) -> Make:
     return make
 
 
+def coded_within(limit: int) -> Make:
+    """Entropy-coded values for each layer, at most 8, in so many bytes in all; a layer's distortion counts by one over its weights' size."""
+
+    def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
+        sizes = [round(float(model.get_parameter(name).detach().square().mean()) ** -0.25, 3) for name in names]
+        parts = leco.each_part(leco.Vector(), leco.EntropyCodebook(0, 8), range(len(names)), 1 / 8, sizes)
+        return {"all": leco.Task(names, leco.Blocks(), leco.Budget(parts, limit))}
+
+    return make
+
+
 def mixed(model: nn.Module, names: Names) -> dict[str, leco.Task]:
     """Of LeNet300: 5,000 weights of the first layer, rank 10 in the second, 2 values in the third."""
     first, second, third = names
@@ -125,6 +136,7 @@ RESNETS: dict[str, Make] = {
     **{f"{limit:g} M multiply-adds": ranks_within(1e6 * limit) for limit in (17.4, 26.4, 43.3, 63.7, 68.7)},
     **{f"26.4 M multiply-adds, scheme {k}": ranks_within(26.4e6, (k,)) for k in (1, 2)},
     "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
+    **{f"{limit} bytes": coded_within(limit) for limit in (11500, 34000)},
 }
 
 
