@@ -163,8 +163,8 @@ published figures, whose nets train from scratch, on lossless images. The differ
 itself, trained on for the same {epochs:g} epochs without compression, goes from {first:.2f} to {last:.2f} % validation error.
 
 **A bit per weight costs nothing where bits are limited, not the number of values**: with the pruning, the values and the bits of each layer
-left to one budget of 34,000 bytes, a bit for each of the 270,000 weights, LC is at {above(coded):+.2f} in {coded["row"]["bytes"]:,} bytes. That is a smaller
-file than any that was trained with signs and a scale by channel, whose errors are {above(best):+.2f} or more.
+left to one budget of 34,000 bytes, a bit for each of the 270,000 weights, LC is at {above(coded):+.2f} in {coded["row"]["bytes"]:,} bytes.
+That is a smaller file than any that was trained with signs and a scale by channel, whose errors are {above(best):+.2f} or more.
 
 [With 40 epochs](#resnet-20-40-epochs) LC is at {one:+.2f} at
 1 bit, level with straight-through estimation ({straight:+.2f}), and at 1 bit + 1 %, where 20 epochs miss the aim, at {corrected:+.2f}. With as
