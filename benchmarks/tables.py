@@ -225,7 +225,8 @@ description and biases included. Every method that trains has the reference's ou
 about ten shorter trials, judged by the test error. The aims were the best published figures, the stars (Oktay et al., arXiv 1906.06624; Havasi
 et al., arXiv 1810.00440): by LC with retraining LeNet300 is within 0.3 points of its reference at 8.3 kB, which was the aim, and LeNet5 at
 5.0 kB, where the aim was 1.5 kB. [L steps from Delta(Theta)](#lenet5-on-mnist), which came later and are judged by held-out images, are far
-better: LeNet300 has {best["lenet300-relu", "8000 bytes"]}, less of both than the star, and LeNet5 {best["lenet5", "2600 bytes"]} and {best["lenet5", "3500 bytes"]}.
+better: LeNet300 has {best["lenet300-relu", "8000 bytes"]}, less of both than the star, and LeNet5
+{best["lenet5", "2600 bytes"]} and {best["lenet5", "3500 bytes"]}.
 In 1.5 kB they fail: direct compression, where each starts, is a dead net there.
 References: LeNet300 (ReLU) {references(within_bytes(CURVES[0][0]))}, LeNet5 {references(within_bytes(CURVES[1][0]))}.
 
