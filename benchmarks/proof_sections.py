@@ -169,8 +169,8 @@ itself, trained on for the same {epochs:g} epochs without compression, goes from
 left to one budget of 34,000 bytes, a bit for each of the 270,000 weights, LC is at {above(coded):+.2f} in {coded["row"]["bytes"]:,} bytes
 ({coded["row"]["validation_error"] - first:+.2f} on the held-out images; by straight-through estimation with signs {straight_here:+.2f}).
 That is a smaller file than any that was trained with signs and a scale by channel, whose errors are {above(best):+.2f} or more.
-At half of these bytes the order turns: {error(few):.2f} % in {few["row"]["bytes"]:,} bytes by the budget, {error(four):.2f} % in {four["row"]["bytes"]:,} with 5 % of
-the weights, the largest of all layers, in 4 values.
+At half of these bytes the order turns: {error(few):.2f} % in {few["row"]["bytes"]:,} bytes by the budget,
+{error(four):.2f} % in {four["row"]["bytes"]:,} with 5 % of the weights, the largest of all layers, in 4 values.
 
 [With 40 epochs](#resnet-20-40-epochs) LC is at {one:+.2f} at
 1 bit, level with straight-through estimation ({straight:+.2f}), and at 1 bit + 1 %, where 20 epochs miss the aim, at {corrected:+.2f}. With as
