@@ -26,8 +26,7 @@ PLANNED = {  # compressions and methods of the full tables
 }
 PUBLISHED = {  # of nets whose cells are few
     "lenet5": "Published at 1 % of the weights: 1.1 % by LC, 0.83 % by sparse momentum, each from a reference of its own.",
-    "vgg16": "The aim at 68.7 of 315 million multiply-adds is at most 0.0 points above the reference; the authors' LC has +0.03, on lossless images. "
-    "The reference's validation error is 10.56 %.",
+    "vgg16": "The aim at 68.7 of 315 million multiply-adds is at most 0.0 points above the reference; the authors' LC has +0.03, on lossless images.",
 }
 PEERS = {
     "binary, channels": ("straight-through", "BinaryRelax", "PARQ"),
@@ -230,8 +229,9 @@ def _other_nets() -> str:
         if not found or net in ("lenet300", "resnet20"):
             continue
         for record in common.load(f"reference-{net}.json"):
-            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {references(found)} test error "
-            text += f"(`{record['command']}`). One seed; the epochs stand in the commands. "
+            errors = f"{references(found)} test error, {found[0]['reference']['validation_error']:.2f} % validation error"
+            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {errors} (`{record['command']}`). "
+            text += "One seed; the epochs stand in the commands. "
             text += f"{PUBLISHED.get(net, '')}\n\n{details(found, PLANNED[net][0])}\n\n"
             text += f"{origin(found)}\n\n{commands(found)}\n{_longer(net)}"
     missing_nets = [net for net in PLANNED if not cells(net)]

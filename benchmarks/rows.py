@@ -91,8 +91,7 @@ def coded_within(limit: int) -> Make:
     """Entropy-coded values for each layer, at most 8, in so many bytes in all; a layer's distortion counts by one over its weights' size."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        sizes = [round(float(model.get_parameter(name).detach().square().mean()) ** -0.25, 3) for name in names]
-        parts = leco.each_part(leco.Vector(), leco.EntropyCodebook(0, 8), range(len(names)), 1 / 8, sizes)
+        parts = leco.each_part(leco.Vector(), leco.EntropyCodebook(0, 8), range(len(names)), 1 / 8, mnist.balance(model, names))
         return {"all": leco.Task(names, leco.Blocks(), leco.Budget(parts, limit))}
 
     return make
@@ -124,7 +123,7 @@ LENETS: dict[str, Make] = {
     **{f"ranks, alpha {alpha:g}": stored_ranks(alpha) for alpha in (1e-6, 1e-5, 5e-5)},
     "mixed": mixed,
     "2 values + 1 %": joint(leco.Additive([(leco.Vector(), leco.Codebook(2)), (leco.Vector(), leco.TopK(0.01))])),
-    **{f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model) for limit in (1000, 1500, 2600, 3500, 8000)},
+    **{f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model) for limit in (1000, 2600, 3500, 8000)},
 }
 RESNETS: dict[str, Make] = {
     **QUANTIZED,

@@ -78,13 +78,18 @@ def tasks(compression: str, model: nn.Module) -> dict[str, leco.Task]:
     return COMPRESSIONS[compression](model, leco.match(model, "*.weight"))
 
 
-def within(limit: float, model: nn.Module) -> dict[str, leco.Task]:
-    """Everything, biases too, entropy-coded within so many bytes: what each layer gets comes out by itself.
+def balance(model: nn.Module, weights: Names) -> list[float]:
+    """Of each layer in a budget: one over the root of its weights' size, whose square weighs the distortion.
 
-    Weights are small where a unit has many inputs: one over the root of their size, as the distortion's weight, keeps such layers alive.
+    Weights are small where a unit has many inputs; this keeps such layers alive.
     """
+    return [round(float(model.get_parameter(name).detach().square().mean()) ** -0.25, 3) for name in weights]
+
+
+def within(limit: float, model: nn.Module) -> dict[str, leco.Task]:
+    """Everything, biases too, entropy-coded within so many bytes: what each layer gets comes out by itself."""
     weights, biases = leco.match(model, "*.weight"), leco.match(model, "*.bias")
-    sizes = [round(float(model.get_parameter(name).detach().square().mean()) ** -0.25, 3) for name in weights]
+    sizes = balance(model, weights)
     layers = leco.each_part(leco.Matrix(), leco.EntropyMatrix(0, 8), range(len(weights)), 1 / 8, sizes)
     rest = leco.Part(leco.Vector(), leco.EntropyCodebook(0, 8), tuple(range(len(weights), len(weights) + len(biases))), 1 / 8, max(sizes))
     return {"all": leco.Task([*weights, *biases], leco.Blocks(), leco.Budget((*layers, rest), limit))}
