@@ -230,8 +230,8 @@ def _other_nets() -> str:
             continue
         for record in common.load(f"reference-{net}.json"):
             errors = f"{references(found)} test error, {found[0]['reference']['validation_error']:.2f} % validation error"
-            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {errors} (`{record['command']}`). "
-            text += "One seed; the epochs stand in the commands. "
+            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {errors} "
+            text += f"(`{record['command']}`). One seed; the epochs stand in the commands. "
             text += f"{PUBLISHED.get(net, '')}\n\n{details(found, PLANNED[net][0])}\n\n"
             text += f"{origin(found)}\n\n{commands(found)}\n{_longer(net)}"
     missing_nets = [net for net in PLANNED if not cells(net)]
