@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import leco
+from leco.run import atomically
 
 RESULTS = Path(__file__).parent / "results"
 sys.path.append(str(Path(__file__).parent.parent / "examples"))  # whose nets and data the benchmarks use too
@@ -97,10 +98,20 @@ def origin() -> dict[str, Any]:
     }
 
 
+def write(path: Path, content: Any) -> None:
+    """The content as JSON, all of it or none."""
+    text = json.dumps(content, indent=1) + "\n"
+
+    def to(temporary: str) -> None:
+        Path(temporary).write_text(text)
+
+    atomically(path, to)
+
+
 def record(name: str, rows: list[dict[str, Any]], **extra: Any) -> None:
     """Write the rows with their origin to results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**origin(), **extra, "rows": rows}, indent=1) + "\n")
+    write(RESULTS / f"{name}.json", {**origin(), **extra, "rows": rows})
 
 
 def record_part(name: str, part: str, rows: list[dict[str, Any]], **extra: Any) -> None:
@@ -108,4 +119,4 @@ def record_part(name: str, part: str, rows: list[dict[str, Any]], **extra: Any) 
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     parts = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**parts, part: {**origin(), **extra, "rows": rows}}, indent=1) + "\n")
+    write(path, {**parts, part: {**origin(), **extra, "rows": rows}})

@@ -11,7 +11,6 @@ benchmarks/results/proof/ is not run again.
 import argparse
 import copy
 import dataclasses
-import json
 import os
 import re
 import resource
@@ -171,7 +170,7 @@ def main() -> None:
             what = {"net": args.net, "data": data.name, "compression": compression, "method": method, "seed": args.seed}
             what |= {"group": args.group, "note": args.note, "settings": dataclasses.asdict(settings), "curvature": cell.curvature}
             content = {**common.origin(), **what, "reference": found, "row": row, "curve": cell.curve}
-            record.write_text(json.dumps(content, indent=1) + "\n")
+            common.write(record, content)
             cell.checkpoint.unlink(missing_ok=True)
 
 

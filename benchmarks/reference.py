@@ -7,7 +7,6 @@ FOLDER of --data (or LECO_DATA): of CIFAR-10 see `cifar.load`; for LeNets the ID
 
 import argparse
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,9 @@ def main() -> None:
     error = training.evaluate(model, data, data.test)[1]
     found = {"net": args.net, "data": data.name, **dataclasses.asdict(recipe), "seed": args.seed, "test_error": error}
     content = {**common.origin(), **found, "seconds": sum(row["seconds"] for row in curve), "curve": curve}
-    (args.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    common.write(args.out / f"{name}.json", content)
     if args.record:
-        (common.RESULTS / f"reference-{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        common.write(common.RESULTS / f"reference-{name}.json", content)
     print(f"{args.net} on {data.name}, {recipe.epochs} epochs: {error:.2f} % test error")
 
 

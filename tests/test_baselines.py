@@ -224,15 +224,28 @@ def test_the_cost_of_lc_is_read_from_its_file(bench: SimpleNamespace, tmp_path: 
     assert bench.proof.lc_cost(tmp_path / "none.safetensors", found.tasks) is None
 
 
-def test_deep_compression_prunes_and_shares_values(bench: SimpleNamespace, tmp_path: Path):
-    found = cell(bench, tmp_path, leco.Compose(leco.TopK(0.5), leco.Codebook(4)))
-    start = loss(bench.methods.direct(found), found)
-    found = cell(bench, tmp_path, leco.Compose(leco.TopK(0.5), leco.Codebook(4)))
+def test_deep_compression_prunes_all_layers_and_shares_values_in_each(bench: SimpleNamespace, tmp_path: Path):
+    compression = leco.Compose(leco.TopK(0.5), leco.Codebook(4))
+    start = loss(bench.methods.direct(cell(bench, tmp_path, compression)), found := cell(bench, tmp_path, compression, epochs=80, retrain_lr=0.01))
     lc = bench.deep.deep_compression(found)
-    values = torch.cat([d.flatten() for d in lc.delta.values()])
-    assert int((values != 0).sum()) == 32
-    assert len(values[values != 0].unique()) == 4
+    kept = [d[d != 0] for d in lc.delta.values()]
+    assert sum(values.numel() for values in kept) == 32
+    assert [len(values.unique()) for values in kept] == [4, 4]
+    assert not set(kept[0].tolist()) & set(kept[1].tolist())
     assert loss(lc, found) < start
+    assert found.curve[0]["epoch"] == 1.0
+    assert found.curve[-1]["epoch"] == found.settings.epochs / 2
+
+
+def test_deep_compression_leaves_a_layer_of_few_weights_its_own_values(bench: SimpleNamespace, tmp_path: Path):
+    found = cell(bench, tmp_path, leco.Compose(leco.TopK(0.5), leco.Codebook(20)))
+    with torch.no_grad():
+        found.model.get_parameter("0.weight")[4:].mul_(1e-3)
+    lc = bench.deep.deep_compression(found)
+    assert [type(theta.values).__name__ for theta in lc.thetas.values()] == ["Tensor", "Codes"]
+    found = cell(bench, tmp_path, leco.TopK(0.5))
+    with pytest.raises(ValueError, match="must be one Compose"):
+        bench.deep.deep_compression(found)
 
 
 def test_the_proximal_step_is_the_minimum_of_penalty_and_distance(bench: SimpleNamespace, tmp_path: Path):

@@ -15,9 +15,9 @@ def cubic(share: float, kept: float, until: float = 0.75) -> float:
     return kept + (1 - kept) * (1 - t) ** 3
 
 
-def gradual(cell: Cell, updates: int = 50) -> leco.LC:
+def gradual(cell: Cell, updates: int = 50, epochs: float | None = None) -> leco.LC:
     """The smallest weights are zeroed, ever more of them, while the net trains. Zhu and Gupta, arXiv 1710.01878, equation 1."""
-    final, trainer, optimizer = _kept(cell), cell.trainer(), cell.optimizer()
+    final, trainer, optimizer = _kept(cell), cell.trainer(epochs), cell.optimizer()
     every, masks = max(1, trainer.total // updates), dict[str, Tensor]()
     _mask_after_steps(optimizer, cell, masks)
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
