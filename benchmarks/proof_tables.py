@@ -135,7 +135,7 @@ def figure(net: str, found: Cells, path: Path, most: float) -> None:
     reference = found[0]["reference"]
     whole = reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"])
     axes.plot(*whole, "k*", ms=12)
-    axes.axhline(reference["test_error"], color="black", lw=0.5, ls=":")
+    axes.axhline(whole[1], color="black", lw=0.5, ls=":")
     axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=f"{TITLES.get(net, net)} on {found[0]['data']}")
     ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 15, 20, 30, 50, 90) if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
     axes.set_yticks(ticks, [f"{tick:g}" + " or more" * (tick == most) for tick in ticks])
