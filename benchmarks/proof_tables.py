@@ -79,16 +79,18 @@ def details(found: Cells, order: Iterable[str]) -> str:
     return table(head, lines)
 
 
-def against_published(found: Cells) -> str:
-    """Points above the reference, here and in the papers."""
+def against_published(found: Cells, longer: Cells) -> str:
+    """Points above the reference, here and in the papers; of LC with more epochs, too."""
     lines = []
     for compression in ("binary, channels", "binary, channels, inner", "binary + 1 %", "ternary, channels"):
-        for method in ("straight-through", "BinaryRelax", "PARQ", "LC"):
-            own = of(found, compression=compression)
-            runs, there = chosen(own) if method == "LC" else of(own, method=method), PUBLISHED.get(("resnet20", compression, method))
-            aim = AIMS.get(compression) if method == "LC" else None
-            if runs or there is not None or aim is not None:
-                here = f"{mean(runs, above):+.2f}{seeds(runs)}" if runs else "not run"
+        own, more = of(found, compression=compression), of(longer, compression=compression)
+        runs = {**{method: of(own, method=method) for method in ("straight-through", "BinaryRelax", "PARQ")}, "LC": chosen(own)}
+        for method, cells in (("straight-through", of(more, method="straight-through")), ("LC", chosen(more))):
+            runs |= {f"{method}, {cells[0]['group']}": cells} if cells else {}
+        for method, cells in runs.items():
+            there, aim = PUBLISHED.get(("resnet20", compression, method)), AIMS.get(compression) if method.startswith("LC") else None
+            if cells or there is not None or aim is not None:
+                here = f"{mean(cells, above):+.2f}{seeds(cells)}" if cells else "not run"
                 published = "" if there is None else f"{there:+.2f}"
                 lines.append([compression, method, here, published, "" if aim is None else f"at most {aim}"])
     return table(["compression", "method", "points above the reference", "published", "aim"], lines)
