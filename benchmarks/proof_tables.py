@@ -135,10 +135,11 @@ def figure(net: str, found: Cells, path: Path, most: float) -> None:
     for kind in dict.fromkeys(kind_of(method) for method in names(found, "method", METHODS)):
         axes.plot([], [], label=kind, **style(kind))
     reference = found[0]["reference"]
-    whole = reference["bytes"], mean(found, lambda cell: cell["reference"]["test_error"])
+    whole = reference["bytes"], reference["test_error"]
     axes.plot(*whole, "k*", ms=12)
     axes.axhline(whole[1], color="black", lw=0.5, ls=":")
-    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=f"{TITLES.get(net, net)} on {found[0]['data']}")
+    title = f"{TITLES.get(net, net)} on {found[0]['data']}, seed {found[0]['seed']}"
+    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=title)
     ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 15, 20, 30, 50, 90) if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
     axes.set_yticks(ticks, [f"{tick:g}" + " or more" * (tick == most) for tick in ticks])
     sizes = [k * 10**e for e in (3, 4, 5, 6) for k in (1, 2, 5) if axes.get_xlim()[0] <= k * 10**e <= axes.get_xlim()[1]]
