@@ -31,11 +31,35 @@ from leco.compressions import (
     Uniform,
     quantization,
 )
+from leco.compressions import sorted as sorted_values
 from leco.theta import Codes, ConvFactors, Dense
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 small_integers = st.lists(st.integers(-4, 4), min_size=1, max_size=12)  # ties everywhere
 small_floats = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("dense", [0, 10**6])
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 5000])
+def test_sums_of_runs_are_those_of_the_sorted_values(n: int, dense: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sorted_values, "DENSE", dense)
+    x = torch.randn(3, n, dtype=torch.float64)
+    data, runs = sorted_values.Sorted(x.clone()), x.sort(dim=-1).values.split(1)
+    assert (data.block == 1) == (dense > 0)
+    cuts = torch.tensor([0, 1, n // 3, n // 2, n]).expand(3, -1)
+    expected = torch.stack([torch.stack([row[0, :cut].sum() for cut in cuts[0].tolist()]) for row in runs])
+    torch.testing.assert_close(data.prefix_sums(cuts), expected, rtol=1e-12, atol=1e-12)
+    positions, sums, squares = data.candidates(16)
+    expected = torch.stack([torch.stack([row[0, :cut].square().sum() for cut in own]) for row, own in zip(runs, positions.tolist(), strict=True)])
+    torch.testing.assert_close(squares, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sums, data.prefix_sums(positions), rtol=1e-12, atol=1e-12)
+    edges = torch.tensor([-0.5, 0.0, 1.0], dtype=torch.float64).expand(3, 1, -1)
+    numbers, totals = data.cells(edges)
+    borders = [-torch.inf, *edges[0, 0].tolist(), torch.inf]
+    for j, (low, high) in enumerate(itertools.pairwise(borders)):
+        own = (x > low) & (x <= high)
+        assert torch.equal(numbers[:, 0, j], own.sum(-1))
+        torch.testing.assert_close(totals[:, 0, j], (x * own).sum(-1), rtol=1e-12, atol=1e-12)
 
 
 def vector(values) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # values a coarse prefix sum steps over, at most; a query adds the rest itself
+DENSE = 2**17  # values, of all rows, up to which there is a prefix sum for each
 COARSE_CUTS = 1024  # at most: candidate cell borders of the dynamic program that starts Lloyd's algorithm
 EXACT_WORK = 2**23  # evaluations that an exact dynamic program may cost by default: about a second
 MAX_SWEEPS = 300
@@ -34,7 +35,7 @@ class Sorted:
     def __init__(self, x: Tensor):
         self.values = sort_(x)
         self.n = x.shape[-1]
-        self.block = min(BLOCK, max(8, self.n // (4 * COARSE_CUTS)))
+        self.block = 1 if x.numel() <= DENSE else min(BLOCK, max(8, self.n // (4 * COARSE_CUTS)))
         whole = self.n // self.block * self.block
         self._blocks = self.values[..., :whole].unflatten(-1, (-1, self.block)) if whole else self.values[..., None, :0]
         self._sums = self._prefix(self._blocks.sum(-1).double())
@@ -59,6 +60,8 @@ class Sorted:
             return cuts.double()
         block = (cuts // self.block).clamp(max=sums.shape[-1] - 1)
         out = sums.gather(-1, block)
+        if self.block == 1:
+            return out
         values, rests = self.values.view(-1, self.n), out.view(-1, cuts.shape[-1])
         start, stop = (block * self.block).view_as(rests), cuts.reshape(rests.shape)
         offsets = torch.arange(self.block, device=cuts.device)
