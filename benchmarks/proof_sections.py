@@ -166,9 +166,9 @@ def _conclusions() -> str:
     return f"""At 1 bit, at 5 % of the weights and at 26.4 M multiply-adds LC and the other methods are level: the standard error of 14 % on 10,000
 images is 0.35 points, and these are one or two seeds. At 1 bit straight-through estimation is ahead on the 5,000 held-out images
 ({points(straight_signs, held_out)}, LC {points(chosen(signs), held_out)}). With ternary weights LC is ahead (PARQ's file, with more zeros, is
-the smallest). Where weights are both pruned and quantized LC is ahead of Deep Compression: with 5 % of the weights in 4 values {mean(four, error):.2f} %
-in {size(four)} bytes against {mean(han, error):.2f} % in {size(han)}, which has 4 values of each layer's own; with 20 % {mean(more[0], error):.2f} % in
-{size(more[0])} against {mean(more[1], error):.2f} % in {size(more[1])}.
+the smallest). Where weights are both pruned and quantized LC is ahead of Deep Compression: with 5 % of the weights in 4 values
+{mean(four, error):.2f} % in {size(four)} bytes against {mean(han, error):.2f} % in {size(han)}, which has 4 values of each layer's own; with 20 %
+{mean(more[0], error):.2f} % in {size(more[0])} against {mean(more[1], error):.2f} % in {size(more[1])}.
 At 1 bit all are nearer to the reference than the published figures, whose nets train from scratch, on lossless images. The differences include
 what any further training brings: the reference itself, trained on for the same {epochs:g} epochs without compression, goes from {first:.2f} to
 {last:.2f} % validation error.
