@@ -161,7 +161,8 @@ def _conclusions() -> str:
     more = [of(found, compression="20% in 4 values", method=method) for method in (CLIPPED, "Deep Compression")]
     han = of(found, compression="5% in 4 values", method="Deep Compression")
     seconds = statistics.mean(record["c_seconds"] for record in coded[0]["curve"][1:])
-    iterations = round(coded[0]["settings"]["epochs"]) * (45000 // coded[0]["settings"]["batch"])
+    own = coded[0]["settings"]
+    c_steps, iterations = own["steps"] * own["rounds"], round(own["epochs"]) * (45000 // own["batch"])
     first, last, epochs = plain["reference"]["validation_error"], plain["curve"][-1]["validation_error"], plain["settings"]["epochs"]
     return f"""At 1 bit, at 5 % of the weights and at 26.4 M multiply-adds LC and the other methods are level: the standard error of 14 % on 10,000
 images is 0.35 points, and these are one or two seeds. At 1 bit straight-through estimation is ahead on the 5,000 held-out images
@@ -176,10 +177,10 @@ what any further training brings: the reference itself, trained on for the same 
 **A bit per weight costs little where bits are limited, not the number of values**: with the pruning, the values and the bits of each layer
 left to one budget of 34,000 bytes, a bit for each of the 270,000 weights, LC is at {points(coded)} in {size(coded)} bytes
 ({points(coded, held_out)} on the held-out images; by straight-through estimation with signs
-{points(straight_signs, held_out)}). That is a smaller file than any that was trained with signs and a scale by channel,
+{points(straight_signs, held_out)}). That is a smaller file than those with signs and a scale by channel of LC and of others' methods,
 whose errors are {min(mean(runs, above) for runs in ways):+.2f} or more; retraining of direct compression, with as many bytes, is at
-{points(retrained)}. Here it pays that L and C steps are apart: LC has 80 C steps, of {seconds:.1f} seconds each, where straight-through estimation
-would have one at each of its {iterations:,} iterations.
+{points(retrained)}. Here it pays that L and C steps are apart: LC has {c_steps} C steps, of {seconds:.1f} seconds each, where straight-through
+estimation would have one at each of its {iterations:,} iterations.
 At half of these bytes the order turns: {mean(few, error):.2f} % in {size(few)} bytes by the budget,
 {mean(four, error):.2f} % in {size(four)} with 5 % of the weights, the largest of all layers, in 4 values.
 
