@@ -30,6 +30,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
+def folded(summary: str, text: str) -> str:
+    """Seen when the summary is clicked."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
 def title(row: dict[str, Any]) -> str:
     net: str = row["net"]
     return TITLES.get(net, net)

@@ -8,6 +8,7 @@ from typing import Any
 
 import common
 import nets
+from artifact_tables import folded
 
 FOLDER = common.RESULTS / "proof"
 Cells = list[dict[str, Any]]
@@ -75,8 +76,21 @@ def seeds(found: Cells) -> str:
     return f" ({len(found)})" if len(found) > 1 else ""
 
 
+def points(found: Cells, read: Callable[[dict[str, Any]], float] = above) -> str:
+    return f"{mean(found, read):+.2f}{seeds(found)}"
+
+
+def held_out(cell: dict[str, Any]) -> float:
+    """Points of validation error above the reference's."""
+    return cell["row"]["validation_error"] - cell["reference"]["validation_error"]
+
+
+def size(found: Cells) -> str:
+    return f"{mean(found, lambda cell: cell['row']['bytes']):,.0f}"
+
+
 def commands(found: Cells) -> str:
-    return "\n".join(f"    {line}" for line in dict.fromkeys(cell["command"] for cell in found))
+    return folded("The commands", "\n".join(f"    {line}" for line in dict.fromkeys(cell["command"] for cell in found)))
 
 
 def origin(found: Cells) -> str:

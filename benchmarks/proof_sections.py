@@ -1,12 +1,12 @@
 """The part of docs/benchmarks.md about LC against other methods, and the README's table: what is met, what is missed, how to repeat it."""
 
 import statistics
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import common
-from artifact_tables import TITLES, table
-from proof_cells import Cells, above, cells, chosen, commands, error, mean, names, of, origin, seeds, tabled
+from artifact_tables import TITLES, folded, table
+from proof_aims import aims
+from proof_cells import Cells, above, cells, chosen, commands, error, held_out, mean, names, of, origin, points, seeds, size, tabled
 from proof_findings import ablations, cost
 from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
 
@@ -18,16 +18,13 @@ CIFAR_ROWS = (
 )
 LENET_ROWS = (
     *(*(f"{k} values" for k in (2, 4, 8, 16)), "binary", "ternary", "powers of two", *(f"{p}% of the weights" for p in (10, 5, 2, 1))),
-    *("5% in 4 values", "rank 10", "ranks, alpha 1e-06", "ranks, alpha 1e-05", "mixed", "2 values + 1 %", "8000 bytes"),
+    *("5% in 4 values", "rank 10", "ranks, alpha 1e-06", "ranks, alpha 1e-05", "mixed", "2 values, layers 1 and 3", "2 values + 1 %"),
+    "8000 bytes",
 )
 PLANNED = {  # compressions and methods of the full tables
     "lenet300": (LENET_ROWS, METHODS),
     **dict.fromkeys(("lenet300-relu", "lenet5"), (LENET_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
     **dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"), (CIFAR_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
-}
-PUBLISHED = {  # of nets whose cells are few
-    "lenet5": "Published at 1 % of the weights: 1.1 % by LC, 0.83 % by sparse momentum, each from a reference of its own.",
-    "vgg16": "The aim at 68.7 of 315 million multiply-adds is at most 0.0 points above the reference; the authors' LC has +0.03, on lossless images.",
 }
 PEERS = {
     "binary, channels": ("straight-through", "BinaryRelax", "PARQ"),
@@ -81,9 +78,7 @@ whole cosine. References (by seed): {references(found)}. Means over seeds, their
 
 {rows_by_methods(of_methods(found, METHODS), order)}
 
-Each cell, methods of others included (straight-through estimation, BinaryRelax, PARQ, magnitude pruning, SVD, Deep Compression):
-
-{details(found, order)}
+{folded("Each cell, with straight-through, BinaryRelax, PARQ, magnitude pruning, SVD and Deep Compression", details(found, order))}
 
 {_not_run("lenet300", found)}{origin(found)}
 
@@ -190,19 +185,6 @@ At half of these bytes the order turns: {mean(few, error):.2f} % in {size(few)} 
 many [ResNet-56](#resnet-56-40-epochs) at 1 bit + 1 % is at {points(deep)} (aim: at most 0.0), in {size(deep)} bytes."""
 
 
-def points(found: Cells, read: Callable[[dict[str, Any]], float] = above) -> str:
-    return f"{mean(found, read):+.2f}{seeds(found)}"
-
-
-def held_out(cell: dict[str, Any]) -> float:
-    """Points of validation error above the reference's."""
-    return cell["row"]["validation_error"] - cell["reference"]["validation_error"]
-
-
-def size(found: Cells) -> str:
-    return f"{mean(found, lambda cell: cell['row']['bytes']):,.0f}"
-
-
 def _longer(net: str) -> str:
     """The tables of cells with more epochs."""
     text = ""
@@ -259,7 +241,7 @@ def _other_nets() -> str:
             errors = f"{references(found)} test error, {found[0]['reference']['validation_error']:.2f} % validation error"
             text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {errors} "
             text += f"(`{record['command']}`). One seed; the epochs stand in the commands. "
-            text += f"{PUBLISHED.get(net, '')}\n\n{details(found, PLANNED[net][0])}\n\n"
+            text += f"\n\n{details(found, PLANNED[net][0])}\n\n"
             text += f"{origin(found)}\n\n{commands(found)}\n{_longer(net)}"
     missing_nets = [net for net in PLANNED if not cells(net)]
     return text + (f"\nOf {', '.join(TITLES.get(net, net) for net in missing_nets)} no cell was run.\n" if missing_nets else "")
@@ -299,4 +281,4 @@ def sections() -> str:
         found = of(tabled(net), seed=0)  # every compression has it: one reference for all points
         if found:
             figure(net, found, common.RESULTS.parent.parent / "docs" / "figures" / f"proof-{net}.png", most)
-    return "".join(f"\n{text}" for text in (lenet(), resnet(), ablations(), cost()) if text)
+    return "".join(f"\n{text}" for text in (aims(), lenet(), resnet(), ablations(), cost()) if text)

@@ -10,6 +10,7 @@ from artifact_tables import TITLES, table
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
+from proof_aims import most
 from proof_cells import Cells, above, chosen, error, mean, names, of, seeds
 
 FROM_DELTA = "LC (L steps from Delta)"
@@ -38,15 +39,6 @@ PUBLISHED = {  # test error in % above the reference net's, weights only; 200 ep
     ("resnet20", "ternary, channels", "BinaryRelax"): 91.82 - 91.25,
     ("resnet20", "ternary, channels", "PARQ"): 91.82 - 91.45,
 }
-AIMS = {"binary, channels": 0.8, "ternary, channels": 0.2, "binary + 1 %": 0.2}  # points above the reference, ResNet-20, LC
-LENET_AIMS = {
-    "2 values": 2.56,
-    "5% of the weights": 2.18,
-    "2 values + 1 %": 2.17,
-    "mixed": 2.51,
-    "1% of the weights": 3.2,
-    "ranks, alpha 1e-06": 1.90,
-}
 
 
 def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
@@ -60,7 +52,7 @@ def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
             runs = of(own, method=method)
             texts.append(f"{mean(runs, error):.2f}{seeds(runs)}" if runs else "")
         last = (chosen(own) or own)[0]["row"]
-        aim = LENET_AIMS.get(compression)
+        aim = most("lenet300").get(compression)
         lines.append([compression, *texts, f"{last['bytes']:,}", f"{last['ratio']:.1f}", "" if aim is None else f"{aim:.2f}"])
     return table(["compression", *methods, "file bytes (LC)", "ratio", "published LC"], lines)
 
@@ -88,7 +80,8 @@ def against_published(found: Cells, longer: Cells) -> str:
         for method, cells in (("straight-through", of(more, method="straight-through")), ("LC", chosen(more))):
             runs |= {f"{method}, {cells[0]['group']}": cells} if cells else {}
         for method, cells in runs.items():
-            there, aim = PUBLISHED.get(("resnet20", compression, method)), AIMS.get(compression) if method.startswith("LC") else None
+            there = PUBLISHED.get(("resnet20", compression, method))
+            aim = most("resnet20", ours=True).get(compression) if method.startswith("LC") else None
             if cells or there is not None or aim is not None:
                 here = f"{mean(cells, above):+.2f}{seeds(cells)}" if cells else "not run"
                 published = "" if there is None else f"{there:+.2f}"

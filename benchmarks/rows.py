@@ -122,6 +122,7 @@ LENETS: dict[str, Make] = {
     "rank 10": ranks(10),
     **{f"ranks, alpha {alpha:g}": stored_ranks(alpha) for alpha in (1e-6, 1e-5, 5e-5)},
     "mixed": mixed,
+    "2 values, layers 1 and 3": lambda model, names: layers(leco.Codebook(2))(model, (names[0], names[2])),
     "2 values + 1 %": joint(leco.Additive([(leco.Vector(), leco.Codebook(2)), (leco.Vector(), leco.TopK(0.01))])),
     **{f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model) for limit in (1000, 2600, 3500, 8000)},
 }

@@ -107,7 +107,8 @@ def references(runs: list[dict[str, Any]]) -> str:
 
 
 def commands(runs: list[dict[str, Any]]) -> str:
-    return "\n".join(f"    {re.sub(r'--data [^ ]+', '--data FOLDER', run['command'])}" for run in runs)
+    lines = [f"    {re.sub(r'--data [^ ]+', '--data FOLDER', run['command'])}" for run in runs]
+    return artifact_tables.folded("The commands", "\n".join(lines))
 
 
 def within_bytes(net: str) -> list[dict[str, Any]]:
@@ -198,7 +199,7 @@ keep half of the bytes; at 1 bit and at 5 % it does not.
 ![error against bytes](figures/mnist.png)
 
 An L step of 20 epochs took {seconds:.0f} s (median) on one core of a machine that ran several at once, so a run about
-{seconds * 41 / 60:.0f} minutes:
+{seconds * 41 / 60:.0f} minutes.
 
 {commands(runs)}
 
