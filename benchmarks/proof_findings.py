@@ -35,11 +35,11 @@ step. `leco.automatic` has the best start of these, and that of L steps from Del
 On ResNet-20 at 1 bit (8 epochs; "from Delta": mu grows tenfold in 40 values, 4 L steps of 17 or 18 iterations at each) the order is the
 same: without multipliers no more than some signs in a thousand leave direct compression, and the error is half as large again; from the
 last w it is more than 2 points higher than from Delta; a mu that does not grow leaves a gap and is worse. A mu ten times as large or one that
-grows threefold, a rate of 0.1, L steps of 4 or 70 iterations and one scale by layer rather than by channel are within the standard error
-of a validation error here (0.5), and so is straight-through estimation; of these the rate and the long L steps leave a higher training loss.
+grows threefold, a rate of 0.1, L steps of 4 or 70 iterations, a proximal step and one scale by layer rather than by channel are within the
+standard error of a validation error here (0.5), and so is straight-through estimation; of these the rate and the long L steps leave a higher
+training loss. AdamW's training loss is that of SGD, its error is not: its weight decay, of the same 0.0005, is decoupled and so far weaker.
 [Two things matter more than all of these](#soft-targets-and-whose-statistics-a-batch-norm-has): batch-norm statistics of inputs that are
-augmented as in training, and targets no worse than the classes themselves. Not run: AdamW and the proximal step on
-ResNet-20 (`--set` and `--group ablation` run them).
+augmented as in training, and targets no worse than the classes themselves.
 
 What the last tenth of the epochs brings, which retrains what is free (scales, codebooks, kept weights, factors) by Adam, in the cells of the
 tables above that have it: much where w ends away from Delta(Theta), nothing after L steps from Delta.
