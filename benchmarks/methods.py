@@ -6,7 +6,7 @@ the compressed net.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ class Settings:
     optimizer: str = "sgd"
     way: str = "attach"
     """Of the penalty: "attach", "loss" or "proximal"."""
+    tighten: float = 0.0
+    """The share of LC's steps in which the limit of a budget falls, geometrically, from `loose` times itself; 0: it is what it is at once."""
+    loose: float = 8.0
     recalibrate: bool = True
     evaluations: int = 12
     """Of the compressed net on validation data, over the run."""
@@ -202,6 +205,10 @@ def learning_compression(cell: Cell) -> leco.LC:
         due = -(-trainer.done * calls // trainer.total) + 1
         return trainer.run(model, optimizer, trainer.total * due // calls - trainer.done, limit=limit, term=lc.penalty if s.way == "loss" else None)
 
+    def loosened(k: int) -> dict[str, leco.Compression[Any]]:
+        factor = s.loose ** max(0.0, 1 - (k + 1) / (s.tighten * s.steps))
+        return {name: loosen(task.compression, factor) for name, task in cell.tasks.items()}
+
     mus = leco.automatic(cell.first_mu(lc) / s.start, s.steps, s.start, s.end, s.power)
     result = leco.run(
         lc,
@@ -212,6 +219,7 @@ def learning_compression(cell: Cell) -> leco.LC:
         every=max(1, s.steps // s.evaluations),
         rounds=s.rounds,
         from_delta=s.from_delta,
+        compressions=loosened if s.tighten else None,
         tolerance=1e-12,
         checkpoint=cell.checkpoint,
         stateful={"optimizer": optimizer, "trainer": trainer},
@@ -223,6 +231,13 @@ def learning_compression(cell: Cell) -> leco.LC:
         cell.curve.append({"part": "before retraining", "validation_error": cell.compressed_error(lc)})
         train_free(cell, lc, s.retrain * s.epochs)
     return lc
+
+
+def loosen(compression: leco.Compression[Any], factor: float) -> leco.Compression[Any]:
+    """A budget of so many times the limit."""
+    if not isinstance(compression, leco.Budget):
+        raise ValueError(f"tighten: {compression!r} is no budget, whose limit could tighten")
+    return replace(compression, limit=factor * compression.limit)
 
 
 @torch.no_grad()

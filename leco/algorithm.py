@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 
 from leco.batchnorm import kept_statistics, recalibrate_
 from leco.coding import bits
+from leco.compressions.protocol import Compression
 from leco.finite import known_finite
 from leco.nested import theta_from_state, theta_state
 from leco.penalty import hooks, mean_curvature, penalty_value
 from leco.record import Record, Snapshot, by_device, norm
-from leco.task import Task, resolve
+from leco.task import Task, check_shapes, resolve
 from leco.theta import THETAS, Theta
 from leco.views import VIEWS, array_shape
 
@@ -304,6 +306,35 @@ class LC:
         """Replace Thetas (of the same shapes) by others, such as retrained ones, and Delta(Theta) with them."""
         self._require_outside("set_thetas")
         self._set_thetas({**self._require_theta(), **thetas})
+
+    def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
+        """Compress the named tasks by others of the same kind from the next C step on: a bound that tightens while the net trains.
+
+        Theta, w and the multipliers stay. `leco.run(compressions=...)` does it before each L step, and resumes with the right ones.
+
+        Raises:
+            ValueError: a task that is not there, or a compression that can't take its parameters' shapes.
+            TypeError: a compression of another kind than the task's. Nothing is changed then.
+
+        >>> import leco, torch
+        >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": leco.Task("weight", leco.Vector(), leco.TopK(6))})
+        >>> lc.mu = 1.0
+        >>> lc.set_compressions({"all": leco.TopK(3)})
+        >>> record = lc.step()
+        >>> int(lc.delta["weight"].count_nonzero())
+        3
+        """
+        self._require_outside("set_compressions")
+        tasks = dict(self.tasks)
+        for name, compression in compressions.items():
+            if name not in tasks:
+                raise ValueError(f"LC: set_compressions: there is no task {name!r}; there are {', '.join(tasks)}")
+            before = tasks[name].compression
+            if type(compression) is not type(before):
+                raise TypeError(f"LC: set_compressions: task {name!r} is compressed by {before!r}; {compression!r} is of another kind")
+            tasks[name] = replace(tasks[name], compression=compression)
+            check_shapes(name, tasks[name], {n: self._params[n] for n in self.names[name]})
+        self.tasks = tasks
 
     def rest(self) -> dict[str, Tensor]:
         """Parameters and buffers of the model's `state_dict` that no task compresses."""

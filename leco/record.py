@@ -31,7 +31,8 @@ class Record(NamedTuple):
     compressed_loss: float = math.nan
     compressed_error: float = math.nan
     changed: float = math.nan
-    """The share of Theta's indices, and of what its masks keep, that differ from direct compression; NaN where Theta has none."""
+    """The share of Theta's indices, and of what its masks keep, that differ from direct compression (from the first step with the present
+    compressions, where `leco.run` changes them); NaN where Theta has none."""
 
 
 class Snapshot(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from leco.algorithm import LC
 from leco.batchnorm import unlike_training
+from leco.compressions.protocol import Compression
 from leco.nested import choices, share_changed, theta_state
 from leco.record import Record, Snapshot
 
@@ -44,6 +45,7 @@ def run(
     every: int = 1,
     rounds: int = 1,
     from_delta: bool = False,
+    compressions: Callable[[int], Mapping[str, Compression[Any]]] | None = None,
     tolerance: float = 1e-4,
     checkpoint: str | os.PathLike[str] | None = None,
     stateful: Mapping[str, Any] | None = None,
@@ -65,7 +67,10 @@ def run(
         rounds: L steps, each with its C step, at each mu: `l_step(k)` is called so many times for each k. The records are of the last ones.
         from_delta: start each L step at w = Delta(Theta), not where the last one ended, so that the loss is seen at the compressed net: for
             quantization by many short L steps at small mu, `leco.automatic(h, steps, from_delta=True)` (docs/algorithm.md, "Where an L step starts").
-        tolerance: stop when the relative gap falls below it.
+        compressions: `compressions(k)` gives the tasks' compressions for LC step k, by `lc.set_compressions`: bounds that tighten to the last
+            ones, for where these would destroy the net at once. Direct compression is by those of step 0; `best` is the best net since they
+            last changed, and so are the choices that `changed` counts from.
+        tolerance: stop when the relative gap falls below it, and the compressions are the last ones.
         checkpoint: a file, written after each step (beside, then renamed). Where it exists, the run goes on from it, exactly.
         stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such as the optimizer: kept in the checkpoint.
         progress: show a bar.
@@ -81,6 +86,10 @@ def run(
         if count < 1:
             raise ValueError(f"leco.run: {name} = {count} must be at least 1")
     state = _State(lc, mus, dict(stateful or {}), Path(checkpoint) if checkpoint is not None else None)
+
+    def constant(first: int, last: int) -> bool:
+        return compressions is None or dict(compressions(first)) == dict(compressions(last))
+
     stopped = "schedule"
     columns = (TextColumn("LC"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
@@ -90,15 +99,24 @@ def run(
                 wrong = unlike_training(lc.model, batches()) if batches is not None else None
                 if wrong is not None:
                     warnings.warn(f"leco.run: batches: {wrong}", stacklevel=2)
+                if compressions is not None:
+                    lc.set_compressions(compressions(0))
                 lc.mu = mus[0]
                 state.add(lc.record(), evaluate, batches)
                 state.save()
+            elif compressions is not None:
+                lc.set_compressions(compressions(max(len(state.records) - 2, 0)))
             for k in range(len(state.records) - 1, len(mus)):
                 bar.update(line, completed=k, description=_describe(state.records[-1]))
-                if k and state.records[-1].relative_gap < tolerance:
+                small = k and state.records[-1].relative_gap < tolerance
+                if small and constant(k - 1, len(mus) - 1) and state.best_step >= state.since:
                     stopped = "gap"
                     break
                 lc.mu = mus[k]
+                if compressions is not None:
+                    lc.set_compressions(compressions(k))
+                    if k and not constant(k - 1, k):
+                        state.begin()
                 start = time.perf_counter()
                 losses = list[float | None]()
                 for i in range(rounds):
@@ -128,7 +146,7 @@ def run(
             "add steps, or raise the factor of the schedule",
             stacklevel=2,
         )
-    if stopped != "interrupted" and last.changed < STUCK:
+    if stopped != "interrupted" and not state.since and last.changed < STUCK:
         warnings.warn(
             f"leco.run: {last.changed:.2%} of the indices and masks differ from direct compression: mu grew before the training could move "
             f"them; start below mu = {mus[0]:g} (lc.curvature says how far), or lower the factor of the schedule",
@@ -171,14 +189,21 @@ class _State:
         self.best: Snapshot | None = None
         self.best_step = 0
         self.first: list[Tensor] = []
-        """The choices of direct compression."""
+        """The choices of direct compression, or of the first step with the present compressions."""
+        self.since = 0
+        """The first record of the present compressions."""
+
+    def begin(self) -> None:
+        """The compressions have changed: nets of others are not the best any more, nor are their choices the first."""
+        self.since, self.first = len(self.records), []
 
     def add(self, record: Record, evaluate: Callable[[], tuple[float, float]] | None, batches: Callable[[], Iterable[Any]] | None) -> None:
         with self.lc.compressed(batches() if batches is not None else None):
             if evaluate is not None:
                 loss, error = evaluate()
                 record = record._replace(compressed_loss=float(loss), compressed_error=float(error))
-            if self.best is None or evaluate is None or _score(record) < _score(self.records[self.best_step]):
+            stale = self.best is None or self.best_step < self.since
+            if stale or evaluate is None or _score(record) < _score(self.records[self.best_step]):
                 self.best, self.best_step = self.lc.snapshot(), len(self.records)
         self.append(record)
 
@@ -201,6 +226,7 @@ class _State:
             "best": best,
             "best_step": self.best_step,
             "first": self.first,
+            "since": self.since,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -222,6 +248,7 @@ class _State:
             part.load_state_dict(state["stateful"][name])
         self.records = [Record(*values) for values in state["records"]]
         self.best, self.best_step = Snapshot(self.lc.thetas_from_state(state["best"]["thetas"]), state["best"]["rest"]), state["best_step"]
+        self.since = state["since"]
         self.first = [choice.to(now.device) for choice, now in zip(state["first"], choices(self.lc.thetas.values()), strict=False)]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"]:

@@ -70,12 +70,16 @@ def resolve(model: nn.Module, tasks: Mapping[str, Task]) -> tuple[dict[str, nn.P
                 own.append(name)
                 _check_parameter(task_name, given, every[given])
         names[task_name] = tuple(own)
-        try:
-            shape = task.view.shape([params[name].shape for name in own])
-            task.compression.check(shape)
-        except ValueError as error:
-            raise ValueError(f"task {task_name!r}, parameters {', '.join(own)}: {type(task.view).__name__}: {error}") from error
+        check_shapes(task_name, task, {name: params[name] for name in own})
     return params, names
+
+
+def check_shapes(name: str, task: Task, own: Mapping[str, nn.Parameter]) -> None:
+    """Raise ValueError where the task's view or compression can't take its parameters' shapes."""
+    try:
+        task.compression.check(task.view.shape([p.shape for p in own.values()]))
+    except ValueError as error:
+        raise ValueError(f"task {name!r}, parameters {', '.join(own)}: {type(task.view).__name__}: {error}") from error
 
 
 def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:

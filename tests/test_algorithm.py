@@ -285,6 +285,26 @@ def test_state_dict_goes_on_exactly():
         assert torch.equal(whole[1].multipliers[name], second[1].multipliers[name])
 
 
+def test_set_compressions_counts_from_the_next_c_step_and_changes_nothing_where_it_fails():
+    lc = leco.LC(network(), tasks := {"a": leco.Task("0.weight", leco.Vector(), leco.TopK(9)), "b": leco.Task("2.weight", leco.Rows(), leco.TopK(3))})
+    lc.mu = 1.0
+    before = lc.delta["0.weight"].clone()
+    for wrong, error, message in (
+        ({"a": leco.TopK(4), "c": leco.TopK(1)}, ValueError, r"no task 'c'; there are a, b"),
+        ({"a": leco.TopK(4), "b": leco.Binary()}, TypeError, r"task 'b' .*TopK\(kappa=3.*Binary.* another kind"),
+        ({"a": leco.TopK(4), "b": leco.TopK(99)}, ValueError, r"task 'b', parameters 2.weight: Rows: TopK: kappa = 99 must be at most 7"),
+    ):
+        with pytest.raises(error, match=message):
+            lc.set_compressions(wrong)
+        assert lc.tasks == tasks
+    with lc.compressed(), pytest.raises(RuntimeError, match="set_compressions inside"):
+        lc.set_compressions({"a": leco.TopK(4)})
+    lc.set_compressions({"a": leco.TopK(4)})
+    assert torch.equal(lc.delta["0.weight"], before)
+    lc.step()
+    assert [int(lc.delta[name].count_nonzero()) for name in ("0.weight", "2.weight")] == [4, 3 * len(lc.delta["2.weight"])]
+
+
 def test_load_state_dict_refuses_another_problem_and_changes_nothing():
     lc, other = leco.LC(network(), tasks()), leco.LC(network(), {"a": leco.Task("0.weight", leco.Vector(), leco.Binary())})
     lc.mu = other.mu = 1.0

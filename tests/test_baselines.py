@@ -105,6 +105,27 @@ def test_the_relaxation_grows_as_the_paper_says_and_ends_exact(bench: SimpleName
     assert weights[-1] == bench.latent.relaxation(1.0) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:leco.run")  # a short one
+def test_a_budget_that_tightens_falls_geometrically_to_its_limit(bench: SimpleNamespace, tmp_path: Path):
+    found = cell(bench, tmp_path, leco.TopK(0.5), tighten=0.5, loose=4.0, epochs=4)
+    names, parts = found.tasks["all"].params, leco.each_part(leco.Vector(), leco.L0Penalty(0), range(2), 1.0)
+    found.tasks = {"all": leco.Task(names, leco.Blocks(), leco.Budget(parts, 16))}
+    limits = []
+    set_compressions = leco.LC.set_compressions
+
+    def spy(lc: leco.LC, compressions: dict) -> None:
+        limits.append(compressions["all"].limit)
+        set_compressions(lc, compressions)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leco.LC, "set_compressions", spy)
+        lc = bench.methods.learning_compression(found)
+    assert limits == pytest.approx([16 * 4 ** (3 / 4)] + [16 * 4 ** max(0, 1 - (k + 1) / 4) for k in range(8)])
+    assert sum(int(value.count_nonzero()) for value in lc.delta.values()) == 16
+    with pytest.raises(ValueError, match="Binary"):
+        bench.methods.loosen(leco.Binary(), 2.0)
+
+
 @pytest.mark.filterwarnings("ignore:leco.run")  # a run of 28 iterations moves no index
 @pytest.mark.parametrize("method", ["straight-through", "BinaryRelax", "PARQ", "LC", "DC + retraining"])
 @pytest.mark.parametrize("compression", [leco.Binary(), leco.Ternary()])
@@ -278,7 +299,7 @@ def test_every_row_of_a_table_makes_tasks_for_its_net(bench: SimpleNamespace, ne
     weights = sum(p.numel() for name, p in model.named_parameters() if name in bench.rows.weights(model))
     for name in table:
         covered = sum(p.numel() for p in leco.LC(model, bench.rows.tasks(net, model, name)).params.values())
-        assert covered > 0.99 * weights
+        assert covered == weights - 30_000 if name == "2 values, layers 1 and 3" else covered > 0.99 * weights
 
 
 @pytest.mark.filterwarnings("ignore:leco.run")

@@ -206,6 +206,62 @@ def test_six_steps_are_three_and_a_checkpoint_and_three(tmp_path, compression):
     assert third.calls == []
 
 
+def tightening(problem: Problem, steps: int):
+    """Half of the weights of each layer, then less, down to an eighth from the last step but `steps` on."""
+    return lambda k: dict.fromkeys(problem.lc.tasks, leco.TopK(max(0.125, 0.5 - 0.375 * k / steps)))
+
+
+def test_compressions_that_tighten_and_the_best_net_of_the_last_ones():
+    problem = Problem(leco.TopK(0.5))
+    errors = iter([0.0, 1.0, 2.0, 50.0, 40.0, 45.0, 60.0])
+    result = problem.run(leco.exponential(0.3, 3.0, 6), compressions=tightening(problem, 2), evaluate=lambda: (0.0, next(errors)))
+    kept = [sum(int(value.count_nonzero()) for value in problem.lc.delta.values())]
+    assert kept == [6 + 2]  # an eighth of 48 and of 16
+    assert result.best_step == 4
+    assert sum(int(theta.mask.sum()) for theta in result.best.thetas.values()) == 8
+    bits = [record.bits for record in result.records]
+    assert bits[1] > bits[2] > bits[3]
+    assert result.records[3].changed == 0  # the first with an eighth
+
+
+def test_a_small_gap_stops_no_run_whose_compressions_will_tighten():
+    problem = Problem(leco.TopK(0.5))
+    result = problem.run(MUS, compressions=tightening(problem, 4), tolerance=1e9)
+    assert (result.stopped, len(result.records) - 1) == ("gap", 5)
+    problem = Problem(leco.TopK(0.5))
+    result = problem.run(MUS, compressions=tightening(problem, 4), tolerance=1e9, every=3)
+    assert len(result.records) - 1 == result.best_step == 6  # the first that is evaluated
+
+
+def test_tightening_resumes_exactly(tmp_path):
+    mus, path = leco.exponential(0.3, 5.0, 8), tmp_path / "run.checkpoint"
+    whole, first, second = (Problem(leco.TopK(0.5)) for _ in range(3))
+    for problem in (whole, first, second):
+        torch.manual_seed(3)
+        problem.model.load_state_dict(whole.model.state_dict())
+    torch.manual_seed(3)
+    expected = whole.run(mus, compressions=tightening(whole, 4), evaluate=whole.evaluate)
+    train = first.train
+
+    def interrupted(k: int) -> float:
+        if k == 6:
+            raise KeyboardInterrupt
+        return train(k)
+
+    first.train = interrupted  # type: ignore[assignment]
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match="interrupted"):
+        first.run(mus, compressions=tightening(first, 4), checkpoint=path)
+    result = second.run(mus, compressions=tightening(second, 4), checkpoint=path)
+    assert second.calls == [6, 7]
+    assert [r[:7] for r in result.records] == [r[:7] for r in expected.records]
+    assert [r.changed for r in result.records] == pytest.approx([r.changed for r in expected.records])
+    assert result.best_step == expected.best_step
+    third = Problem(leco.TopK(0.5))
+    third.run(mus, compressions=tightening(third, 4), checkpoint=path)
+    assert {task.compression for task in third.lc.tasks.values()} == {leco.TopK(0.125)}
+
+
 def test_checkpoint_of_something_else_is_refused(tmp_path):
     path = tmp_path / "run.checkpoint"
     Problem().run(MUS, checkpoint=path)
