@@ -12,7 +12,7 @@ import artifact_tables
 import matplotlib
 import proof_sections
 from common import how, load
-from proof_cells import cells, error
+from proof_cells import cells, chosen, error, names, of
 from proof_tables import FROM_DELTA, kind_of
 
 matplotlib.use("Agg")
@@ -117,8 +117,9 @@ def within_bytes(net: str) -> list[dict[str, Any]]:
 
 
 def from_delta(net: str) -> list[dict[str, Any]]:
-    """The cells of budgets of bytes by LC with L steps from Delta."""
-    return [cell for cell in cells(net) if cell["compression"].endswith(" bytes") and kind_of(cell["method"]) == FROM_DELTA]
+    """The cells of budgets of bytes by LC with L steps from Delta, of the settings that did best on validation data."""
+    found = [cell for cell in cells(net) if cell["compression"].endswith(" bytes") and kind_of(cell["method"]) == FROM_DELTA]
+    return [cell for compression in names(found, "compression") for cell in chosen(of(found, compression=compression))]
 
 
 def bytes_figure(path: Path) -> None:
