@@ -153,6 +153,7 @@ def _conclusions() -> str:
     ways = [of(signs, method=method) for method in names(signs, "method") if not method.startswith("DC")]
     coded, few, four = (of(found, compression=name, method=CLIPPED) for name in ("34000 bytes", "11500 bytes", "5% in 4 values"))
     retrained = of(found, compression="34000 bytes", method="DC + retraining")
+    tightened = of(found, compression="11500 bytes", method=f"{CLIPPED[:-1]}, tightening)")
     more = [of(found, compression="20% in 4 values", method=method) for method in (CLIPPED, "Deep Compression")]
     han = of(found, compression="5% in 4 values", method="Deep Compression")
     seconds = statistics.mean(record["c_seconds"] for record in coded[0]["curve"][1:])
@@ -177,7 +178,9 @@ whose errors are {min(mean(runs, above) for runs in ways):+.2f} or more; retrain
 {points(retrained)}. Here it pays that L and C steps are apart: LC has {c_steps} C steps, of {seconds:.1f} seconds each, where straight-through
 estimation would have one at each of its {iterations:,} iterations.
 At half of these bytes the order turns: {mean(few, error):.2f} % in {size(few)} bytes by the budget,
-{mean(four, error):.2f} % in {size(four)} with 5 % of the weights, the largest of all layers, in 4 values.
+{mean(four, error):.2f} % in {size(four)} with 5 % of the weights, the largest of all layers, in 4 values. A
+[budget that tightens](algorithm.md#bounds-that-tighten) to them from {tightened[0]["settings"]["loose"]:g} times as many does not help:
+{mean(tightened, error):.2f} %.
 
 [With 40 epochs](#resnet-20-40-epochs) LC is at {points(one)} at
 1 bit, level with straight-through estimation ({points(straight)}; on the held-out images {points(one, held_out)} and
