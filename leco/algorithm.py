@@ -77,6 +77,8 @@ class LC:
         self._params, self.names = resolve(model, self.tasks)
         self._mu: float | None = None
         self._steps = 0
+        self._cold = set[str]()
+        """Tasks whose Theta is of another compression than the present one."""
         self._inside = False
         self._handles: list[Any] = []
         self._delta: dict[str, Tensor] = {}
@@ -218,7 +220,8 @@ class LC:
         with known_finite() if self._bounded(mu) else nullcontext():
             for name, task in self.tasks.items():
                 try:
-                    thetas[name] = task.compression.compress(self._array(name), mu, self.thetas.get(name))
+                    last = None if name in self._cold else self.thetas.get(name)
+                    thetas[name] = task.compression.compress(self._array(name), mu, last)
                 except ValueError as error:
                     bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
                     raise ValueError(f"task {name!r}, {'parameter ' + repr(bad[0]) + ', ' if bad else ''}mu = {mu:g}: {error}") from error
@@ -310,7 +313,8 @@ class LC:
     def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
         """Compress the named tasks by others of the same kind from the next C step on: a bound that tightens while the net trains.
 
-        Theta, w and the multipliers stay. `leco.run(compressions=...)` does it before each L step, and resumes with the right ones.
+        Theta, w and the multipliers stay; that C step starts from no Theta, as the last one may break the new bound. `leco.run(compressions=...)`
+        does it before each L step, and resumes with the right ones.
 
         Raises:
             ValueError: a task that is not there, or a compression that can't take its parameters' shapes.
@@ -325,7 +329,7 @@ class LC:
         3
         """
         self._require_outside("set_compressions")
-        tasks = dict(self.tasks)
+        tasks, changed = dict(self.tasks), set[str]()
         for name, compression in compressions.items():
             if name not in tasks:
                 raise ValueError(f"LC: set_compressions: there is no task {name!r}; there are {', '.join(tasks)}")
@@ -334,7 +338,8 @@ class LC:
                 raise TypeError(f"LC: set_compressions: task {name!r} is compressed by {before!r}; {compression!r} is of another kind")
             tasks[name] = replace(tasks[name], compression=compression)
             check_shapes(name, tasks[name], {n: self._params[n] for n in self.names[name]})
-        self.tasks = tasks
+            changed |= {name} if compression != before else set()
+        self.tasks, self._cold = tasks, self._cold | changed
 
     def rest(self) -> dict[str, Tensor]:
         """Parameters and buffers of the model's `state_dict` that no task compresses."""
@@ -375,7 +380,7 @@ class LC:
                 if n not in self._delta:
                     self._delta[n] = torch.empty_like(p)
                 self._delta[n].copy_(part)
-        self.thetas = dict(thetas)
+        self.thetas, self._cold = dict(thetas), set()
 
     @torch.no_grad()
     def _exchange(self) -> None:

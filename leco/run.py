@@ -95,7 +95,7 @@ def run(
     with Progress(*columns, disable=not progress) as bar:
         line = bar.add_task("", total=len(mus))
         try:
-            if not state.resume():
+            if not state.resume(compressions):
                 wrong = unlike_training(lc.model, batches()) if batches is not None else None
                 if wrong is not None:
                     warnings.warn(f"leco.run: batches: {wrong}", stacklevel=2)
@@ -104,8 +104,6 @@ def run(
                 lc.mu = mus[0]
                 state.add(lc.record(), evaluate, batches)
                 state.save()
-            elif compressions is not None:
-                lc.set_compressions(compressions(max(len(state.records) - 2, 0)))
             for k in range(len(state.records) - 1, len(mus)):
                 bar.update(line, completed=k, description=_describe(state.records[-1]))
                 small = k and state.records[-1].relative_gap < tolerance
@@ -232,7 +230,7 @@ class _State:
         }
         atomically(self.path, lambda temporary: torch.save(state, temporary))
 
-    def resume(self) -> bool:
+    def resume(self, compressions: Callable[[int], Mapping[str, Compression[Any]]] | None) -> bool:
         """Load the checkpoint where there is one; False where there is none."""
         if self.path is None or not self.path.exists():
             return False
@@ -242,6 +240,8 @@ class _State:
             raise ValueError(f"leco.run: checkpoint {self.path} is of another schedule, from mu = {state['schedule'][0]:g}")
         if set(state["stateful"]) != set(self.stateful):
             raise ValueError(f"leco.run: checkpoint {self.path} has the state of {sorted(state['stateful'])}, not of {sorted(self.stateful)}")
+        if compressions is not None:
+            self.lc.set_compressions(compressions(max(done - 1, 0)))
         self.lc.load_state_dict(state["lc"])  # first: it refuses other tasks
         self.lc.model.load_state_dict(state["model"])
         for name, part in self.stateful.items():

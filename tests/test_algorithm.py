@@ -305,6 +305,38 @@ def test_set_compressions_counts_from_the_next_c_step_and_changes_nothing_where_
     assert [int(lc.delta[name].count_nonzero()) for name in ("0.weight", "2.weight")] == [4, 3 * len(lc.delta["2.weight"])]
 
 
+def test_the_first_c_step_of_another_compression_starts_from_no_theta(monkeypatch):
+    lc, starts = leco.LC(network(), leco.each(["0.weight", "2.weight"], leco.Vector(), leco.TopK(9))), list[bool]()
+    compress = leco.TopK.compress
+    monkeypatch.setattr(leco.TopK, "compress", lambda self, x, mu, theta=None: (starts.append(theta is None), compress(self, x, mu, theta))[1])
+    lc.mu = 1.0
+    lc.set_compressions({"0.weight": leco.TopK(4), "2.weight": leco.TopK(9)})  # the second is what it was
+    lc.step()
+    lc.step()
+    assert starts == [True, True, True, False, False, False]
+    lc.set_compressions({"2.weight": leco.TopK(3)})
+    lc.load_state_dict(lc.state_dict())  # of the present compressions
+    lc.step()
+    assert starts[6:] == [False, False]
+
+
+def test_a_tightened_bound_holds_at_once_for_compressions_that_keep_the_better_theta():
+    kept, codebook = leco.Vector(), leco.Codebook(2)
+    makes = (
+        lambda n: leco.Compose(leco.TopK(n), codebook),
+        lambda n: leco.Additive([(kept, leco.Binary()), (kept, leco.TopK(n))]),
+        lambda n: leco.Compose(leco.TopK(3 * n), leco.Codebook(n)),
+    )
+    for make in makes:
+        lc = leco.LC(network(), {"all": leco.Task("0.weight", kept, make(6))})
+        lc.mu = 1.0
+        lc.set_compressions({"all": make(2)})
+        lc.step()
+        fresh = leco.LC(network(), {"all": leco.Task("0.weight", kept, make(2))})
+        fresh.mu = 1.0
+        assert torch.equal(lc.delta["0.weight"], fresh.delta["0.weight"])
+
+
 def test_load_state_dict_refuses_another_problem_and_changes_nothing():
     lc, other = leco.LC(network(), tasks()), leco.LC(network(), {"a": leco.Task("0.weight", leco.Vector(), leco.Binary())})
     lc.mu = other.mu = 1.0
