@@ -23,6 +23,7 @@ LAYERS = {  # a file may import those of its set only; those of a folder are one
     "leco.algorithm": {
         "leco.batchnorm",
         "leco.coding",
+        "leco.compressions",  # the protocol for its type only, as leco.run
         "leco.finite",
         "leco.nested",
         "leco.penalty",
@@ -32,7 +33,7 @@ LAYERS = {  # a file may import those of its set only; those of a folder are one
         "leco.views",
     },
     "leco.compressed": {"leco.algorithm", "leco.theta", "leco.views"},
-    "leco.run": {"leco.algorithm", "leco.batchnorm", "leco.nested", "leco.record"},
+    "leco.run": {"leco.algorithm", "leco.batchnorm", "leco.compressions", "leco.nested", "leco.record"},
     "leco.retrain": {"leco.nested", "leco.algorithm", "leco.penalty", "leco.record", "leco.theta", "leco.views"},
     "leco.report": {"leco.algorithm", "leco.record"},
     "leco.layers": {"leco.layers", "leco.nested", "leco.algorithm", "leco.compressed", "leco.theta", "leco.views"},
