@@ -11,6 +11,7 @@ from proof_findings import ablations, cost
 from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
 
 CLIPPED = f"{FROM_DELTA[:-1]}, clipped)"
+TIGHTENED = f"{CLIPPED[:-1]}, tightening)"
 CIFAR_ROWS = (
     *("binary, channels", "binary", "2 values", "2 values, channels", "binary, channels, inner", "binary + 1 %", "binary + 3 %"),
     *("ternary, channels", "4 values", *(f"{p}% of the weights" for p in (20, 10, 5, 2)), "20% in 4 values", "5% in 4 values"),
@@ -153,7 +154,7 @@ def _conclusions() -> str:
     ways = [of(signs, method=method) for method in names(signs, "method") if not method.startswith("DC")]
     coded, few, four = (of(found, compression=name, method=CLIPPED) for name in ("34000 bytes", "11500 bytes", "5% in 4 values"))
     retrained = of(found, compression="34000 bytes", method="DC + retraining")
-    tightened = of(found, compression="11500 bytes", method=f"{CLIPPED[:-1]}, tightening)")
+    tightened = of(found, compression="11500 bytes", method=TIGHTENED)
     more = [of(found, compression="20% in 4 values", method=method) for method in (CLIPPED, "Deep Compression")]
     han = of(found, compression="5% in 4 values", method="Deep Compression")
     seconds = statistics.mean(record["c_seconds"] for record in coded[0]["curve"][1:])

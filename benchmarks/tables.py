@@ -176,8 +176,8 @@ def page() -> str:
     tensors = load("mnist-lenet5-tensors-*.json")
     minutes = sum(run["seconds"] for run in short) / 60
     best = {(net, cell["compression"]): f"{error(cell):.2f} % in {cell['row']['bytes']:,} bytes" for net, *_ in CURVES for cell in from_delta(net)}
-    least = of(cells("lenet5"), compression="1000 bytes", method=f"{FROM_DELTA[:-1]}, clipped)")
-    (fast,) = of(cells("lenet5"), compression="1000 bytes", method=f"{FROM_DELTA[:-1]}, clipped, tightening)")
+    least = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.CLIPPED)
+    (fast,) = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.TIGHTENED)
     own = next(cell for cell in from_delta("lenet5") if cell["compression"] == "1000 bytes")["settings"]
     seconds = statistics.median(record["l_seconds"] for run in runs for curve in run["curves"].values() for record in curve[2:])
     return f"""# Measured results

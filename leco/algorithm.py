@@ -329,17 +329,19 @@ class LC:
         3
         """
         self._require_outside("set_compressions")
-        tasks, changed = dict(self.tasks), set[str]()
+        tasks = dict(self.tasks)
         for name, compression in compressions.items():
             if name not in tasks:
                 raise ValueError(f"LC: set_compressions: there is no task {name!r}; there are {', '.join(tasks)}")
             before = tasks[name].compression
+            if compression == before:
+                continue
             if type(compression) is not type(before):
                 raise TypeError(f"LC: set_compressions: task {name!r} is compressed by {before!r}; {compression!r} is of another kind")
             tasks[name] = replace(tasks[name], compression=compression)
             check_shapes(name, tasks[name], {n: self._params[n] for n in self.names[name]})
-            changed |= {name} if compression != before else set()
-        self.tasks, self._cold = tasks, self._cold | changed
+        self._cold |= {name for name, task in tasks.items() if task is not self.tasks[name]}
+        self.tasks = tasks
 
     def rest(self) -> dict[str, Tensor]:
         """Parameters and buffers of the model's `state_dict` that no task compresses."""

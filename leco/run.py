@@ -23,6 +23,9 @@ from leco.record import Record, Snapshot
 LARGE_GAP = 0.05  # of ||w||: above it at the end, w and Delta(Theta) are different nets
 STUCK = 0.001  # of the indices, or of what masks keep: below it at the end, the net is the direct compression, retrained
 
+Bounds = Callable[[int], Mapping[str, Compression[Any]]]
+"""The tasks' compressions for each LC step."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -45,7 +48,7 @@ def run(
     every: int = 1,
     rounds: int = 1,
     from_delta: bool = False,
-    compressions: Callable[[int], Mapping[str, Compression[Any]]] | None = None,
+    compressions: Bounds | None = None,
     tolerance: float = 1e-4,
     checkpoint: str | os.PathLike[str] | None = None,
     stateful: Mapping[str, Any] | None = None,
@@ -86,35 +89,31 @@ def run(
         if count < 1:
             raise ValueError(f"leco.run: {name} = {count} must be at least 1")
     state = _State(lc, mus, dict(stateful or {}), Path(checkpoint) if checkpoint is not None else None)
-
-    def constant(first: int, last: int) -> bool:
-        return compressions is None or dict(compressions(first)) == dict(compressions(last))
-
+    bounds: Bounds = compressions or (lambda _: {})
     stopped = "schedule"
     columns = (TextColumn("LC"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
         line = bar.add_task("", total=len(mus))
         try:
-            if not state.resume(compressions):
+            if not state.resume(bounds):
                 wrong = unlike_training(lc.model, batches()) if batches is not None else None
                 if wrong is not None:
                     warnings.warn(f"leco.run: batches: {wrong}", stacklevel=2)
-                if compressions is not None:
-                    lc.set_compressions(compressions(0))
+                lc.set_compressions(bounds(0))
                 lc.mu = mus[0]
                 state.add(lc.record(), evaluate, batches)
                 state.save()
             for k in range(len(state.records) - 1, len(mus)):
                 bar.update(line, completed=k, description=_describe(state.records[-1]))
                 small = k and state.records[-1].relative_gap < tolerance
-                if small and constant(k - 1, len(mus) - 1) and state.best_step >= state.since:
+                if small and _at(lc, bounds(len(mus) - 1)) and state.best_step >= state.since:
                     stopped = "gap"
                     break
                 lc.mu = mus[k]
-                if compressions is not None:
-                    lc.set_compressions(compressions(k))
-                    if k and not constant(k - 1, k):
-                        state.begin()
+                before = lc.tasks
+                lc.set_compressions(bounds(k))
+                if lc.tasks != before:
+                    state.begin()
                 start = time.perf_counter()
                 losses = list[float | None]()
                 for i in range(rounds):
@@ -152,6 +151,11 @@ def run(
         )
     assert state.best is not None
     return Result(state.records, state.best, state.best_step, stopped)
+
+
+def _at(lc: LC, compressions: Mapping[str, Compression[Any]]) -> bool:
+    """Whether the tasks have these compressions already."""
+    return all(name in lc.tasks and lc.tasks[name].compression == compression for name, compression in compressions.items())
 
 
 def _mean(losses: Sequence[float | None]) -> float:
@@ -230,7 +234,7 @@ class _State:
         }
         atomically(self.path, lambda temporary: torch.save(state, temporary))
 
-    def resume(self, compressions: Callable[[int], Mapping[str, Compression[Any]]] | None) -> bool:
+    def resume(self, bounds: Bounds) -> bool:
         """Load the checkpoint where there is one; False where there is none."""
         if self.path is None or not self.path.exists():
             return False
@@ -240,8 +244,7 @@ class _State:
             raise ValueError(f"leco.run: checkpoint {self.path} is of another schedule, from mu = {state['schedule'][0]:g}")
         if set(state["stateful"]) != set(self.stateful):
             raise ValueError(f"leco.run: checkpoint {self.path} has the state of {sorted(state['stateful'])}, not of {sorted(self.stateful)}")
-        if compressions is not None:
-            self.lc.set_compressions(compressions(max(done - 1, 0)))
+        self.lc.set_compressions(bounds(max(done - 1, 0)))
         self.lc.load_state_dict(state["lc"])  # first: it refuses other tasks
         self.lc.model.load_state_dict(state["model"])
         for name, part in self.stateful.items():
