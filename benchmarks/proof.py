@@ -169,6 +169,7 @@ def main() -> None:
             print(f"{compression}, {method}: {row['test_error']:.2f} %, {row['bytes']:,} bytes, {row['seconds']:.0f} s", flush=True)
             what = {"net": args.net, "data": data.name, "compression": compression, "method": method, "seed": args.seed}
             what |= {"group": args.group, "note": args.note, "settings": dataclasses.asdict(settings), "curvature": cell.curvature}
+            what["bfloat16"] = training.multiplies_bfloat16(device)
             content = {**common.origin(), **what, "reference": found, "row": row, "curve": cell.curve}
             common.write(record, content)
             cell.checkpoint.unlink(missing_ok=True)

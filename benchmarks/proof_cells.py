@@ -44,9 +44,9 @@ def _method(cell: dict[str, Any]) -> str:
 
 
 def chosen(found: Cells) -> Cells:
-    """LC with the settings that did best on validation data."""
+    """LC with the settings that did best on validation data, of those that have the most seeds."""
     variants = [of(found, method=m) for m in names(found, "method") if m == "LC" or m.startswith("LC (")]
-    return min(variants, key=lambda runs: mean(runs, lambda cell: cell["row"]["validation_error"]), default=[])
+    return min(variants, key=lambda runs: (-len(runs), mean(runs, lambda cell: cell["row"]["validation_error"])), default=[])
 
 
 def of(found: Cells, **wanted: Any) -> Cells:

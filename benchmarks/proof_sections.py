@@ -235,6 +235,11 @@ them. The same files, with either (`leco.recalibrate_`):
 """
 
 
+def _averaged(found: Cells) -> str:
+    several = len({cell["seed"] for cell in found}) > 1
+    return "References by seed; means over seeds, their number in brackets where there are several" if several else "One seed"
+
+
 def _other_nets() -> str:
     text = ""
     for net in PLANNED:
@@ -242,9 +247,8 @@ def _other_nets() -> str:
         if not found or net in ("lenet300", "resnet20"):
             continue
         for record in common.load(f"reference-{net}.json"):
-            errors = f"{references(found)} test error, {found[0]['reference']['validation_error']:.2f} % validation error"
-            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {errors} "
-            text += f"(`{record['command']}`). One seed; the epochs stand in the commands. "
+            text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {references(found)} test error"
+            text += f" (`{record['command']}`). {_averaged(found)}; the epochs stand in the commands."
             text += f"\n\n{details(found, PLANNED[net][0])}\n\n"
             text += f"{origin(found)}\n\n{commands(found)}\n{_longer(net)}"
     missing_nets = [net for net in PLANNED if not cells(net)]

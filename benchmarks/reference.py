@@ -70,6 +70,7 @@ def main() -> None:
     atomically(args.out / f"{name}.pt", lambda temporary: torch.save(model.state_dict(), temporary))
     error = training.evaluate(model, data, data.test)[1]
     found = {"net": args.net, "data": data.name, **dataclasses.asdict(recipe), "seed": args.seed, "test_error": error}
+    found["bfloat16"] = training.multiplies_bfloat16(device)
     content = {**common.origin(), **found, "seconds": sum(row["seconds"] for row in curve), "curve": curve}
     common.write(args.out / f"{name}.json", content)
     if args.record:

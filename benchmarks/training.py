@@ -56,10 +56,16 @@ def _same(images: Tensor) -> Tensor:
     return images
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions for it: a processor without them is faster in float32."""
+    features = torch.cpu.get_capabilities() if device.type == "cpu" else {"gpu": True}
+    return any(features.get(name, False) for name in ("gpu", "avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
 def logits(model: nn.Module, data: Data, images: Tensor, bfloat16: bool = False, batch: int = 500) -> Tensor:
-    """Of stored images, in evaluation mode."""
+    """Of stored images, in evaluation mode; in bfloat16 only where the device multiplies it."""
     model.eval()
-    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16 and multiplies_bfloat16(images.device)):
         return torch.cat([model(data.prepare(part)).float() for part in images.split(batch)])
 
 
@@ -109,6 +115,7 @@ class Trainer:
     Args:
         epochs: after which the rate has gone through its shape; iterations beyond have the last rate.
         lr: the peak; times shape(share of the iterations done).
+        bfloat16: the forward and backward pass in it, where the device multiplies it.
         soft: probabilities of a teacher for each training image, as `soft_targets` gives.
     """
 
@@ -124,7 +131,8 @@ class Trainer:
         soft: Tensor | None = None,
         shape: Callable[[float], float] = cosine,
     ):
-        self.data, self.batch, self.lr, self.seed, self.bfloat16, self.soft, self.shape = data, batch, lr, seed, bfloat16, soft, shape
+        self.data, self.batch, self.lr, self.seed, self.soft, self.shape = data, batch, lr, seed, soft, shape
+        self.bfloat16 = bfloat16 and multiplies_bfloat16(data.train[0].device)
         self.per_epoch = len(data.train[0]) // batch
         self.total = round(epochs * self.per_epoch)
         self.done = 0

@@ -69,6 +69,19 @@ def test_a_trainer_takes_each_example_once_an_epoch_and_goes_on_from_its_state(b
     assert bench.training.one_cycle(0.6) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("features", "fast"), [({}, False), ({"avx512_f": True, "avx512_bf16": False}, False), ({"avx512_bf16": True}, True)])
+def test_bfloat16_is_left_to_processors_that_multiply_it(bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features, fast):
+    found = cell(bench, tmp_path, leco.Binary())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    seen = []
+    found.model.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.dtype))
+    found.trainer().run(found.model, found.optimizer(), 1)
+    found.validate()
+    bench.training.evaluate(found.model, found.data, found.data.test)  # of the net that is reported: always float32
+    chosen = torch.bfloat16 if fast else torch.float32
+    assert seen == [chosen, chosen, torch.float32]
+
+
 def test_batch_norm_is_recalibrated_with_augmented_images_the_same_ones_each_time(bench: SimpleNamespace, tmp_path: Path):
     data = cell(bench, tmp_path, leco.Binary()).data._replace(augment=lambda images: images + 10 + torch.rand(len(images), 1))
     first = torch.cat(list(bench.training.calibration(data, images=100, batch=30)))

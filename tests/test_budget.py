@@ -24,6 +24,7 @@ from leco.compressions import (
     Uncompressed,
     each_part,
 )
+from leco.compressions.budget import _Point, _search
 from leco.theta import Sum, Term
 from leco.views import Blocks, Groups, Kernel, Matrix, Vector
 
@@ -209,6 +210,33 @@ def test_a_descent_step_as_a_member_keeps_the_limit():
         theta = budget.compress(x, MU)
         assert budget.usage(theta) <= limit
         assert distortion(x, budget.compress(x, MU, theta)) <= distortion(x, theta) * (1 + 1e-9)
+
+
+def test_the_price_is_found_in_few_c_steps(monkeypatch: pytest.MonkeyPatch):
+    """Of a descent step, whose cost jumps: the mean is 13, and 22 where the bracket is halved in turn."""
+    calls, family = [], EntropyCodebook.family
+
+    def counted(self: EntropyCodebook, *args: Any) -> Any:
+        found = family(self, *args)
+        return lambda alpha: calls.append(alpha) or found(alpha)
+
+    monkeypatch.setattr(EntropyCodebook, "family", counted)
+    for limit in range(20, 320, 15):
+        budget = Budget((Part(Vector(), EntropyCodebook(0, k=7), (0,), 1 / 8), Part(Matrix(), RankSelection(0), (1,), 4)), limit)
+        budget.compress(drawn(((60,), (12, 8))), MU)
+    assert len(calls) < 17 * 20
+
+
+@pytest.mark.parametrize(("middle", "expected"), [((5, 11), (0, 10)), ((5, 7), (5, 7))])
+def test_a_descent_step_that_ends_above_the_line_is_taken_where_it_is_better(middle, expected):
+    """For (0, 10), cost and distortion, at high prices, (10, 0) at low ones; where they are level a worse point is found."""
+
+    def at(alpha: float) -> _Point:
+        cost, loss = (0, 10) if alpha > 1.2 else (10, 0) if alpha < 0.8 else middle
+        return _Point((Uncompressed().compress(torch.ones(1), MU),), (cost,), (loss,))
+
+    found = _search(at, 7, 100.0, 1e6, at(1e6)).point
+    assert (found.total, found.loss) == expected
 
 
 def test_a_warm_start_is_never_worse_and_never_above_the_limit():

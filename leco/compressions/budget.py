@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,18 +15,22 @@ from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
 SLACK = 1e-3  # of the limit: so little left over is not looked into
+WIDTH = 1e-4  # of a bracket of log alpha that is not looked into
+SAME = 1e-9  # relative difference of two objectives that are the same but for rounding
 TURNS = 60
 
 
-Menus = list[list[Offer]]
-"""The offers of each member, in the units of the limit."""
+Buy = Callable[[float], tuple[Theta, float, float]]
+"""alpha to a member's Theta, its cost in the units of the limit, and mu/2 times its distortion."""
+Menus = list[list[Buy]]
+"""The offers of each member."""
 
 
 @dataclass(frozen=True)
 class Budget(OfParts, Compression[Sum]):
     """min ||x - Delta(Theta)||^2 subject to sum over members of unit_j C_j(Theta_j) <= limit: how much each layer gets comes out by itself.
 
-    Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha for all is bisected to the least at which
+    Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha for all is brought to the least at which
     the total cost is at most the limit. That Theta, where the members' C steps are exact, has the least distortion of all that cost as much
     or less (Everett, Operations Research 11, 1963, theorem 1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988): if another of no more cost
     had less, its distortion + alpha cost would be lower too. It is a point on the lower convex hull of (cost, distortion); between two such
@@ -35,7 +38,7 @@ class Budget(OfParts, Compression[Sum]):
     what they can of that, at prices of their own and, what no price buys, with one candidate of a `Choice` only or with the ranks below a
     dense matrix only. The limit is always kept; never worse than the last Theta, if that one keeps it.
 
-    One SVD for each low-rank member, and 15 to 60 C steps of the others. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
+    One SVD for each low-rank member, and 10 to 40 C steps of the others. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
 
     Args:
         members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in exactly one. Their own alpha is not used.
@@ -87,11 +90,12 @@ class Budget(OfParts, Compression[Sum]):
         scale = mu / 2 * sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in whole) or 1.0
         ceiling = HUGE * max(scale, 1.0)
         least = self._least(menus, ceiling)
-        alpha, point = _search(lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least)
-        if alpha and not _spent(point, self.limit):
-            point = self._spend(whole, menus, alpha, ceiling, point)
-        found = join(self.members, point.thetas, x)
-        return found if theta is None else self._better(whole, found, theta)
+        found = _search(lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least)
+        point = found.point
+        if found.alpha and not _spent(point, self.limit):
+            point = self._spend(menus, found, ceiling)
+        joined = join(self.members, point.thetas, x)
+        return joined if theta is None else self._better(whole, joined, theta)
 
     def usage(self, theta: Sum) -> float:
         """The total cost, in the units of the limit."""
@@ -115,30 +119,34 @@ class Budget(OfParts, Compression[Sum]):
             raise ValueError(f"Budget: limit = {self.limit} must be at least {point.total}, the least that the members can cost")
         return point
 
-    def _spend(self, x: Sequence[Tensor], menus: Menus, alpha: float, ceiling: float, point: "_Point") -> "_Point":
+    def _spend(self, menus: Menus, found: "_Found", ceiling: float) -> "_Point":
         """What is left over goes to the members in turn, first to where it lowers the distortion most."""
-        trials = {j: self._improved(j, x, menus[j], alpha, ceiling, point) for j in range(len(self.members))}
-        first, *others = sorted(trials, key=lambda j: -trials[j][0])
-        point = trials[first][1]
+        trials = {j: self._improved(j, menus[j], found, ceiling, found.point) for j in range(len(self.members))}
+        first, *others = sorted(trials, key=lambda j: trials[j].losses[j] - found.point.losses[j])
+        point = trials[first]
         for j in others:
-            if trials[j][0] > 0 and not _spent(point, self.limit):
-                point = self._improved(j, x, menus[j], alpha, ceiling, point)[1]
+            if trials[j].losses[j] < found.point.losses[j] and not _spent(point, self.limit):
+                point = self._improved(j, menus[j], found, ceiling, point)
         return point
 
-    def _improved(self, j: int, x: Sequence[Tensor], menu: list[Offer], alpha: float, ceiling: float, base: "_Point") -> tuple[float, "_Point"]:
-        """The best of member j's offers that keep the limit, the others fixed, and by how much it lowers the distortion."""
-        part, best = self.members[j], base
-        before = least = part.distortion(base.thetas[j], x)
-        for k, offer in enumerate(menu):
-            at = partial(base.bought, j, offer)
-            top = at(ceiling) if k else base
-            if top.total > self.limit:
-                continue
-            _, trial = _search(at, self.limit, alpha if k else 0.9 * alpha, ceiling if k else alpha, top)
-            reached = part.distortion(trial.thetas[j], x)
-            if reached < least:
-                best, least = trial, reached
-        return before - least, best
+    def _improved(self, j: int, menu: list[Buy], found: "_Found", ceiling: float, base: "_Point") -> "_Point":
+        """The best of member j's offers that keep the limit, the others fixed as in `base`."""
+        best = base
+        for k, buy in enumerate(menu):
+
+            def at(alpha: float, buy: Buy = buy) -> "_Point":
+                return base.replaced(j, *buy(alpha))
+
+            if k:  # what no price buys
+                top, last, guess = at(ceiling), ceiling, found.alpha
+            else:
+                over = found.over
+                top, last, guess = base.replaced(j, over.thetas[j], over.costs[j], over.losses[j]), found.below, 0.9 * found.below
+            if top.total <= self.limit:
+                trial = _search(at, self.limit, guess, last, top).point
+                if trial.losses[j] < best.losses[j]:
+                    best = trial
+        return best
 
     def _better(self, x: Sequence[Tensor], found: Sum, last: Sum) -> Sum:
         if self.usage(last) > self.limit:
@@ -148,67 +156,96 @@ class Budget(OfParts, Compression[Sum]):
 
 
 class _Point(NamedTuple):
-    """The members' Thetas at some prices, and their costs in the units of the limit."""
+    """The members' Thetas at some prices, their costs in the units of the limit, and mu/2 times their distortions."""
 
     thetas: tuple[Theta, ...]
     costs: tuple[float, ...]
+    losses: tuple[float, ...]
 
     @classmethod
     def at(cls, menus: Menus, alpha: float) -> "_Point":
-        pairs = [menu[0](alpha) for menu in menus]
-        return cls(tuple(theta for theta, _ in pairs), tuple(cost for _, cost in pairs))
+        return cls(*zip(*(menu[0](alpha) for menu in menus), strict=True))
 
     @property
     def total(self) -> float:
         return sum(self.costs)
 
-    def bought(self, j: int, offer: Offer, alpha: float) -> "_Point":
-        """Member j's Theta from an offer, the others as they are."""
-        theta, cost = offer(alpha)
-        return _Point((*self.thetas[:j], theta, *self.thetas[j + 1 :]), (*self.costs[:j], cost, *self.costs[j + 1 :]))
+    @property
+    def loss(self) -> float:
+        return sum(self.losses)
+
+    def objective(self, alpha: float) -> float:
+        return self.loss + alpha * self.total
+
+    def replaced(self, j: int, theta: Theta, cost: float, loss: float) -> "_Point":
+        """Another Theta of member j, the rest as they are."""
+        head, rest = slice(j), slice(j + 1, None)
+        thetas = (*self.thetas[head], theta, *self.thetas[rest])
+        return _Point(thetas, (*self.costs[head], cost, *self.costs[rest]), (*self.losses[head], loss, *self.losses[rest]))
 
 
-def _menu(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> list[Offer]:
+class _Found(NamedTuple):
+    """The least price found whose point keeps the limit, and the greatest found whose point does not (0 where every price's does)."""
+
+    alpha: float
+    point: _Point
+    below: float
+    over: _Point
+
+
+def _menu(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> list[Buy]:
     compression: Any = part.compression
 
-    def scaled(offer: Offer) -> Offer:
-        def at(alpha: float) -> tuple[Theta, float]:
+    def bought(offer: Offer) -> Buy:
+        def at(alpha: float) -> tuple[Theta, float, float]:
             theta, usage = offer(alpha * part.unit)
-            return theta, part.unit * usage
+            return theta, part.unit * usage, mu / 2 * part.distortion(theta, x)
 
         return at
 
-    return [scaled(offer) for offer in compression.offers(part.array(x), mu, start)]
+    return [bought(offer) for offer in compression.offers(part.array(x), mu, start)]
 
 
 def _spent(point: _Point, limit: float) -> bool:
     return limit - point.total <= SLACK * limit
 
 
-def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point, width: float = 1e-3) -> tuple[float, _Point]:
-    """The least alpha found whose total is at most the limit, and its point. `best`: the point at alpha = `ceiling`, which keeps the limit.
+def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point) -> _Found:
+    """`best`: the point at alpha = `ceiling`, which keeps the limit.
 
-    log alpha is bracketed from `guess` on in growing steps, then halved, or in every other turn divided where the totals' straight line
-    meets the limit, until the bracket is narrower than `width` or the limit is spent.
+    log alpha is bracketed from `guess` on in growing steps. Then it is where the line through the last two totals, of logarithms, meets the
+    limit. After a turn that brought the total no nearer, it is the price at which both ends of the bracket have the same objective: what is
+    not below that there leaves no point of the hull between them (Shoham and Gersho). It ends there, where the limit is spent, or with a
+    bracket narrower than `WIDTH`.
     """
-    free = at(0.0)
-    if free.total <= limit:
-        return 0.0, free
-    floor, top = math.log(guess) - 60, math.log(ceiling)
-    low, over, high = floor, free.total, top
+    floor, top, aim = math.log(guess) - 60, math.log(ceiling), limit * (1 - SLACK / 2)
+    low, over, high = floor, None, top
     probe, step = math.log(guess), math.log(ceiling / guess) / 2 if ceiling < 2 * guess else math.log(16)
-    for turn in range(TURNS):
+    last = excess = tie = math.nan  # the last probe, log(total / aim) there, and what both ends' objectives are at this one
+    for _ in range(TURNS):
         point = at(math.exp(probe))
-        if point.total <= limit:
-            high, best = probe, point
+        lower = tie - point.objective(math.exp(probe))
+        if point.total > limit:
+            low, over = probe, point
         else:
-            low, over = probe, point.total
-        if _spent(best, limit) or high - low < width:
+            high, best = probe, point if point.loss <= best.loss else best  # a descent step's may be worse
+            if over is None:
+                over = at(0.0)
+                if over.total <= limit:
+                    return _Found(0.0, over, 0.0, over)
+        if _spent(best, limit) or high - low < WIDTH or lower <= SAME * tie:
             break
+        before, excess = excess, math.log(point.total / aim) if aim and point.total else -math.inf
+        slope, nearer = (excess - before) / (probe - last), abs(excess) < abs(before) / 2
+        last, level, tie = probe, not (nearer or tie == tie), math.nan
         if low == floor or (high == top and low + step < high):
             probe, step = (high - step if low == floor else low + step), 2 * step
-        else:
-            probe = high - (high - low) * (min(max((limit - best.total) / (over - best.total), 0.02), 0.98) if turn % 2 else 0.5)
-        if not low < probe < high:
-            probe = (low + high) / 2
-    return math.exp(high), best
+            continue
+        less, more = over.total - best.total, best.loss - over.loss
+        if level and more > 0:
+            probe, tie = math.log(more / less), best.objective(more / less)
+        elif slope < 0:
+            probe -= excess / slope
+        if probe == last or not low < probe < high:
+            probe, tie = (low + high) / 2, math.nan
+    return _Found(math.exp(high), best, math.exp(low), over or best)
