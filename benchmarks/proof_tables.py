@@ -58,7 +58,7 @@ def rows_by_methods(found: Cells, order: Iterable[str]) -> str:
 
 
 def details(found: Cells, order: Iterable[str]) -> str:
-    """A line for each cell."""
+    """A line for each compression and method: means over seeds, and the seconds of the first (others may be of another machine)."""
     head = ["compression", "method", "test error %", "above the reference", "validation error %", "train loss", "file bytes", "ratio", "seconds"]
     lines = []
     for compression in names(found, "compression", order):
@@ -66,7 +66,7 @@ def details(found: Cells, order: Iterable[str]) -> str:
             runs = of(found, compression=compression, method=method)
             row = {key: mean(runs, lambda cell, key=key: cell["row"][key]) for key in runs[0]["row"]}
             numbers = [f"{row['validation_error']:.2f}", f"{row['train_loss']:.4f}", f"{row['bytes']:,.0f}", f"{row['ratio']:.1f}"]
-            numbers.append(f"{row['seconds']:.0f}")
+            numbers.append(f"{runs[0]['row']['seconds']:.0f}")
             lines.append([compression, f"{method}{seeds(runs)}", f"{row['test_error']:.2f}", f"{mean(runs, above):+.2f}", *numbers])
     return table(head, lines)
 

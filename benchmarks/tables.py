@@ -12,7 +12,7 @@ import artifact_tables
 import matplotlib
 import proof_sections
 from common import how, load
-from proof_cells import cells, chosen, error, names, of
+from proof_cells import Cells, cells, chosen, error, mean, names, of, size
 from proof_tables import FROM_DELTA, kind_of
 
 matplotlib.use("Agg")
@@ -116,10 +116,10 @@ def within_bytes(net: str) -> list[dict[str, Any]]:
     return load(f"mnist-{net}-bytes-*.json")
 
 
-def from_delta(net: str) -> list[dict[str, Any]]:
+def from_delta(net: str) -> dict[str, Cells]:
     """The cells of budgets of bytes by LC with L steps from Delta, of the settings that did best on validation data."""
     found = [cell for cell in cells(net) if cell["compression"].endswith(" bytes") and kind_of(cell["method"]) == FROM_DELTA]
-    return [cell for compression in names(found, "compression") for cell in chosen(of(found, compression=compression))]
+    return {compression: chosen(of(found, compression=compression)) for compression in names(found, "compression")}
 
 
 def bytes_figure(path: Path) -> None:
@@ -127,17 +127,17 @@ def bytes_figure(path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 5.4), layout="constrained")
     for number, (net, title, published) in enumerate(CURVES):
         runs = within_bytes(net)
-        own = from_delta(net)
+        own = [cell for runs in from_delta(net).values() for cell in runs]
         sizes, errors = [cell["row"]["bytes"] for cell in own], [error(cell) for cell in own]
         axes.plot(sizes, errors, "v", color=f"C{number}", ms=8, label=f"{title}, {FROM_DELTA}")
         for method, style in (("DC + retraining", "s--"), ("LC", "o-"), ("LC + retraining", "D:")):
             rows = sorted((row["bytes"], row["error"]) for run in runs for row in run["rows"] if row["method"] == method)
             axes.plot(*zip(*rows, strict=True), style, color=f"C{number}", label=f"{title}, {method}")
         axes.axhline(runs[0]["reference"]["test_error"], color=f"C{number}", lw=0.7, ls=":")
-        for name, size, least in published:
-            axes.plot(size, least, "*", color=f"C{number}", ms=11)
-            left: dict[str, Any] = {"ha": "right", "xytext": (-12, -17)} if size > 5000 else {"xytext": (6, -9)}
-            axes.annotate(name, (size, least), textcoords="offset points", fontsize=7, **left)
+        for name, length, least in published:
+            axes.plot(length, least, "*", color=f"C{number}", ms=11)
+            left: dict[str, Any] = {"ha": "right", "xytext": (-12, -17)} if length > 5000 else {"xytext": (6, -9)}
+            axes.annotate(name, (length, least), textcoords="offset points", fontsize=7, **left)
     axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title="Entropy-coded nets within a budget, MNIST")
     axes.set_yticks([0.7, 1, 2, 3, 5, 10, 20, 90], ["0.7", "1", "2", "3", "5", "10", "20", "90"])
     axes.set_xticks([1500, 2000, 3000, 4000, 6000, 8000], ["1.5 kB", "2 kB", "3 kB", "4 kB", "6 kB", "8 kB"])
@@ -175,10 +175,10 @@ def page() -> str:
     runs, short = [run for name in NAMES for run in mnist(name)], load("mnist-lenet300-relu-short-*.json")
     tensors = load("mnist-lenet5-tensors-*.json")
     minutes = sum(run["seconds"] for run in short) / 60
-    best = {(net, cell["compression"]): f"{error(cell):.2f} % in {cell['row']['bytes']:,} bytes" for net, *_ in CURVES for cell in from_delta(net)}
+    best = {(net, name): f"{mean(own, error):.2f} % in {size(own)} bytes" for net, *_ in CURVES for name, own in from_delta(net).items()}
     least = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.CLIPPED)
     (fast,) = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.TIGHTENED)
-    own = next(cell for cell in from_delta("lenet5") if cell["compression"] == "1000 bytes")["settings"]
+    own = from_delta("lenet5")["1000 bytes"][0]["settings"]
     seconds = statistics.median(record["l_seconds"] for run in runs for curve in run["curves"].values() for record in curve[2:])
     return f"""# Measured results
 
