@@ -79,8 +79,8 @@ def lenet() -> str:
 mu from 0.05 to 7 times the curvature (`leco.automatic`, power 1.5), 10 % of the epochs to retrain what is free; its net is the last one.
 *L steps from Delta*: 40 values of mu, which grows tenfold in all from 0.0005 times the curvature, and at each 10 L steps of 14 or 15 iterations
 that start at w = Delta(Theta) ([where an L step starts](algorithm.md#where-an-l-step-starts)). Iterated DC: 6 rounds, each with the
-whole cosine. References (by seed): {references(found)}. Means over seeds, their number in brackets where there are several; seconds are the first seed's.
-"Published LC" is the authors' figure, for 12 to 13 times as many epochs and a reference at 2.13 %.
+whole cosine. References (by seed): {references(found)}. Means over seeds, their number in brackets where there are several;
+seconds are the first seed's. "Published LC" is the authors' figure, for 12 to 13 times as many epochs and a reference at 2.13 %.
 
 {rows_by_methods(of_methods(found, METHODS), order)}
 

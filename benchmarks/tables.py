@@ -57,8 +57,8 @@ def mnist_table() -> str:
         for method in methods(runs):
             sizes = values(runs, method, "bytes")
             published = f"{PUBLISHED[name]:.2f}" if method == "LC" else ""
-            size, ratio = f"{statistics.mean(sizes):,.0f}", f"{dense / statistics.mean(sizes):.1f}"
-            lines.append(f"| {title} | {method} | {each(values(runs, method, 'error'))} | {size} | {ratio} | {published} |")
+            length, ratio = f"{statistics.mean(sizes):,.0f}", f"{dense / statistics.mean(sizes):.1f}"
+            lines.append(f"| {title} | {method} | {each(values(runs, method, 'error'))} | {length} | {ratio} | {published} |")
     return "\n".join(lines)
 
 
@@ -69,10 +69,10 @@ def mnist_figure(path: Path) -> None:
     for number, (name, title) in enumerate(NAMES.items()):
         colour, runs = f"C{number}", mnist(name)
         points = [(statistics.mean(values(runs, m, "bytes")), values(runs, m, "error")) for m in methods(runs)]
-        axes.plot([size for size, _ in points], [statistics.mean(errors) for _, errors in points], color=colour, lw=0.8, alpha=0.6, label=title)
-        for method, (size, errors) in zip(methods(runs), points, strict=True):
-            mean = statistics.mean(errors)
-            axes.errorbar(size, mean, [[mean - min(errors)], [max(errors) - mean]], fmt=markers[method], color=colour, ms=7, capsize=3)
+        axes.plot([length for length, _ in points], [statistics.mean(errors) for _, errors in points], color=colour, lw=0.8, alpha=0.6, label=title)
+        for method, (length, errors) in zip(methods(runs), points, strict=True):
+            middle = statistics.mean(errors)
+            axes.errorbar(length, middle, [[middle - min(errors)], [max(errors) - middle]], fmt=markers[method], color=colour, ms=7, capsize=3)
     references = [run["reference"] for name in NAMES for run in mnist(name)]
     error = statistics.mean(r["test_error"] for r in references)
     for method in METHODS:
