@@ -241,9 +241,9 @@ def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: 
         if low == floor or (high == top and low + step < high):
             probe, step = (high - step if low == floor else low + step), 2 * step
             continue
-        less, more = over.total - best.total, best.loss - over.loss
-        if level and more > 0:
-            probe, tie = math.log(more / less), best.objective(more / less)
+        price = (best.loss - over.loss) / (over.total - best.total)
+        if level and price > 0:
+            probe, tie = math.log(price), best.objective(price)
         elif slope < 0:
             probe -= excess / slope
         if probe == last or not low < probe < high:
