@@ -231,7 +231,7 @@ about ten shorter trials, judged by the test error. The aims were the best publi
 et al., arXiv 1810.00440): by LC with retraining LeNet300 is within 0.3 points of its reference at 8.3 kB, which was the aim, and LeNet5 at
 5.0 kB, where the aim was 1.5 kB. [L steps from Delta(Theta)](#lenet5-on-mnist), which came later and are judged by held-out images, are far
 better: LeNet300 has {best["lenet300-relu", "8000 bytes"]}, less of both than the star, and LeNet5
-{best["lenet5", "2600 bytes"]} and {best["lenet5", "3500 bytes"]}.
+{best["lenet5", "2600 bytes"]} and {best["lenet5", "3500 bytes"]} (means over the seeds, each a mark in the figure).
 In 1.5 kB LC from there fails ({error(least[0]):.2f} %), as direct compression is a dead net; with a [budget that
 tightens](algorithm.md#bounds-that-tighten) to the limit from {own["loose"]:g} times as much in the first {own["tighten"]:.0%} of the steps, at a
 rate of {own["lr"]:g}, it has {best["lenet5", "1000 bytes"]}; at a rate of {fast["settings"]["lr"]:g} that fails, too ({error(fast):.2f} %).

@@ -109,3 +109,12 @@ def test_yardsticks_of_a_file(bench: SimpleNamespace):
     assert bench.artifact.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes([0b01101100])
     assert len(bench.artifact.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
     assert bench.artifact.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""
+
+
+def test_settings_are_chosen_by_validation_error_of_those_with_the_most_seeds(benchmarks: None):
+    from proof_cells import chosen
+
+    errors = {"LC": [3.0, 3.2], "LC (clipped)": [2.8, 3.1], "LC (lucky)": [1.0], "gradual magnitude": [0.5, 0.5]}
+    found = [{"method": method, "row": {"validation_error": own}} for method, every in errors.items() for own in every]
+    assert {cell["method"] for cell in chosen(found)} == {"LC (clipped)"}
+    assert chosen(found[-2:]) == []
