@@ -94,8 +94,11 @@ class Budget(OfParts, Compression[Sum]):
         point = found.point
         if found.alpha and not _spent(point, self.limit):
             point = self._spend(menus, found, ceiling)
-        joined = join(self.members, point.thetas, x)
-        return joined if theta is None else self._better(whole, joined, theta)
+        if theta is not None and self.usage(theta) <= self.limit:
+            last = [mu / 2 * part.distortion(term.theta, whole) for part, term in zip(self.members, theta.terms, strict=True)]
+            if sum(last) < point.loss:
+                return theta
+        return join(self.members, point.thetas, x)
 
     def usage(self, theta: Sum) -> float:
         """The total cost, in the units of the limit."""
@@ -147,12 +150,6 @@ class Budget(OfParts, Compression[Sum]):
                 if trial.losses[j] < best.losses[j]:
                     best = trial
         return best
-
-    def _better(self, x: Sequence[Tensor], found: Sum, last: Sum) -> Sum:
-        if self.usage(last) > self.limit:
-            return found
-        new, old = (sum(p.distortion(t.theta, x) for p, t in zip(self.members, theta.terms, strict=True)) for theta in (found, last))
-        return found if new <= old else last
 
 
 class _Point(NamedTuple):
@@ -237,7 +234,7 @@ def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: 
             break
         before, excess = excess, math.log(point.total / aim) if aim and point.total else -math.inf
         slope, nearer = (excess - before) / (probe - last), abs(excess) < abs(before) / 2
-        last, level, tie = probe, not (nearer or tie == tie), math.nan
+        last, level, tie = probe, math.isnan(tie) and not nearer, math.nan
         if low == floor or (high == top and low + step < high):
             probe, step = (high - step if low == floor else low + step), 2 * step
             continue
