@@ -1,9 +1,12 @@
-"""The file: its length against the entropy bound and zstd, the time to load it, and how fast the nets are that compute from it.
+"""The file: its length against the entropy bound and zstd, the time to load it, and how fast the
+nets are that compute from it.
 
-    python benchmarks/artifact.py --references FOLDER [--only files load latency] [--nets resnet20 ...] [--record]
+    python benchmarks/artifact.py --references FOLDER [--only files load latency] [--nets resnet20
+    ...] [--record]
 
-FOLDER holds the trained nets (benchmarks/reference.py); all-MiniLM-L6-v2 comes from its package. Each net is compressed directly: the
-length of a file, and the speed, depend little on training under the constraint. --untrained takes random weights, for a trial.
+FOLDER holds the trained nets (benchmarks/reference.py); all-MiniLM-L6-v2 comes from its package.
+Each net is compressed directly: the length of a file, and the speed, depend little on training
+under the constraint. --untrained takes random weights, for a trial.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import zstandard
 from torch import Tensor, nn
 
 import leco
-from leco.nested import leaves
+from leco.theta.tree import leaves
 
 NETS = ("lenet300", "resnet20", "resnet56", "minilm")
 TEMPLATES: dict[str, Callable[[], nn.Module]] = {**nets.NETS, "minilm": nets.minilm}
@@ -49,7 +52,10 @@ LAYERWISE: dict[str, tuple[Any, Callable[[Tensor], leco.Compression]]] = {
     "16 values": (leco.Vector(), lambda w: leco.Codebook(16)),
     "4-bit grid": (leco.Rows(), lambda w: leco.Uniform(4)),
     "entropy-coded, 16 values": (leco.Vector(), lambda w: leco.EntropyCodebook(rate(w), 16)),
-    "5 % of the weights, 16 values": (leco.Vector(), lambda w: leco.Compose(leco.TopK(0.05), leco.Codebook(16))),
+    "5 % of the weights, 16 values": (
+        leco.Vector(),
+        lambda w: leco.Compose(leco.TopK(0.05), leco.Codebook(16)),
+    ),
     "learned ranks": (leco.Matrix(), ranks),
 }
 PACKED = ("1 bit", "16 values", "4-bit grid", "5 % of the weights, 16 values")
@@ -57,9 +63,22 @@ PACKED = ("1 bit", "16 values", "4-bit grid", "5 % of the weights, 16 values")
 
 def compressed(model: nn.Module, name: str) -> leco.LC:
     """Directly: each layer's weight, and an embedding's, by itself."""
-    weights = leco.match(model, *(kind for kind in (nn.Linear, nn.Conv2d, nn.Embedding) if any(isinstance(m, kind) for m in model.modules())))
+    weights = leco.match(
+        model,
+        *(
+            kind
+            for kind in (nn.Linear, nn.Conv2d, nn.Embedding)
+            if any(isinstance(m, kind) for m in model.modules())
+        ),
+    )
     view, make = LAYERWISE[name]
-    lc = leco.LC(model, {weight: leco.Task(weight, view, make(model.get_parameter(weight).detach())) for weight in weights})
+    lc = leco.LC(
+        model,
+        {
+            weight: leco.Task(weight, view, make(model.get_parameter(weight).detach()))
+            for weight in weights
+        },
+    )
     lc.mu = 1.0
     return lc
 
@@ -69,7 +88,11 @@ def packed(model: nn.Module, names: Sequence[str]) -> dict[str, leco.LC]:
 
 
 def raw(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return (
+        tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        if tensor.numel()
+        else b""
+    )
 
 
 def entropy_bytes(symbols: Tensor) -> float:
@@ -83,7 +106,12 @@ def fixed_width(symbols: Tensor) -> bytes:
     """As many bits for each as the greatest has, one after another."""
     values = symbols.reshape(-1).numpy().astype(">u4")
     width = int(values.max(initial=0)).bit_length()
-    return b"".join(np.packbits(np.unpackbits(part.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - width :]).tobytes() for part in chunks(values))
+    return b"".join(
+        np.packbits(
+            np.unpackbits(part.view(np.uint8).reshape(-1, 4), axis=1)[:, 32 - width :]
+        ).tobytes()
+        for part in chunks(values)
+    )
 
 
 def chunks(values: np.ndarray, size: int = 2**20) -> list[np.ndarray]:
@@ -131,11 +159,21 @@ def load_row(lc: leco.LC, net: str, name: str, folder: Path, repeats: int) -> di
     }
     for way in ways.values():
         way()
-    if not all(torch.equal(template.get_parameter(weight), delta) for weight, delta in lc.delta.items()):
+    if not all(
+        torch.equal(template.get_parameter(weight), delta) for weight, delta in lc.delta.items()
+    ):
         raise AssertionError(f"{net}, {name}: what was loaded is not what was saved")
     times = common.in_turn(ways, repeats)
-    seconds = {way: {"seconds": statistics.median(found), "least_seconds": min(found)} for way, found in times.items()}
-    return {"compression": name, "dense_bytes": dense.stat().st_size, "bytes": ours.stat().st_size, **seconds}
+    seconds = {
+        way: {"seconds": statistics.median(found), "least_seconds": min(found)}
+        for way, found in times.items()
+    }
+    return {
+        "compression": name,
+        "dense_bytes": dense.stat().st_size,
+        "bytes": ours.stat().st_size,
+        **seconds,
+    }
 
 
 def trained(net: str, folder: Path | None) -> tuple[nn.Module, dict[str, Any]]:
@@ -147,22 +185,39 @@ def trained(net: str, folder: Path | None) -> tuple[nn.Module, dict[str, Any]]:
         return model, {"data": "none: random weights"}
     model.load_state_dict(torch.load(folder / f"{net}.pt", weights_only=True))
     record = json.loads((folder / f"{net}.json").read_text())
-    return model.eval(), {key: record[key] for key in ("data", "epochs", "seed", "test_error", "command")}
+    return model.eval(), {
+        key: record[key] for key in ("data", "epochs", "seed", "test_error", "command")
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--references", type=Path, help="folder of NET.pt and NET.json")
     parser.add_argument("--untrained", action="store_true", help="random weights instead")
     parser.add_argument("--nets", nargs="+", choices=list(TEMPLATES), default=list(NETS))
-    parser.add_argument("--compressions", nargs="+", choices=list(LAYERWISE), default=list(LAYERWISE))
-    parser.add_argument("--only", nargs="+", choices=["files", "load", "latency"], default=["files", "load", "latency"])
+    parser.add_argument(
+        "--compressions", nargs="+", choices=list(LAYERWISE), default=list(LAYERWISE)
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["files", "load", "latency"],
+        default=["files", "load", "latency"],
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/artifact.json; parts that were not run stay")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write benchmarks/results/artifact.json; parts that were not run stay",
+    )
     args = parser.parse_args()
     if args.references is None and not args.untrained:
-        parser.error("--references is needed: the folder of benchmarks/reference.py --out (or --untrained, for a trial)")
+        parser.error(
+            "--references is needed: the folder of benchmarks/reference.py --out (or --untrained, for a trial)"
+        )
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     models = {net: trained(net, args.references) for net in args.nets}
@@ -170,12 +225,21 @@ def main() -> None:
         load, rows = os.getloadavg()[0], list[dict[str, Any]]()
         for net, (model, _) in models.items():
             if part == "latency":
-                rows += [{"net": net, **row} for row in latency.rows(net, model, packed(model, args.compressions), args.repeats)]
+                rows += [
+                    {"net": net, **row}
+                    for row in latency.rows(
+                        net, model, packed(model, args.compressions), args.repeats
+                    )
+                ]
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 for name in args.compressions:
                     lc = compressed(model, name)
-                    row = file_row(lc, name, Path(folder) / "net") if part == "files" else load_row(lc, net, name, Path(folder), args.repeats)
+                    row = (
+                        file_row(lc, name, Path(folder) / "net")
+                        if part == "files"
+                        else load_row(lc, net, name, Path(folder), args.repeats)
+                    )
                     rows.append({"net": net, **row})
         if part == "latency":
             rows += latency.linear_rows(args.repeats)
@@ -183,7 +247,15 @@ def main() -> None:
         if args.record:
             references = {net: origin for net, (_, origin) in models.items()}
             extra = {"earlier": latency.earlier()} if part == "latency" else {}
-            common.record_part("artifact", part, rows, load_average=load, repeats=args.repeats, references=references, **extra)
+            common.record_part(
+                "artifact",
+                part,
+                rows,
+                load_average=load,
+                repeats=args.repeats,
+                references=references,
+                **extra,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The part of docs/benchmarks.md about files: their length, the time to load them, the speed of the nets that compute from them."""
+"""The part of docs/benchmarks.md about files: their length, the time to load them, the speed of the
+nets that compute from them."""
 
 from typing import Any
 
@@ -21,13 +22,20 @@ AIMS = (  # net, how the variant's name begins, batch, at least so many times fa
 def sections() -> str:
     """Those that have a record."""
     parts = {"files": files, "load": loading, "latency": latency}
-    made = [make(run[part]) for run in load("artifact.json") for part, make in parts.items() if part in run]
+    made = [
+        make(run[part])
+        for run in load("artifact.json")
+        for part, make in parts.items()
+        if part in run
+    ]
     made += [coding(run) for run in load("coding.json")] + [fuzz(run) for run in load("fuzz.json")]
     return "".join(f"\n{text}\n" for text in made)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]
+    )
 
 
 def folded(summary: str, text: str) -> str:
@@ -42,7 +50,11 @@ def title(row: dict[str, Any]) -> str:
 
 def references(run: dict[str, Any]) -> str:
     def text(net: str, found: dict[str, Any]) -> str:
-        trained = f", {found['epochs']} epochs, {found['test_error']:.2f} % test error" if "epochs" in found else ""
+        trained = (
+            f", {found['epochs']} epochs, {found['test_error']:.2f} % test error"
+            if "epochs" in found
+            else ""
+        )
         return f"{TITLES.get(net, net)} ({found['data']}{trained})"
 
     return ", ".join(text(*item) for item in run["references"].items())
@@ -68,8 +80,12 @@ def files(run: dict[str, Any]) -> str:
     for row in run["rows"]:
         own = row["bytes"]
         ratios = [f"{own - row['entropy_bound']:+,} ({own / row['entropy_bound'] - 1:+.1%})"]
-        ratios += [f"{row[key]:,} ({row[key] / own:.2f})" for key in ("zstd_of_weights", "zstd_of_packed")]
-        rows.append([title(row), row["compression"], f"{own:,}", f"{row['dense_bytes'] / own:.1f}", *ratios])
+        ratios += [
+            f"{row[key]:,} ({row[key] / own:.2f})" for key in ("zstd_of_weights", "zstd_of_packed")
+        ]
+        rows.append(
+            [title(row), row["compression"], f"{own:,}", f"{row['dense_bytes'] / own:.1f}", *ratios]
+        )
     return f"""## The length of a file
 
 Each layer's weight (of the transformer, each embedding too) compressed by itself and directly, which trains nothing: the nets serve to measure
@@ -95,9 +111,21 @@ def milliseconds(found: dict[str, float]) -> str:
 
 def loading(run: dict[str, Any]) -> str:
     ways = ["torch.load", "leco.load", "leco.load(packed=True)"]
-    head = ["net", "compression", "dense file, bytes", "file, bytes", *(f"{way}, ms" for way in ways)]
+    head = [
+        "net",
+        "compression",
+        "dense file, bytes",
+        "file, bytes",
+        *(f"{way}, ms" for way in ways),
+    ]
     rows = [
-        [title(row), row["compression"], f"{row['dense_bytes']:,}", f"{row['bytes']:,}", *(milliseconds(row[way]) for way in ways)]
+        [
+            title(row),
+            row["compression"],
+            f"{row['dense_bytes']:,}",
+            f"{row['bytes']:,}",
+            *(milliseconds(row[way]) for way in ways),
+        ]
         for row in run["rows"]
     ]
     return f"""## The time to load a file
@@ -115,10 +143,20 @@ def aims(run: dict[str, Any]) -> str:
     for net, start, batch, least in AIMS:
         for row in run["rows"]:
             if row["net"] == net and row["variant"].startswith(start) and row["batch"] == batch:
-                met = "met" if min(row["times_faster"], row["least_times_faster"]) >= least else "missed"
-                others = [faster(e) for e in run.get("earlier", []) if (e["net"], e["variant"], e["batch"]) == (net, row["variant"], batch)]
+                met = (
+                    "met"
+                    if min(row["times_faster"], row["least_times_faster"]) >= least
+                    else "missed"
+                )
+                others = [
+                    faster(e)
+                    for e in run.get("earlier", [])
+                    if (e["net"], e["variant"], e["batch"]) == (net, row["variant"], batch)
+                ]
                 before = f" Earlier runs: {', '.join(others)}." if others else ""
-                lines.append(f"- {title(row)}, {row['variant']}: {faster(row)} times faster at batch {batch}; the aim, {least:g}, is {met}.{before}")
+                lines.append(
+                    f"- {title(row)}, {row['variant']}: {faster(row)} times faster at batch {batch}; the aim, {least:g}, is {met}.{before}"
+                )
     return "\n".join(lines)
 
 
@@ -128,11 +166,18 @@ def faster(row: dict[str, Any]) -> str:
 
 def latency(run: dict[str, Any]) -> str:
     batches = sorted({row["batch"] for row in run["rows"]})
-    head = ["net", "variant", *(text for b in batches for text in (f"batch {b}, ms", "times faster than dense"))]
+    head = [
+        "net",
+        "variant",
+        *(text for b in batches for text in (f"batch {b}, ms", "times faster than dense")),
+    ]
     by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in run["rows"]:
         by.setdefault((title(row), row["variant"]), {})[row["batch"]] = row
-    rows = [[*key, *(text for b in batches for text in (milliseconds(own[b]), faster(own[b])))] for key, own in by.items()]
+    rows = [
+        [*key, *(text for b in batches for text in (milliseconds(own[b]), faster(own[b])))]
+        for key, own in by.items()
+    ]
     beside = " A net with batch norms folded into its convolutions is beside the dense one with folded ones."
     folded = beside if any("folded" in row["variant"] for row in run["rows"]) else ""
     return f"""## Packed, factorised, narrow and dense nets side by side
@@ -150,11 +195,49 @@ those of each residual block's first layer: the others are coupled by the shortc
 
 
 def coding(run: dict[str, Any]) -> str:
-    head = ["stream", "type", "symbols", "alphabet", "coding", "entropy, bytes", "coded, bytes", "ratio", "encode, million symbols/s", "decode"]
-    keys = ["symbols", "alphabet", "coding", "entropy_bytes", "bytes", "ratio", "encode_Msymbols_s", "decode_Msymbols_s"]
+    head = [
+        "stream",
+        "type",
+        "symbols",
+        "alphabet",
+        "coding",
+        "entropy, bytes",
+        "coded, bytes",
+        "ratio",
+        "encode, million symbols/s",
+        "decode",
+    ]
+    keys = [
+        "symbols",
+        "alphabet",
+        "coding",
+        "entropy_bytes",
+        "bytes",
+        "ratio",
+        "encode_Msymbols_s",
+        "decode_Msymbols_s",
+    ]
     rows = [[cell(row[key]) for key in ("stream", "type", *keys)] for row in run["rows"]]
-    float_head = ["floats of", "type", "raw bytes", "coded, bytes", "ratio", "zstd -19, ratio", "encode, MB/s", "decode, MB/s"]
-    float_keys = ["net", "type", "raw_bytes", "bytes", "ratio", "zstd_19_ratio", "encode_MB_s", "decode_MB_s"]
+    float_head = [
+        "floats of",
+        "type",
+        "raw bytes",
+        "coded, bytes",
+        "ratio",
+        "zstd -19, ratio",
+        "encode, MB/s",
+        "decode, MB/s",
+    ]
+    float_keys = [
+        "net",
+        "type",
+        "raw_bytes",
+        "bytes",
+        "ratio",
+        "zstd_19_ratio",
+        "encode_MB_s",
+        "decode_MB_s",
+    ]
     floats = [[cell(row[key]) for key in float_keys] for row in run["floats"]]
     return f"""## Lossless coding
 
@@ -185,7 +268,13 @@ def fuzz(run: dict[str, Any]) -> str:
     for row in run["rows"]:
         counts = [cell(row[key]) for key in ("inputs", "refused", "loaded", "the_same")]
         rows.append(
-            [row["kind"], *counts, cell(sum(row["failures"].values())), f"{row['slowest_seconds']:.3f}", f"{row['largest_bytes'] / 2**20:.1f}"]
+            [
+                row["kind"],
+                *counts,
+                cell(sum(row["failures"].values())),
+                f"{row['slowest_seconds']:.3f}",
+                f"{row['largest_bytes'] / 2**20:.1f}",
+            ]
         )
     total = sum(row["inputs"] for row in run["rows"])
     return f"""## Damaged and hostile files

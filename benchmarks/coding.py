@@ -1,9 +1,10 @@
-"""Lossless coding against the entropy, and of floats against zstd -19; how fast each is, on one thread.
+"""Lossless coding against the entropy, and of floats against zstd -19; how fast each is, on one
+thread.
 
     python benchmarks/coding.py [--symbols 10000000] [--record]
 
-Speeds are of whole calls of `encode` and `decode`, in processor time, the least of some repeats. The entropy is that of the frequencies in
-the stream itself.
+Speeds are of whole calls of `encode` and `decode`, in processor time, the least of some repeats.
+The entropy is that of the frequencies in the stream itself.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from leco.coding import decode, encode
+from leco.coding.tensors import decode, encode
 
 
 def entropy_bytes(x: Tensor) -> float:
@@ -30,10 +31,13 @@ def entropy_bytes(x: Tensor) -> float:
 
 
 def timed(x: Tensor, repeats: int) -> tuple[Any, float, float]:
-    """The coding, and the least seconds of `encode` and `decode`; what comes back is compared bit by bit."""
+    """The coding, and the least seconds of `encode` and `decode`; what comes back is compared bit
+    by bit."""
     coded = encode(x)
     back = decode(*coded, x.shape, x.dtype)
-    assert torch.equal(back.reshape(-1).view(torch.uint8), x.contiguous().reshape(-1).view(torch.uint8))
+    assert torch.equal(
+        back.reshape(-1).view(torch.uint8), x.contiguous().reshape(-1).view(torch.uint8)
+    )
     writing = min(processor(lambda: encode(x)) for _ in range(repeats))
     reading = min(processor(lambda: decode(*coded, x.shape, x.dtype)) for _ in range(repeats))
     return coded, writing, reading
@@ -67,21 +71,32 @@ def streams(n: int) -> dict[str, Tensor]:
 
     def drawn(odds: Tensor, count: int) -> Tensor:
         cuts = (odds.double().cumsum(0) / odds.double().sum())[:-1]
-        return torch.bucketize(torch.rand(count, dtype=torch.float64, generator=generator), cuts).to(torch.uint8)
+        return torch.bucketize(
+            torch.rand(count, dtype=torch.float64, generator=generator), cuts
+        ).to(torch.uint8)
 
     found = {}
     for k in (2, 3, 4, 8, 16, 256):
         found[f"flat {k}"] = drawn(torch.ones(k), n)
         found[f"geometric {k}"] = drawn(0.5 ** torch.arange(k).clamp(max=20), n)
-        found[f"normal {k}"] = drawn(torch.exp(-0.5 * (6 * (torch.arange(k) + 0.5) / k - 3) ** 2), n)
+        found[f"normal {k}"] = drawn(
+            torch.exp(-0.5 * (6 * (torch.arange(k) + 0.5) / k - 3) ** 2), n
+        )
     for share in (0.3, 0.05, 0.001):
         found[f"mask, {100 * share:g} % True"] = drawn(torch.tensor([1 - share, share]), n).bool()
     side = math.isqrt(n)
-    found["matrix, 95 % one value"] = drawn(torch.tensor([0.95, 0.02, 0.02, 0.01]), side * side).view(side, side)
+    found["matrix, 95 % one value"] = drawn(
+        torch.tensor([0.95, 0.02, 0.02, 0.01]), side * side
+    ).view(side, side)
     for k in (2, 4, 16):
         found[f"geometric {k}, short"] = drawn(0.5 ** torch.arange(k), 10_001)
-        found[f"normal {k}, short"] = drawn(torch.exp(-0.5 * (6 * (torch.arange(k) + 0.5) / k - 3) ** 2), 10_001)
-    rows, columns = torch.rand(2500, 1, generator=generator) ** 3, torch.rand(2500, generator=generator) ** 3
+        found[f"normal {k}, short"] = drawn(
+            torch.exp(-0.5 * (6 * (torch.arange(k) + 0.5) / k - 3) ** 2), 10_001
+        )
+    rows, columns = (
+        torch.rand(2500, 1, generator=generator) ** 3,
+        torch.rand(2500, generator=generator) ** 3,
+    )
     found["mask by rows and columns"] = torch.rand(2500, 2500, generator=generator) < rows * columns
     return found
 
@@ -99,7 +114,9 @@ def float_row(name: str, tensors: list[Tensor], repeats: int) -> dict[str, Any]:
     total = sum(x.nbytes for x in tensors)
     rows = [timed(x, repeats) for x in tensors]
     coded = sum(len(row[0].payload) for row in rows)
-    packed = zstd(b"".join(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for x in tensors))
+    packed = zstd(
+        b"".join(x.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for x in tensors)
+    )
     return {
         "net": name,
         "type": str(tensors[0].dtype).removeprefix("torch."),
@@ -118,7 +135,9 @@ def trained() -> list[Tensor]:
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    net = nn.Sequential(
+        nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     for _ in range(60):
         for batch in torch.randperm(len(x)).split(128):
@@ -138,23 +157,40 @@ def nets() -> dict[str, list[Tensor]]:
 
         (path,) = (Path(spec.origin).parent / "model").glob("*.safetensors")
         found["all-MiniLM-L6-v2"] = [x for x in load_file(path).values() if x.is_floating_point()]
-    return found | {f"{name}, {kind}": [x.to(kind) for x in found[name]] for name in list(found) for kind in (torch.bfloat16, torch.float16)}
+    return found | {
+        f"{name}, {kind}": [x.to(kind) for x in found[name]]
+        for name in list(found)
+        for kind in (torch.bfloat16, torch.float16)
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--symbols", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/coding.json")
+    parser.add_argument(
+        "--record", action="store_true", help="write benchmarks/results/coding.json"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     load = [round(value, 2) for value in os.getloadavg()]
     rows = [stream_row(name, x, args.repeats) for name, x in streams(args.symbols).items()]
     common.show("streams", rows, 200)
-    floats = [float_row(name.replace("torch.", ""), tensors, args.repeats) for name, tensors in nets().items()]
+    floats = [
+        float_row(name.replace("torch.", ""), tensors, args.repeats)
+        for name, tensors in nets().items()
+    ]
     common.show("floats", floats, 200)
     if args.record:
-        common.record("coding", rows, floats=floats, load_before=load, load_after=[round(value, 2) for value in os.getloadavg()])
+        common.record(
+            "coding",
+            rows,
+            floats=floats,
+            load_before=load,
+            load_after=[round(value, 2) for value in os.getloadavg()],
+        )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 import leco
-from leco.run import atomically
+from leco.atomic import atomically
 
 RESULTS = Path(__file__).parent / "results"
-sys.path.append(str(Path(__file__).parent.parent / "examples"))  # whose nets and data the benchmarks use too
+# whose nets and data the benchmarks use too
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -27,26 +28,42 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def paired(ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """Medians of ours and of the yardstick, and of their ratio pair by pair (A B A B ...), after a warm-up of each."""
+def paired(
+    ours: Callable[[], Any], yardstick: Callable[[], Any], repeats: int
+) -> tuple[float, float, float]:
+    """Medians of ours and of the yardstick, and of their ratio pair by pair (A B A B ...), after a
+    warm-up of each."""
     ours()
     yardstick()
     pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
-    return tuple(statistics.median(values) for values in (*zip(*pairs, strict=True), [a / b for a, b in pairs]))  # pyright: ignore[reportReturnType]
+    return tuple(
+        statistics.median(values)
+        for values in (*zip(*pairs, strict=True), [a / b for a, b in pairs])
+    )  # pyright: ignore[reportReturnType]
 
 
-def in_turn(ways: Mapping[str, Callable[[], Any]], repeats: int, sample: float = 2e-3) -> dict[str, list[float]]:
-    """Seconds of each, A B C A B C ...; as many calls of each at a time as take about `sample` seconds."""
-    calls = {name: max(1, round(sample / min(seconds(way) for _ in range(3)))) for name, way in ways.items()}
+def in_turn(
+    ways: Mapping[str, Callable[[], Any]], repeats: int, sample: float = 2e-3
+) -> dict[str, list[float]]:
+    """Seconds of each, A B C A B C ...; as many calls of each at a time as take about `sample`
+    seconds."""
+    calls = {
+        name: max(1, round(sample / min(seconds(way) for _ in range(3))))
+        for name, way in ways.items()
+    }
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            found[name].append(seconds(lambda way=way, name=name: [way() for _ in range(calls[name])]) / calls[name])
+            found[name].append(
+                seconds(lambda way=way, name=name: [way() for _ in range(calls[name])])
+                / calls[name]
+            )
     return found
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """How far the process's resident memory rises above its start while the function runs (Linux)."""
+    """How far the process's resident memory rises above its start while the function runs
+    (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     function()
@@ -54,7 +71,11 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 def _status(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(key + ":")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -84,16 +105,29 @@ def where(run: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    found = {"processor": names[0] if names else platform.machine(), "threads": torch.get_num_threads()}
+    names = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    found = {
+        "processor": names[0] if names else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     return {**found, "gpu": torch.cuda.get_device_name()} if torch.cuda.is_initialized() else found
 
 
 def origin() -> dict[str, Any]:
     """The command, without folders of this machine, versions and machine."""
     return {
-        "command": shlex.join(["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]),
-        "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "command": shlex.join(
+            ["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]
+        ),
+        "versions": {
+            "leco": leco.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "machine": machine(),
     }
 

@@ -1,9 +1,10 @@
-"""Time and memory of the C steps, each against the plain operation that it can't do without, in one run.
+"""Time and memory of the C steps, each against the plain operation that it can't do without, in one
+run.
 
     python benchmarks/csteps.py [--weights 25000000] [--record]
 
-Ratios are medians over pairs, the C step and its yardstick in turn. Memory is the peak of the C step above its input, in copies of
-the input, its result included.
+Ratios are medians over pairs, the C step and its yardstick in turn. Memory is the peak of the C
+step above its input, in copies of the input, its result included.
 """
 
 import argparse
@@ -33,11 +34,17 @@ def corrected(quantizer: Any) -> leco.Additive:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=int, default=25_000_000)
-    parser.add_argument("--side", type=int, default=1200, help="side of the square matrix of the low-rank rows")
+    parser.add_argument(
+        "--side", type=int, default=1200, help="side of the square matrix of the low-rank rows"
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--record", action="store_true", help="write benchmarks/results/csteps.json")
+    parser.add_argument(
+        "--record", action="store_true", help="write benchmarks/results/csteps.json"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     x = torch.randn(args.weights) * 0.05
@@ -71,56 +78,252 @@ def main() -> None:
     def svd_of_kernel() -> Any:
         return torch.linalg.svd(kernel.flatten(1), full_matrices=False)
 
-    parts = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4), leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
-    budget = leco.Budget(parts, limit=2 * matrix.numel() + 0.2 * x.numel())  # half of the matrix's bytes, 4 % of the weights
+    parts = (
+        leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4),
+        leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5),
+    )
+    # half of the matrix's bytes, 4 % of the weights
+    budget = leco.Budget(parts, limit=2 * matrix.numel() + 0.2 * x.numel())
 
     choice = leco.Choice(
-        1e-6, [(leco.Vector(), leco.Binary()), (leco.Vector(), leco.Codebook(4)), leco.Part(leco.Vector(), leco.L0Penalty(0), unit=40)]
+        1e-6,
+        [
+            (leco.Vector(), leco.Binary()),
+            (leco.Vector(), leco.Codebook(4)),
+            leco.Part(leco.Vector(), leco.L0Penalty(0), unit=40),
+        ],
     )
-    cases: list[tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]] = [
+    cases: list[
+        tuple[str, Callable[[], Any], str, Callable[[], Any], float | None, torch.Tensor]
+    ] = [
         ("Binary()", cold(leco.Binary()), "x.abs().mean()", lambda: x.abs().mean(), 3.0, x),
-        ("TopK, 5 %", cold(leco.TopK(kappa)), "kthvalue of abs(x)", lambda: x.abs().kthvalue(place), 1.2, x),
-        ("TopK, 5 %", cold(leco.TopK(kappa)), "topk of abs(x)", lambda: x.abs().topk(kappa), 1.2, x),
+        (
+            "TopK, 5 %",
+            cold(leco.TopK(kappa)),
+            "kthvalue of abs(x)",
+            lambda: x.abs().kthvalue(place),
+            1.2,
+            x,
+        ),
+        (
+            "TopK, 5 %",
+            cold(leco.TopK(kappa)),
+            "topk of abs(x)",
+            lambda: x.abs().topk(kappa),
+            1.2,
+            x,
+        ),
         ("Ternary()", cold(leco.Ternary()), "torch.sort", sort, 1.5, x),
         ("Codebook(16), cold", cold(leco.Codebook(16)), "torch.sort", sort, 3.0, x),
         ("Codebook(16), warm", warm(leco.Codebook(16), x), "torch.sort", sort, 1.0, x),
-        ("EntropyCodebook(16), cold", cold(leco.EntropyCodebook(PRICE)), "torch.sort", sort, None, x),
-        ("EntropyCodebook(16), warm", warm(leco.EntropyCodebook(PRICE), x), "torch.sort", sort, None, x),
-        ("EntropyMatrix(16), 5 % nonzero", cold(leco.EntropyMatrix(PRICE), pruned), "torch.sort", lambda: pruned.view(-1).sort(), None, pruned),
-        ("PowersOfTwo(4, scale)", cold(leco.PowersOfTwo(4, scale=True)), "torch.sort", sort, None, x),
+        (
+            "EntropyCodebook(16), cold",
+            cold(leco.EntropyCodebook(PRICE)),
+            "torch.sort",
+            sort,
+            None,
+            x,
+        ),
+        (
+            "EntropyCodebook(16), warm",
+            warm(leco.EntropyCodebook(PRICE), x),
+            "torch.sort",
+            sort,
+            None,
+            x,
+        ),
+        (
+            "EntropyMatrix(16), 5 % nonzero",
+            cold(leco.EntropyMatrix(PRICE), pruned),
+            "torch.sort",
+            lambda: pruned.view(-1).sort(),
+            None,
+            pruned,
+        ),
+        (
+            "PowersOfTwo(4, scale)",
+            cold(leco.PowersOfTwo(4, scale=True)),
+            "torch.sort",
+            sort,
+            None,
+            x,
+        ),
         ("Uniform(4)", cold(leco.Uniform(4)), "torch.sort", sort, None, x),
-        ("Uniform(8, zero_point)", cold(leco.Uniform(8, zero_point=True)), "torch.sort", sort, None, x),
+        (
+            "Uniform(8, zero_point)",
+            cold(leco.Uniform(8, zero_point=True)),
+            "torch.sort",
+            sort,
+            None,
+            x,
+        ),
         ("L1Ball", cold(leco.L1Ball(float(x.abs().sum()) / 10)), "torch.sort", sort, None, x),
-        ("VectorCodebook(256, sweeps=3) of 8, cold", cold(leco.VectorCodebook(256, 3), eights), "x @ c.T, in parts", products, None, eights),
-        ("VectorCodebook(256, sweeps=1) of 8, warm", warm(leco.VectorCodebook(256, 1), eights), "x @ c.T, in parts", products, None, eights),
+        (
+            "VectorCodebook(256, sweeps=3) of 8, cold",
+            cold(leco.VectorCodebook(256, 3), eights),
+            "x @ c.T, in parts",
+            products,
+            None,
+            eights,
+        ),
+        (
+            "VectorCodebook(256, sweeps=1) of 8, warm",
+            warm(leco.VectorCodebook(256, 1), eights),
+            "x @ c.T, in parts",
+            products,
+            None,
+            eights,
+        ),
         ("Hashed, 5 %", cold(leco.Hashed(kappa)), "x.abs().sum()", lambda: x.abs().sum(), None, x),
-        ("Codebook(4), rows of 1,000", cold(leco.Codebook(4), rows_of), "torch.sort", sort, None, rows_of),
+        (
+            "Codebook(4), rows of 1,000",
+            cold(leco.Codebook(4), rows_of),
+            "torch.sort",
+            sort,
+            None,
+            rows_of,
+        ),
         ("NM(2, 4)", cold(leco.NM(2, 4), fours), "clone", lambda: fours.clone(), 5.0, fours),
-        ("GroupTopK, half of rows of 1,000", cold(leco.GroupTopK(0.5), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
-        ("GroupL0Penalty, rows of 1,000", cold(leco.GroupL0Penalty(1.25), rows_of), "clone", lambda: rows_of.clone(), 5.0, rows_of),
-        ("GroupL1Penalty, rows of 1,000", cold(leco.GroupL1Penalty(1.5), rows_of), "clone", lambda: rows_of.clone(), None, rows_of),
+        (
+            "GroupTopK, half of rows of 1,000",
+            cold(leco.GroupTopK(0.5), rows_of),
+            "clone",
+            lambda: rows_of.clone(),
+            5.0,
+            rows_of,
+        ),
+        (
+            "GroupL0Penalty, rows of 1,000",
+            cold(leco.GroupL0Penalty(1.25), rows_of),
+            "clone",
+            lambda: rows_of.clone(),
+            5.0,
+            rows_of,
+        ),
+        (
+            "GroupL1Penalty, rows of 1,000",
+            cold(leco.GroupL1Penalty(1.5), rows_of),
+            "clone",
+            lambda: rows_of.clone(),
+            None,
+            rows_of,
+        ),
         ("L0Penalty, 5 %", cold(leco.L0Penalty(0.005)), "clone", lambda: x.clone(), None, x),
-        ("Compose: TopK, 5 %, then Codebook(4), warm", warm(leco.Compose(leco.TopK(0.05), leco.Codebook(4)), x), "torch.sort", sort, None, x),
+        (
+            "Compose: TopK, 5 %, then Codebook(4), warm",
+            warm(leco.Compose(leco.TopK(0.05), leco.Codebook(4)), x),
+            "torch.sort",
+            sort,
+            None,
+            x,
+        ),
         ("Choice: Binary(), Codebook(4), L0Penalty", cold(choice), "torch.sort", sort, None, x),
-        ("Additive: Binary() + TopK, 1 %, exact", warm(corrected(leco.Binary()), x), "torch.sort", sort, 12.0, x),
-        ("Additive: Codebook(4) + TopK, 1 %, warm", warm(corrected(leco.Codebook(4)), x), "torch.sort", sort, 12.0, x),
-        ("Additive: Ternary() + TopK, 1 %, warm", warm(corrected(leco.Ternary()), x), "torch.sort", sort, 12.0, x),
-        ("RankSelection", cold(leco.RankSelection(1.0), matrix), "torch.linalg.svd", svd, 1.1, matrix),
-        ("Budget: RankSelection + L0Penalty", lambda: budget.compress((matrix, x), 1.0), "svd and torch.sort", lambda: (svd(), sort()), None, x),
-        ("Tucker2, 64 of 256 x 256 x 3 x 3", cold(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
-        ("Tucker2, the same, warm", warm(leco.Tucker2((64, 64)), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
-        ("TuckerSelection", cold(leco.TuckerSelection(1.0), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
-        ("TensorTrain, 64", cold(leco.TensorTrain((64, 64, 64)), last), "svd, unfolding", svd_of_kernel, None, kernel),
-        ("TensorTrain, 64, warm", warm(leco.TensorTrain((64, 64, 64)), last), "svd, unfolding", svd_of_kernel, None, kernel),
+        (
+            "Additive: Binary() + TopK, 1 %, exact",
+            warm(corrected(leco.Binary()), x),
+            "torch.sort",
+            sort,
+            12.0,
+            x,
+        ),
+        (
+            "Additive: Codebook(4) + TopK, 1 %, warm",
+            warm(corrected(leco.Codebook(4)), x),
+            "torch.sort",
+            sort,
+            12.0,
+            x,
+        ),
+        (
+            "Additive: Ternary() + TopK, 1 %, warm",
+            warm(corrected(leco.Ternary()), x),
+            "torch.sort",
+            sort,
+            12.0,
+            x,
+        ),
+        (
+            "RankSelection",
+            cold(leco.RankSelection(1.0), matrix),
+            "torch.linalg.svd",
+            svd,
+            1.1,
+            matrix,
+        ),
+        (
+            "Budget: RankSelection + L0Penalty",
+            lambda: budget.compress((matrix, x), 1.0),
+            "svd and torch.sort",
+            lambda: (svd(), sort()),
+            None,
+            x,
+        ),
+        (
+            "Tucker2, 64 of 256 x 256 x 3 x 3",
+            cold(leco.Tucker2((64, 64)), kernel),
+            "svd, unfolding",
+            svd_of_kernel,
+            None,
+            kernel,
+        ),
+        (
+            "Tucker2, the same, warm",
+            warm(leco.Tucker2((64, 64)), kernel),
+            "svd, unfolding",
+            svd_of_kernel,
+            None,
+            kernel,
+        ),
+        (
+            "TuckerSelection",
+            cold(leco.TuckerSelection(1.0), kernel),
+            "svd, unfolding",
+            svd_of_kernel,
+            None,
+            kernel,
+        ),
+        (
+            "TensorTrain, 64",
+            cold(leco.TensorTrain((64, 64, 64)), last),
+            "svd, unfolding",
+            svd_of_kernel,
+            None,
+            kernel,
+        ),
+        (
+            "TensorTrain, 64, warm",
+            warm(leco.TensorTrain((64, 64, 64)), last),
+            "svd, unfolding",
+            svd_of_kernel,
+            None,
+            kernel,
+        ),
         ("CP(64)", cold(leco.CP(64), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
         ("CP(64), warm", warm(leco.CP(64), kernel), "svd, unfolding", svd_of_kernel, None, kernel),
     ]
-    table = Table("C step", "s", "yardstick", "s", "ratio", "bound", "peak, copies", title=f"{args.weights:,} float32 weights")
+    table = Table(
+        "C step",
+        "s",
+        "yardstick",
+        "s",
+        "ratio",
+        "bound",
+        "peak, copies",
+        title=f"{args.weights:,} float32 weights",
+    )
     rows = []
     for name, step, yardstick_name, yardstick, bound, array in cases:
         ours, theirs, ratio = common.paired(step, yardstick, args.repeats)
         copies = common.peak_bytes(step) / array.nbytes
-        table.add_row(name, f"{ours:.3f}", yardstick_name, f"{theirs:.3f}", f"{ratio:.2f}", "" if bound is None else f"{bound}", f"{copies:.2f}")
+        table.add_row(
+            name,
+            f"{ours:.3f}",
+            yardstick_name,
+            f"{theirs:.3f}",
+            f"{ratio:.2f}",
+            "" if bound is None else f"{bound}",
+            f"{copies:.2f}",
+        )
         rows.append(
             {
                 "c_step": name,

@@ -1,4 +1,5 @@
-"""Reading of damaged and hostile files, as many as there is time for: each must be refused with a ValueError or load without doing harm.
+"""Reading of damaged and hostile files, as many as there is time for: each must be refused with a
+ValueError or load without doing harm.
 
     python benchmarks/fuzz.py [--seconds 300] [--record]
 
@@ -8,13 +9,16 @@ Kinds of input, in turn, from two small files and a larger one that have every f
     cuts        the end, the start or a run of bytes missing
     splices     the start of one file and the end of another
     resigned    bytes of the payloads changed, with right checksums
-    mutated     nodes of the description replaced, removed, doubled or exchanged, with right checksums
-    fitted      likewise, and the payloads cut or filled up to the lengths that the description claims then
+    mutated     nodes of the description replaced, removed, doubled or exchanged, with right
+                checksums
+    fitted      likewise, and the payloads cut or filled up to the lengths that the description
+                claims then
     text        bytes of the description's JSON changed, with right checksums
     random      bytes of the deflated description changed, with the right checksum
 
-A failure is any other exception; a model that a refused file has changed; a file without right checksums that loads other weights; other
-shapes; more memory than 64 MB and twice the model's and the file's; more than 2 seconds. The first of each is shown, and its file kept.
+A failure is any other exception; a model that a refused file has changed; a file without right
+checksums that loads other weights; other shapes; more memory than 64 MB and twice the model's and
+the file's; more than 2 seconds. The first of each is shown, and its file kept.
 """
 
 import argparse
@@ -38,10 +42,11 @@ from rich.table import Table
 from torch import nn
 
 import leco
-from leco.artifact import streams
-from leco.artifact.container import WORDS
+from leco.files.container import WORDS
+from leco.files.inventory import streams
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # whose small files and mutations these are
+# whose small files and mutations these are
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import tampering
 
 SECONDS, MEMORY = 2.0, 64 * 2**20
@@ -66,7 +71,10 @@ def state(model: nn.Module) -> State:
 
 def same(one: State, other: State) -> bool:
     """To the bit: NaN equals itself."""
-    return all(torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8)) for a, b in zip(one.values(), other.values(), strict=True))
+    return all(
+        torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8))
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )
 
 
 def every_form() -> nn.Module:
@@ -79,13 +87,24 @@ def larger() -> nn.Module:
 
 def seeds(folder: Path) -> list[Seed]:
     torch.manual_seed(0)
-    tasks = {name: leco.Task(f"{n}.weight", *how) for n, (name, how) in enumerate(tampering.COMPRESSIONS.items())}
+    tasks = {
+        name: leco.Task(f"{n}.weight", *how)
+        for n, (name, how) in enumerate(tampering.COMPRESSIONS.items())
+    }
     problems = [tampering.problem()[1], leco.LC(every_form(), tasks)]
     net: Any = larger()
     with torch.no_grad():
         net[0].weight[:, ::3] = 0
     both = leco.EntropyMatrix(1e-6, 8), leco.Codebook(4)
-    problems.append(leco.LC(net, {"0": leco.Task("0.weight", leco.Matrix(), both[0]), "2": leco.Task("2.weight", leco.Vector(), both[1])}))
+    problems.append(
+        leco.LC(
+            net,
+            {
+                "0": leco.Task("0.weight", leco.Matrix(), both[0]),
+                "2": leco.Task("2.weight", leco.Vector(), both[1]),
+            },
+        )
+    )
     found = []
     for lc, architecture in zip(problems, (tampering.Net, every_form, larger), strict=True):
         if not lc.thetas:
@@ -102,7 +121,11 @@ def changed(data: bytes, rng: random.Random, most: int) -> bytes:
     out = bytearray(data)
     for _ in range(rng.randint(1, most) if out else 0):
         at = rng.randrange(len(out))
-        out[at] = out[at] ^ 1 << rng.randrange(8) if rng.random() < 0.5 else rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+        out[at] = (
+            out[at] ^ 1 << rng.randrange(8)
+            if rng.random() < 0.5
+            else rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+        )
     return bytes(out)
 
 
@@ -112,12 +135,21 @@ def flips(seed: Seed, other: Seed, rng: random.Random) -> bytes:
 
 def cuts(seed: Seed, other: Seed, rng: random.Random) -> bytes:
     start, stop = sorted(rng.randrange(len(seed.data) + 1) for _ in range(2))
-    return rng.choice((seed.data[:start], seed.data[start:], seed.data[:start] + seed.data[stop:], seed.data + seed.data[start:stop]))
+    return rng.choice(
+        (
+            seed.data[:start],
+            seed.data[start:],
+            seed.data[:start] + seed.data[stop:],
+            seed.data + seed.data[start:stop],
+        )
+    )
 
 
 def splices(seed: Seed, other: Seed, rng: random.Random) -> bytes:
     at = rng.randrange(len(seed.data))
-    return seed.data[:at] + other.data[at if rng.random() < 0.5 else rng.randrange(len(other.data)) :]
+    return (
+        seed.data[:at] + other.data[at if rng.random() < 0.5 else rng.randrange(len(other.data)) :]
+    )
 
 
 def signed(description: Any, payloads: list[Any], path: Path) -> bytes:
@@ -131,7 +163,11 @@ def resigned(seed: Seed, other: Seed, rng: random.Random, path: Path) -> bytes:
         number = rng.choice([n for n, payload in enumerate(payloads) if payload.data.numel()])
         data = payloads[number].data
         raw = changed(data.reshape(-1).view(torch.uint8).numpy().tobytes(), rng, 4)
-        payloads[number] = payloads[number]._replace(data=torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(data.dtype).view(data.shape))
+        payloads[number] = payloads[number]._replace(
+            data=torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+            .view(data.dtype)
+            .view(data.shape)
+        )
     return signed(seed.parts.description, payloads, path)
 
 
@@ -155,11 +191,18 @@ def with_head(seed: Seed, packed: bytes) -> bytes:
     longer = len(head) - 4 - length
     start = entries["leco.2"]["data_offsets"][0]
     for entry in entries.values():
-        entry["data_offsets"] = [offset + longer * (offset > start) for offset in entry["data_offsets"]]
+        entry["data_offsets"] = [
+            offset + longer * (offset > start) for offset in entry["data_offsets"]
+        ]
     entries["leco.2"]["shape"] = [entries["leco.2"]["data_offsets"][1] - start]
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    body = seed.data[8 + header : at] + head + struct.pack("<I", zlib.crc32(head)) + seed.data[at + 8 + length :]
+    body = (
+        seed.data[8 + header : at]
+        + head
+        + struct.pack("<I", zlib.crc32(head))
+        + seed.data[at + 8 + length :]
+    )
     return struct.pack("<Q", len(text)) + text + body
 
 
@@ -169,7 +212,12 @@ def deflated(text: bytes) -> bytes:
 
 
 def text(seed: Seed, other: Seed, rng: random.Random) -> bytes:
-    return with_head(seed, deflated(changed(json.dumps(seed.parts.description, separators=(",", ":")).encode(), rng, 3)))
+    return with_head(
+        seed,
+        deflated(
+            changed(json.dumps(seed.parts.description, separators=(",", ":")).encode(), rng, 3)
+        ),
+    )
 
 
 def scrambled(seed: Seed, other: Seed, rng: random.Random) -> bytes:
@@ -203,7 +251,17 @@ def tried(path: Path, seed: Seed, model: nn.Module, is_signed: bool) -> Outcome:
         memory = max(memory, common.peak_bytes(lambda read=read: names.append(result_of(read))))
         seconds = max(seconds, time.perf_counter() - start)
     return Outcome(
-        verdict(names, before, state(model), seed, is_signed, seconds, memory - 2 * (len(seed.data) + leco.dense_bytes(model))), seconds, memory
+        verdict(
+            names,
+            before,
+            state(model),
+            seed,
+            is_signed,
+            seconds,
+            memory - 2 * (len(seed.data) + leco.dense_bytes(model)),
+        ),
+        seconds,
+        memory,
     )
 
 
@@ -219,7 +277,15 @@ def result_of(read: Callable[[], Any]) -> str:
     return "loaded"
 
 
-def verdict(names: list[str], before: State, after: State, seed: Seed, is_signed: bool, seconds: float, memory: int) -> str:
+def verdict(
+    names: list[str],
+    before: State,
+    after: State,
+    seed: Seed,
+    is_signed: bool,
+    seconds: float,
+    memory: int,
+) -> str:
     broken = [name for name in names if name not in ("refused", "loaded")]
     if broken:
         return broken[0]
@@ -237,17 +303,24 @@ def verdict(names: list[str], before: State, after: State, seed: Seed, is_signed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where the files of failures go")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz-failures"), help="where the files of failures go"
+    )
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/fuzz.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rng = random.Random(args.seed)
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     slowest, largest = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").exists() else None) as folder:  # where a write need not wait for a disk
+    # where a write need not wait for a disk
+    with tempfile.TemporaryDirectory(
+        dir="/dev/shm" if Path("/dev/shm").exists() else None
+    ) as folder:
         path = Path(folder) / "m"
         started = seeds(Path(folder))
         models = [seed.architecture() for seed in started]
@@ -256,7 +329,11 @@ def main() -> None:
             for kind, make in KINDS.items():
                 which = rng.choices(range(len(started)), WEIGHTS)[0]
                 seed, other = started[which], rng.choice(started)
-                made = make(seed, other, rng, path) if make in (resigned, mutated, fitted) else make(seed, other, rng)
+                made = (
+                    make(seed, other, rng, path)
+                    if make in (resigned, mutated, fitted)
+                    else make(seed, other, rng)
+                )
                 path.unlink(missing_ok=True)
                 path.write_bytes(made)
                 found = tried(path, seed, models[which], kind in SIGNED)
@@ -266,27 +343,42 @@ def main() -> None:
                     if not counts[kind][found.name]:
                         print(f"{kind}-{sum(counts[kind].values())}: {found.name}", flush=True)
                 counts[kind][found.name] += 1
-                slowest[kind], largest[kind] = max(slowest[kind], found.seconds), max(largest[kind], found.memory)
+                slowest[kind], largest[kind] = (
+                    max(slowest[kind], found.seconds),
+                    max(largest[kind], found.memory),
+                )
     rows = [
         {
             "kind": kind,
             "inputs": sum(counts[kind].values()),
-            **{name.replace(" ", "_"): counts[kind].pop(name, 0) for name in ("refused", "loaded", "the same")},
+            **{
+                name.replace(" ", "_"): counts[kind].pop(name, 0)
+                for name in ("refused", "loaded", "the same")
+            },
             "failures": dict(counts[kind]),
             "slowest_seconds": slowest[kind],
             "largest_bytes": largest[kind],
         }
         for kind in KINDS
     ]
-    table = Table("kind", "inputs", "refused", "loaded", "the same", "failures", "slowest, s", "memory, MB")
+    table = Table(
+        "kind", "inputs", "refused", "loaded", "the same", "failures", "slowest, s", "memory, MB"
+    )
     for row in rows:
         numbers = [str(row[name]) for name in ("inputs", "refused", "loaded", "the_same")]
         table.add_row(
-            row["kind"], *numbers, str(sum(row["failures"].values())), f"{row['slowest_seconds']:.3f}", f"{row['largest_bytes'] / 2**20:.1f}"
+            row["kind"],
+            *numbers,
+            str(sum(row["failures"].values())),
+            f"{row['slowest_seconds']:.3f}",
+            f"{row['largest_bytes'] / 2**20:.1f}",
         )
     Console(width=120).print(table)
     if args.record:
-        sizes = [{"file_bytes": len(seed.data), "dense_bytes": leco.dense_bytes(model)} for seed, model in zip(started, models, strict=True)]
+        sizes = [
+            {"file_bytes": len(seed.data), "dense_bytes": leco.dense_bytes(model)}
+            for seed, model in zip(started, models, strict=True)
+        ]
         common.record("fuzz", rows, files=sizes, seconds=args.seconds, seed=args.seed)
     if any(row["failures"] for row in rows):
         raise SystemExit(1)

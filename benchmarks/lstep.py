@@ -2,7 +2,8 @@
 
     python benchmarks/lstep.py [--record]
 
-Whole steps (forward, backward, SGD with momentum) on random images; plain and penalised in turn, the ratio pair by pair.
+Whole steps (forward, backward, SGD with momentum) on random images; plain and penalised in turn,
+the ratio pair by pair.
 """
 
 import argparse
@@ -19,7 +20,9 @@ import leco
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=30, help="pairs of steps")
     parser.add_argument("--record", action="store_true", help="write benchmarks/results/lstep.json")
     args = parser.parse_args()
@@ -29,8 +32,14 @@ def main() -> None:
     rows = []
     for multipliers in (True, False):
         models = [copy.deepcopy(base), copy.deepcopy(base)]
-        optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9, nesterov=True) for m in models]
-        lc = leco.LC(models[0], leco.each(leco.match(models[0], nn.Conv2d, nn.Linear), leco.Vector(), leco.Binary()), multipliers=multipliers)
+        optimizers = [
+            torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9, nesterov=True) for m in models
+        ]
+        lc = leco.LC(
+            models[0],
+            leco.each(leco.match(models[0], nn.Conv2d, nn.Linear), leco.Vector(), leco.Binary()),
+            multipliers=multipliers,
+        )
         lc.attach(optimizers[0])
         lc.mu = 1e-3
 
@@ -39,8 +48,12 @@ def main() -> None:
             F.cross_entropy(models[which](x), y).backward()
             optimizers[which].step()
 
-        penalised, plain, ratio = common.paired(lambda step=step: step(0), lambda step=step: step(1), args.steps)
-        held = sum(t.untyped_storage().nbytes() for t in [*lc.delta.values(), *lc.multipliers.values()])
+        penalised, plain, ratio = common.paired(
+            lambda step=step: step(0), lambda step=step: step(1), args.steps
+        )
+        held = sum(
+            t.untyped_storage().nbytes() for t in [*lc.delta.values(), *lc.multipliers.values()]
+        )
         row = {
             "method": "augmented Lagrangian" if multipliers else "quadratic penalty",
             "penalised_seconds": penalised,

@@ -1,7 +1,8 @@
-"""What a cell of the tables runs: the LC algorithm, and the baselines made of the same pieces. The others are in baselines/.
+"""What a cell of the tables runs: the LC algorithm, and the baselines made of the same pieces. The
+others are in baselines/.
 
-Each method has the same data, reference net, epochs, batches, soft targets and peak of the learning rate, and leaves an `LC` whose Thetas are
-the compressed net.
+Each method has the same data, reference net, epochs, batches, soft targets and peak of the learning
+rate, and leaves an `LC` whose Thetas are the compressed net.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,15 +21,17 @@ import leco
 
 @dataclass(frozen=True)
 class Settings:
-    """How a cell trains. LC: `steps` steps of equal length, mu from `start` to `end` times the curvature, by leco.automatic's rule; then a share
-    `retrain` of the epochs trains what is free."""
+    """How a cell trains. LC: `steps` steps of equal length, mu from `start` to `end` times the
+    curvature, by leco.automatic's rule; then a share `retrain` of the epochs trains what is
+    free."""
 
     epochs: float
     batch: int
     lr: float
     steps: int
     scale: float = 0.0
-    """What stands for the curvature where it is above 0: prices make direct compression depend on mu, and the curvature with it."""
+    """What stands for the curvature where it is above 0: prices make direct compression depend on
+    mu, and the curvature with it."""
     start: float = 0.05
     end: float = 7.0
     power: float = 1.5
@@ -48,14 +51,16 @@ class Settings:
     clip: bool = True
     """The learning rate at leco.stable_lr."""
     lr_end: float = 0.0
-    """The rate falls from `lr` geometrically to so much of it where this is above 0, else by a cosine to 0."""
+    """The rate falls from `lr` geometrically to so much of it where this is above 0, else by a
+    cosine to 0."""
     max_norm: float = 0.0
     """Of the loss's gradient, which is clipped to it where it is above 0."""
     optimizer: str = "sgd"
     way: str = "attach"
     """Of the penalty: "attach", "loss" or "proximal"."""
     tighten: float = 0.0
-    """The share of LC's steps in which the limit of a budget falls, geometrically, from `loose` times itself; 0: it is what it is at once."""
+    """The share of LC's steps in which the limit of a budget falls, geometrically, from `loose`
+    times itself; 0: it is what it is at once."""
     loose: float = 8.0
     recalibrate: bool = True
     evaluations: int = 12
@@ -79,7 +84,11 @@ class Cell:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
     def trainer(
-        self, epochs: float | None = None, lr: float | None = None, shape: Callable[[float], float] = training.cosine, part: int = 0
+        self,
+        epochs: float | None = None,
+        lr: float | None = None,
+        shape: Callable[[float], float] = training.cosine,
+        part: int = 0,
     ) -> training.Trainer:
         """For all epochs, or for one part of a method."""
         s = self.settings
@@ -95,17 +104,25 @@ class Cell:
 
     def optimizer(self) -> torch.optim.Optimizer:
         groups = training.decayed(self.model, self.settings.weight_decay)
-        return training.sgd(groups, self.settings.lr) if self.settings.optimizer == "sgd" else torch.optim.AdamW(groups, self.settings.lr)
+        return (
+            training.sgd(groups, self.settings.lr)
+            if self.settings.optimizer == "sgd"
+            else torch.optim.AdamW(groups, self.settings.lr)
+        )
 
     def validate(self) -> tuple[float, float]:
         """Of the model as it is."""
         return training.evaluate(self.model, self.data, self.data.validation, True)
 
     def first_mu(self, lc: leco.LC) -> float:
-        """The curvature of the loss from the reference to direct compression, over 2,000 examples, times `start`."""
+        """The curvature of the loss from the reference to direct compression, over 2,000 examples,
+        times `start`."""
         self.curvature = self.curvature or self.settings.scale or None
         if self.curvature is None:
-            parts = [range(first, min(first + 500, 2000, len(self.data.train[0]))) for first in range(0, min(2000, len(self.data.train[0])), 500)]
+            parts = [
+                range(first, min(first + 500, 2000, len(self.data.train[0])))
+                for first in range(0, min(2000, len(self.data.train[0])), 500)
+            ]
 
             def backward() -> None:
                 self.model.train()
@@ -124,8 +141,11 @@ class Cell:
             return self.validate()[1]
 
     def epochs(self, trainer: training.Trainer, stateful: dict[str, Any]) -> Iterator[int]:
-        """The numbers of the epochs that are left: goes on from the checkpoint, and writes it after each."""
-        return training.epochs(self.checkpoint, trainer, {"model": self.model, **stateful}, self.curve)
+        """The numbers of the epochs that are left: goes on from the checkpoint, and writes it after
+        each."""
+        return training.epochs(
+            self.checkpoint, trainer, {"model": self.model, **stateful}, self.curve
+        )
 
 
 def direct(cell: Cell) -> leco.LC:
@@ -143,13 +163,16 @@ def retrained(cell: Cell) -> leco.LC:
 
 
 def train_free(cell: Cell, lc: leco.LC, epochs: float, part: int = 1) -> None:
-    """By Adam: a shared value's gradient is the sum over its weights, so that SGD would need a rate for each."""
+    """By Adam: a shared value's gradient is the sum over its weights, so that SGD would need a rate
+    for each."""
     free, trainer = leco.Retraining(lc), cell.trainer(epochs, cell.settings.retrain_lr, part=part)
     optimizer = torch.optim.Adam(free.parameters())
     free.attach(optimizer)
     while trainer.done < trainer.total:
         loss = trainer.run(cell.model, optimizer, trainer.left, capture=False)
-        cell.curve.append({"part": "retraining", "epoch": trainer.done / trainer.per_epoch, "train_loss": loss})
+        cell.curve.append(
+            {"part": "retraining", "epoch": trainer.done / trainer.per_epoch, "train_loss": loss}
+        )
     free.detach()
 
 
@@ -158,7 +181,13 @@ def plain(cell: Cell) -> leco.LC:
     trainer, optimizer = cell.trainer(), cell.optimizer()
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
         loss = trainer.run(cell.model, optimizer, trainer.left)
-        cell.curve.append({"epoch": trainer.done / trainer.per_epoch, "train_loss": loss, "validation_error": cell.validate()[1]})
+        cell.curve.append(
+            {
+                "epoch": trainer.done / trainer.per_epoch,
+                "train_loss": loss,
+                "validation_error": cell.validate()[1],
+            }
+        )
     return direct(cell)
 
 
@@ -169,7 +198,13 @@ def iterated(cell: Cell, rounds: int = 6) -> leco.LC:
 
     def train(k: int) -> None:
         loss = trainers[k].run(cell.model, cell.optimizer(), trainers[k].total)
-        cell.curve.append({"epoch": (k + 1) * cell.settings.epochs / rounds, "train_loss": loss, "validation_error": cell.validate()[1]})
+        cell.curve.append(
+            {
+                "epoch": (k + 1) * cell.settings.epochs / rounds,
+                "train_loss": loss,
+                "validation_error": cell.validate()[1],
+            }
+        )
 
     for record in leco.iterated_direct_compression(lc, train, rounds, cell.first_mu(lc)):
         cell.curve[record.step - 1]["gap"] = record.relative_gap
@@ -196,14 +231,24 @@ def learning_compression(cell: Cell) -> leco.LC:
         optimizer.register_step_post_hook(lambda *_: proximal_(lc, optimizer.param_groups[0]["lr"]))
 
     def limit(rate: float) -> float:
-        return leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True) if s.clip and rate > 0 else rate
+        return (
+            leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True)
+            if s.clip and rate > 0
+            else rate
+        )
 
     def l_step(k: int) -> float:
         if s.reset:
             optimizer.state.clear()
         calls = s.steps * s.rounds
         due = -(-trainer.done * calls // trainer.total) + 1
-        return trainer.run(model, optimizer, trainer.total * due // calls - trainer.done, limit=limit, term=lc.penalty if s.way == "loss" else None)
+        return trainer.run(
+            model,
+            optimizer,
+            trainer.total * due // calls - trainer.done,
+            limit=limit,
+            term=lc.penalty if s.way == "loss" else None,
+        )
 
     def loosened(k: int) -> dict[str, leco.Compression[Any]]:
         factor = s.loose ** max(0.0, 1 - (k + 1) / (s.tighten * s.steps))
@@ -228,7 +273,9 @@ def learning_compression(cell: Cell) -> leco.LC:
     cell.curve[:] = [record._asdict() for record in result.records]
     lc.detach()
     if s.retrain:
-        cell.curve.append({"part": "before retraining", "validation_error": cell.compressed_error(lc)})
+        cell.curve.append(
+            {"part": "before retraining", "validation_error": cell.compressed_error(lc)}
+        )
         train_free(cell, lc, s.retrain * s.epochs)
     return lc
 
@@ -242,7 +289,8 @@ def loosen(compression: leco.Compression[Any], factor: float) -> leco.Compressio
 
 @torch.no_grad()
 def proximal_(lc: leco.LC, lr: float) -> None:
-    """w <- (w + lr mu t) / (1 + lr mu), t = Delta(Theta) + lambda/mu: the penalty's proximal step, stable at every lr."""
+    """w <- (w + lr mu t) / (1 + lr mu), t = Delta(Theta) + lambda/mu: the penalty's proximal step,
+    stable at every lr."""
     if not lc.thetas:
         return
     share, deltas, multipliers = lr * lc.mu / (1 + lr * lc.mu), lc.delta, lc.multipliers

@@ -1,4 +1,5 @@
-"""The aims of the comparison: published errors, and errors that LC should not exceed. Which are met, by how much the others are missed."""
+"""The aims of the comparison: published errors, and errors that LC should not exceed. Which are
+met, by how much the others are missed."""
 
 from dataclasses import dataclass
 
@@ -52,24 +53,42 @@ AIMS = (
 
 def most(net: str, ours: bool = False) -> dict[str, float]:
     """The aim of each compression, one that is published or this project's own."""
-    return {aim.compression: aim.most for aim in reversed(AIMS) if aim.net == net and (aim.whose == OURS) == ours}
+    return {
+        aim.compression: aim.most
+        for aim in reversed(AIMS)
+        if aim.net == net and (aim.whose == OURS) == ours
+    }
 
 
 def _measured(aim: Aim, group: str) -> Cells:
-    """LC with the settings that did best on held-out images; on a ResNet with hard targets where that was run."""
+    """LC with the settings that did best on held-out images; on a ResNet with hard targets where
+    that was run."""
     found = tabled(aim.net, group)
-    return chosen(of(found, compression=aim.compression)) or chosen(of(cells(aim.net, group), compression=aim.compression))
+    return chosen(of(found, compression=aim.compression)) or chosen(
+        of(cells(aim.net, group), compression=aim.compression)
+    )
 
 
 def aims() -> str:
     lines = []
     for aim in AIMS:
         for found in filter(None, (_measured(aim, group) for group in aim.groups)):
-            here, limit = (points(found), f"{aim.most:+.2f}") if aim.points else (f"{mean(found, error):.2f}{seeds(found)}", f"{aim.most:.2f}")
+            here, limit = (
+                (points(found), f"{aim.most:+.2f}")
+                if aim.points
+                else (f"{mean(found, error):.2f}{seeds(found)}", f"{aim.most:.2f}")
+            )
             over = mean(found, above if aim.points else error) - aim.most
             minutes = found[0]["row"]["seconds"] / 60
             verdict = "met" if over < 1e-6 else f"missed by {over:.2f}"
-            numbers = [f"{limit} ({aim.whose})", here, size(found), f"{found[0]['settings']['epochs']:g}", f"{max(minutes, 1):.0f}", verdict]
+            numbers = [
+                f"{limit} ({aim.whose})",
+                here,
+                size(found),
+                f"{found[0]['settings']['epochs']:g}",
+                f"{max(minutes, 1):.0f}",
+                verdict,
+            ]
             lines.append([TITLES[aim.net], aim.compression, *numbers])
     return f"""## The aims: what is met, what is missed
 

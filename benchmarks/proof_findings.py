@@ -13,9 +13,20 @@ def ablations() -> str:
     for net in ("lenet300", "resnet20"):
         found = cells(net, "ablation")
         if found:
-            base = {"LC": "LC as above: nothing", FROM_DELTA: "L steps from Delta as above: nothing"}
-            alike = [c for c in of(cells(net), compression=found[0]["compression"], seed=found[0]["seed"]) if c["method"] in base]
-            same = [{**c, "note": base[c["method"]]} for c in alike if c["settings"]["epochs"] == found[0]["settings"]["epochs"]]
+            base = {
+                "LC": "LC as above: nothing",
+                FROM_DELTA: "L steps from Delta as above: nothing",
+            }
+            alike = [
+                c
+                for c in of(cells(net), compression=found[0]["compression"], seed=found[0]["seed"])
+                if c["method"] in base
+            ]
+            same = [
+                {**c, "note": base[c["method"]]}
+                for c in alike
+                if c["settings"]["epochs"] == found[0]["settings"]["epochs"]
+            ]
             found = [*sorted(same, key=lambda cell: cell["note"]), *found]
             parts.append(f"{TITLES.get(net, net)}:\n\n{ablation(found)}\n\n{commands(found)}\n")
     return (
@@ -58,12 +69,26 @@ def retraining() -> str:
     for net in ("lenet300", "resnet20"):
         pairs: dict[str, list[tuple[float, float]]] = {}
         for cell in tabled(net):
-            before = [record["validation_error"] for record in cell["curve"] if record.get("part") == "before retraining"]
+            before = [
+                record["validation_error"]
+                for record in cell["curve"]
+                if record.get("part") == "before retraining"
+            ]
             if before:
-                pairs.setdefault(kind_of(cell["method"]), []).append((before[0], cell["row"]["validation_error"]))
+                pairs.setdefault(kind_of(cell["method"]), []).append(
+                    (before[0], cell["row"]["validation_error"])
+                )
         for method in (m for m in METHODS if m in pairs):
             before, after = (statistics.mean(errors) for errors in zip(*pairs[method], strict=True))
-            lines.append([TITLES.get(net, net), method, f"{len(pairs[method])}", f"{before:.2f}", f"{after:.2f}"])
+            lines.append(
+                [
+                    TITLES.get(net, net),
+                    method,
+                    f"{len(pairs[method])}",
+                    f"{before:.2f}",
+                    f"{after:.2f}",
+                ]
+            )
     return table(["net", "method", "cells", "mean validation error before, %", "after, %"], lines)
 
 
@@ -71,8 +96,13 @@ def _parts(found: Cells) -> str:
     """Where the seconds of the first cell went."""
     if not found:
         return ""
-    retrain, records = found[0]["settings"]["retrain"], [record for record in found[0]["curve"][1:] if "l_seconds" in record]
-    l_seconds, c_seconds = (sum(record[key] for record in records) for key in ("l_seconds", "c_seconds"))
+    retrain, records = (
+        found[0]["settings"]["retrain"],
+        [record for record in found[0]["curve"][1:] if "l_seconds" in record],
+    )
+    l_seconds, c_seconds = (
+        sum(record[key] for record in records) for key in ("l_seconds", "c_seconds")
+    )
     return (
         f"Of LC's {found[0]['row']['seconds']:.0f} seconds on LeNet300 {l_seconds:.0f} are L steps ({1 - retrain:.0%} of the epochs), "
         f"{c_seconds:.1f} C steps; the rest, and what exceeds plain training, is the retraining by Adam of what is free ({retrain:.0%}) and the "
@@ -85,14 +115,32 @@ def cost() -> str:
     for net in ("lenet300", "resnet20"):
         found = cells(net, "cost")
         plain = of(found, method="plain training")
-        whole = of(found, method="LC") or of(cells(net), method=FROM_DELTA, compression="binary, channels")
+        whole = of(found, method="LC") or of(
+            cells(net), method=FROM_DELTA, compression="binary, channels"
+        )
         used += [*plain, *whole] if plain else []
         for cell in whole if plain else []:
             ratios = [cell["row"][key] / plain[0]["row"][key] for key in ("seconds", "peak_bytes")]
             how = cell["note"] or "L steps from the last w, retraining"
-            parts.append([TITLES.get(net, net), cell["compression"], how, f"{plain[0]['row']['seconds']:.0f}", f"{cell['row']['seconds']:.0f}"])
+            parts.append(
+                [
+                    TITLES.get(net, net),
+                    cell["compression"],
+                    how,
+                    f"{plain[0]['row']['seconds']:.0f}",
+                    f"{cell['row']['seconds']:.0f}",
+                ]
+            )
             parts[-1] += [f"{ratios[0]:.2f}", f"{ratios[1]:.2f}"]
-    head = ["net", "compression", "LC by", "plain training, s", "LC, s", "ratio (aim: at most 1.1)", "peak memory of the process, ratio"]
+    head = [
+        "net",
+        "compression",
+        "LC by",
+        "plain training, s",
+        "LC, s",
+        "ratio (aim: at most 1.1)",
+        "peak memory of the process, ratio",
+    ]
     text = (
         "## What an LC run costs\n\nWhole runs of the same number of epochs, evaluations included, on one thread each; ResNet-20's (LC by L steps "
         "from Delta) beside another process, plain training evaluated after each of 20 epochs, LC 11 times."

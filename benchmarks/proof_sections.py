@@ -1,4 +1,5 @@
-"""The part of docs/benchmarks.md about LC against other methods, and the README's table: what is met, what is missed, how to repeat it."""
+"""The part of docs/benchmarks.md about LC against other methods, and the README's table: what is
+met, what is missed, how to repeat it."""
 
 import statistics
 from collections.abc import Iterable
@@ -7,26 +8,89 @@ import common
 import nets
 from artifact_tables import TITLES, folded, table
 from proof_aims import aims
-from proof_cells import Cells, above, cells, chosen, commands, error, held_out, mean, names, of, origin, points, seeds, size, tabled
+from proof_cells import (
+    Cells,
+    above,
+    cells,
+    chosen,
+    commands,
+    error,
+    held_out,
+    mean,
+    names,
+    of,
+    origin,
+    points,
+    seeds,
+    size,
+    tabled,
+)
 from proof_findings import ablations, cost
-from proof_tables import FROM_DELTA, METHODS, against_published, details, figure, kind_of, rows_by_methods
+from proof_tables import (
+    FROM_DELTA,
+    METHODS,
+    against_published,
+    details,
+    figure,
+    kind_of,
+    rows_by_methods,
+)
 
 CLIPPED = f"{FROM_DELTA[:-1]}, clipped)"
 TIGHTENED = f"{CLIPPED[:-1]}, tightening)"
 CIFAR_ROWS = (
-    *("binary, channels", "binary", "2 values", "2 values, channels", "binary, channels, inner", "binary + 1 %", "binary + 3 %"),
-    *("ternary, channels", "4 values", *(f"{p}% of the weights" for p in (20, 10, 5, 2)), "20% in 4 values", "5% in 4 values"),
-    *("34000 bytes", "11500 bytes", "26.4 M multiply-adds", "17.4 M multiply-adds", "low rank + 3 %"),
+    *(
+        "binary, channels",
+        "binary",
+        "2 values",
+        "2 values, channels",
+        "binary, channels, inner",
+        "binary + 1 %",
+        "binary + 3 %",
+    ),
+    *(
+        "ternary, channels",
+        "4 values",
+        *(f"{p}% of the weights" for p in (20, 10, 5, 2)),
+        "20% in 4 values",
+        "5% in 4 values",
+    ),
+    *(
+        "34000 bytes",
+        "11500 bytes",
+        "26.4 M multiply-adds",
+        "17.4 M multiply-adds",
+        "low rank + 3 %",
+    ),
 )
 LENET_ROWS = (
-    *(*(f"{k} values" for k in (2, 4, 8, 16)), "binary", "ternary", "powers of two", *(f"{p}% of the weights" for p in (10, 5, 2, 1))),
-    *("5% in 4 values", "rank 10", "ranks, alpha 1e-06", "ranks, alpha 1e-05", "mixed", "2 values, layers 1 and 3", "2 values + 1 %"),
+    *(
+        *(f"{k} values" for k in (2, 4, 8, 16)),
+        "binary",
+        "ternary",
+        "powers of two",
+        *(f"{p}% of the weights" for p in (10, 5, 2, 1)),
+    ),
+    *(
+        "5% in 4 values",
+        "rank 10",
+        "ranks, alpha 1e-06",
+        "ranks, alpha 1e-05",
+        "mixed",
+        "2 values, layers 1 and 3",
+        "2 values + 1 %",
+    ),
     "8000 bytes",
 )
 PLANNED = {  # compressions and methods of the full tables
     "lenet300": (LENET_ROWS, METHODS),
-    **dict.fromkeys(("lenet300-relu", "lenet5"), (LENET_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
-    **dict.fromkeys(("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"), (CIFAR_ROWS, ("DC", "DC + retraining", FROM_DELTA))),
+    **dict.fromkeys(
+        ("lenet300-relu", "lenet5"), (LENET_ROWS, ("DC", "DC + retraining", FROM_DELTA))
+    ),
+    **dict.fromkeys(
+        ("resnet20", "resnet32", "resnet56", "resnet110", "vgg16"),
+        (CIFAR_ROWS, ("DC", "DC + retraining", FROM_DELTA)),
+    ),
 }
 PEERS = {
     "binary, channels": ("straight-through", "BinaryRelax", "PARQ"),
@@ -53,7 +117,11 @@ def missing(net: str, found: Cells) -> str:
 
 def budget(found: Cells) -> str:
     s = found[0]["settings"]
-    targets = "the reference's probabilities as soft targets (a share of 0.7, temperature 3)" if s["soft"] else "hard targets"
+    targets = (
+        "the reference's probabilities as soft targets (a share of 0.7, temperature 3)"
+        if s["soft"]
+        else "hard targets"
+    )
     return f"""Every method that trains has {s["epochs"]:g} epochs in batches of {s["batch"]}, SGD with Nesterov momentum 0.9, a cosine
 from {s["lr"]:g} to 0, weight decay {s["weight_decay"]:g}, and {targets}."""
 
@@ -63,7 +131,11 @@ def references(found: Cells) -> str:
     for cell in found:
         own, text = errors.setdefault(cell["seed"], []), f"{cell['reference']['test_error']:.2f}"
         own += [text] if text not in own else []
-    again = " (two figures: trained on two machines)" if any(len(own) > 1 for own in errors.values()) else ""
+    again = (
+        " (two figures: trained on two machines)"
+        if any(len(own) > 1 for own in errors.values())
+        else ""
+    )
     return ", ".join(f"{' or '.join(own)} %" for _, own in sorted(errors.items())) + again
 
 
@@ -104,14 +176,19 @@ def of_methods(found: Cells, methods: Iterable[str]) -> Cells:
 
 
 def settled(found: Cells) -> str:
-    """How many signs left direct compression by when, in LC's runs at 1 bit whose L steps start at the last w."""
+    """How many signs left direct compression by when, in LC's runs at 1 bit whose L steps start at
+    the last w."""
     texts = []
     for method in names(found, "method"):
         for cell in of(found, compression="binary, channels", method=method):
-            shares = [record["changed"] for record in cell["curve"] if record.get("changed") is not None]
+            shares = [
+                record["changed"] for record in cell["curve"] if record.get("changed") is not None
+            ]
             if method.startswith("LC") and shares and not cell["settings"].get("from_delta"):
                 first, last = 100 * shares[len(shares) // 3], 100 * shares[-1]
-                texts.append(f"{first:.1f} % of the signs differ after a third of the steps, {last:.1f} % at the end")
+                texts.append(
+                    f"{first:.1f} % of the signs differ after a third of the steps, {last:.1f} % at the end"
+                )
     return "; ".join(texts)
 
 
@@ -150,22 +227,44 @@ from scratch, lossless images.
 
 
 def _conclusions() -> str:
-    plain, found, longer = of(cells("resnet20", "cost"), method="plain training")[0], tabled("resnet20"), cells("resnet20", "40 epochs")
+    plain, found, longer = (
+        of(cells("resnet20", "cost"), method="plain training")[0],
+        tabled("resnet20"),
+        cells("resnet20", "40 epochs"),
+    )
     deep = of(cells("resnet56", "40 epochs"), method=FROM_DELTA, compression="binary + 1 %")
-    one, corrected = (of(longer, method=FROM_DELTA, compression=name) for name in ("binary, channels", "binary + 1 %"))
+    one, corrected = (
+        of(longer, method=FROM_DELTA, compression=name)
+        for name in ("binary, channels", "binary + 1 %")
+    )
     straight = of(longer, method="straight-through")
     signs = of(found, compression="binary, channels")
     straight_signs = of(signs, method="straight-through")
-    ways = [of(signs, method=method) for method in names(signs, "method") if not method.startswith("DC")]
-    coded, few, four = (of(found, compression=name, method=CLIPPED) for name in ("34000 bytes", "11500 bytes", "5% in 4 values"))
+    ways = [
+        of(signs, method=method) for method in names(signs, "method") if not method.startswith("DC")
+    ]
+    coded, few, four = (
+        of(found, compression=name, method=CLIPPED)
+        for name in ("34000 bytes", "11500 bytes", "5% in 4 values")
+    )
     retrained = of(found, compression="34000 bytes", method="DC + retraining")
     tightened = of(found, compression="11500 bytes", method=TIGHTENED)
-    more = [of(found, compression="20% in 4 values", method=method) for method in (CLIPPED, "Deep Compression")]
+    more = [
+        of(found, compression="20% in 4 values", method=method)
+        for method in (CLIPPED, "Deep Compression")
+    ]
     han = of(found, compression="5% in 4 values", method="Deep Compression")
     seconds = statistics.mean(record["c_seconds"] for record in coded[0]["curve"][1:])
     own = coded[0]["settings"]
-    c_steps, iterations = own["steps"] * own["rounds"], round(own["epochs"]) * (45000 // own["batch"])
-    first, last, epochs = plain["reference"]["validation_error"], plain["curve"][-1]["validation_error"], plain["settings"]["epochs"]
+    c_steps, iterations = (
+        own["steps"] * own["rounds"],
+        round(own["epochs"]) * (45000 // own["batch"]),
+    )
+    first, last, epochs = (
+        plain["reference"]["validation_error"],
+        plain["curve"][-1]["validation_error"],
+        plain["settings"]["epochs"],
+    )
     return f"""At 1 bit, at 5 % of the weights and at 26.4 M multiply-adds LC and the other methods are level: the standard error of 14 % on 10,000
 images is 0.35 points, and these are one or two seeds. At 1 bit straight-through estimation is ahead on the 5,000 held-out images
 ({points(straight_signs, held_out)}, LC {points(chosen(signs), held_out)}). With ternary weights LC is ahead (PARQ's file, with more zeros, is
@@ -213,9 +312,23 @@ def _soft(found: Cells, every: Cells) -> str:
     lines = []
     for cell in every:
         if "clean_statistics" in cell:
-            errors = (f"{part[kind]:.2f}" for part in (cell["clean_statistics"], cell["row"]) for kind in ("validation_error", "test_error"))
-            lines.append([TITLES.get(cell["net"], cell["net"]), cell["compression"], cell["method"], *errors])
-    head = ["net", "compression", "method", "clean: validation error %", "test error %", "augmented: validation error %", "test error %"]
+            errors = (
+                f"{part[kind]:.2f}"
+                for part in (cell["clean_statistics"], cell["row"])
+                for kind in ("validation_error", "test_error")
+            )
+            lines.append(
+                [TITLES.get(cell["net"], cell["net"]), cell["compression"], cell["method"], *errors]
+            )
+    head = [
+        "net",
+        "compression",
+        "method",
+        "clean: validation error %",
+        "test error %",
+        "augmented: validation error %",
+        "test error %",
+    ]
     return f"""
 ### Soft targets, and whose statistics a batch norm has
 
@@ -242,7 +355,11 @@ them. The same files, with either (`leco.recalibrate_`):
 
 def _averaged(found: Cells) -> str:
     several = len({cell["seed"] for cell in found}) > 1
-    return "By seed; means over seeds, their number in brackets where there are several, seconds of the first" if several else "One seed"
+    return (
+        "By seed; means over seeds, their number in brackets where there are several, seconds of the first"
+        if several
+        else "One seed"
+    )
 
 
 def _other_nets() -> str:
@@ -253,16 +370,38 @@ def _other_nets() -> str:
             continue
         for record in common.load(f"reference-{net}.json"):
             text += f"\n## {TITLES.get(net, net)} on {found[0]['data']}\n\nThe reference: {record['epochs']} epochs, {references(found)} test error"
-            text += f" (`{record['command']}`). {_averaged(found)}; the epochs stand in the commands."
+            text += (
+                f" (`{record['command']}`). {_averaged(found)}; the epochs stand in the commands."
+            )
             text += f"\n\n{details(found, PLANNED[net][0])}\n\n"
             text += f"{origin(found)}\n\n{commands(found)}\n{_longer(net)}"
     missing_nets = [net for net in PLANNED if not cells(net)]
-    return text + (f"\nOf {', '.join(TITLES.get(net, net) for net in missing_nets)} no cell was run.\n" if missing_nets else "")
+    return text + (
+        f"\nOf {', '.join(TITLES.get(net, net) for net in missing_nets)} no cell was run.\n"
+        if missing_nets
+        else ""
+    )
 
 
 README_ROWS = (
-    *("2 values", "5% of the weights", "2 values + 1 %", "1% of the weights", "20% in 4 values", "5% in 4 values"),
-    *("8000 bytes", "3500 bytes", "2600 bytes", "binary, channels", "binary + 1 %", "34000 bytes", "ternary, channels", "11500 bytes"),
+    *(
+        "2 values",
+        "5% of the weights",
+        "2 values + 1 %",
+        "1% of the weights",
+        "20% in 4 values",
+        "5% in 4 values",
+    ),
+    *(
+        "8000 bytes",
+        "3500 bytes",
+        "2600 bytes",
+        "binary, channels",
+        "binary + 1 %",
+        "34000 bytes",
+        "ternary, channels",
+        "11500 bytes",
+    ),
     *("26.4 M multiply-adds", "68.7 M multiply-adds"),
 )
 
@@ -271,27 +410,59 @@ def readme() -> str:
     """LC beside the best of its own pieces and of the others."""
     lines = []
     longer = [("resnet20", "40 epochs"), ("resnet56", "40 epochs")]
-    for net, group in [*((net, "") for net in ("lenet300", "lenet300-relu", "lenet5", "resnet20")), *longer, ("vgg16", "")]:
+    for net, group in [
+        *((net, "") for net in ("lenet300", "lenet300-relu", "lenet5", "resnet20")),
+        *longer,
+        ("vgg16", ""),
+    ]:
         found = cells(net, group)
         for compression in names(found, "compression", README_ROWS):
             own = of(found, compression=compression)
-            if compression not in README_ROWS or len(chosen(own)) < (3 if net in nets.LENETS else 1):
+            if compression not in README_ROWS or len(chosen(own)) < (
+                3 if net in nets.LENETS else 1
+            ):
                 continue
             ways = (of(own, method="DC"), of(own, method="DC + retraining"), chosen(own))
             texts = [f"{mean(runs, error):.2f}{seeds(runs)}" if runs else "" for runs in ways]
-            others = [of(own, method=m) for m in names(own, "method") if m not in METHODS and not m.startswith("LC (")]
+            others = [
+                of(own, method=m)
+                for m in names(own, "method")
+                if m not in METHODS and not m.startswith("LC (")
+            ]
             best = min(others, key=lambda runs: mean(runs, error), default=[])
             peer = f"{best[0]['method']}, {mean(best, error):.2f}{seeds(best)}" if best else ""
             reference = {cell["seed"]: cell["reference"]["test_error"] for cell in own}
             ratio = mean(chosen(own), lambda cell: cell["row"]["ratio"])
-            start = [", ".join(part for part in (TITLES[net], group) if part), f"{statistics.mean(reference.values()):.2f}", compression]
+            start = [
+                ", ".join(part for part in (TITLES[net], group) if part),
+                f"{statistics.mean(reference.values()):.2f}",
+                compression,
+            ]
             lines.append([*start, *texts, peer, size(chosen(own)), f"{ratio:.1f}"])
-    return table(["net", "reference", "compression", "DC", "DC + retraining", "LC", "best method of others", "file bytes (LC)", "ratio"], lines)
+    return table(
+        [
+            "net",
+            "reference",
+            "compression",
+            "DC",
+            "DC + retraining",
+            "LC",
+            "best method of others",
+            "file bytes (LC)",
+            "ratio",
+        ],
+        lines,
+    )
 
 
 def sections() -> str:
     for net, most in (("lenet300", 100.0), ("resnet20", 30.0)):
         found = of(tabled(net), seed=0)  # every compression has it: one reference for all points
         if found:
-            figure(net, found, common.RESULTS.parent.parent / "docs" / "figures" / f"proof-{net}.png", most)
+            figure(
+                net,
+                found,
+                common.RESULTS.parent.parent / "docs" / "figures" / f"proof-{net}.png",
+                most,
+            )
     return "".join(f"\n{text}" for text in (aims(), lenet(), resnet(), ablations(), cost()) if text)

@@ -16,7 +16,9 @@ PRUNED = (0.2, 0.1, 0.05, 0.02, 0.01)
 
 def weights(model: nn.Module) -> Names:
     """Of convolutions and Linear layers, from the first to the last."""
-    layers = {type(module) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    layers = {
+        type(module) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     return leco.match(model, *layers)
 
 
@@ -36,7 +38,11 @@ def channels(compression: leco.Compression) -> Make:
 
 def corrected(quantized: leco.Compression, share: float) -> Make:
     """Quantized by output channel, and a share of each layer's weights corrected."""
-    return lambda model, names: leco.each(names, leco.Kernel(), leco.Additive([(leco.Rows(), quantized), (leco.Vector(), leco.TopK(share))]))
+    return lambda model, names: leco.each(
+        names,
+        leco.Kernel(),
+        leco.Additive([(leco.Rows(), quantized), (leco.Vector(), leco.TopK(share))]),
+    )
 
 
 def sparse_and_low_rank(share: float, rank: float) -> Make:
@@ -44,7 +50,10 @@ def sparse_and_low_rank(share: float, rank: float) -> Make:
         found = {}
         for name in names:
             shape = leco.Matrix().shape([model.get_parameter(name).shape])
-            terms = [(leco.Matrix(), leco.LowRank(max(1, round(rank * min(shape))))), (leco.Vector(), leco.TopK(share))]
+            terms = [
+                (leco.Matrix(), leco.LowRank(max(1, round(rank * min(shape))))),
+                (leco.Vector(), leco.TopK(share)),
+            ]
             found[name] = leco.Task(name, leco.Kernel(), leco.Additive(terms))
         return found
 
@@ -58,13 +67,20 @@ def ranks(rank: int) -> Make:
 
 def stored_ranks(alpha: float) -> Make:
     """By parameters."""
-    return lambda model, names: leco.each(names, leco.Matrix(), leco.RankSelection(alpha, leco.storage))
+    return lambda model, names: leco.each(
+        names, leco.Matrix(), leco.RankSelection(alpha, leco.storage)
+    )
 
 
-def ranked(model: nn.Module, names: Names, alpha: float, schemes: tuple[int, ...] = (1, 2)) -> list[tuple[View, leco.Compression]]:
-    """By multiply-adds: a convolution as the better of the schemes at each rank, a Linear layer as a matrix."""
+def ranked(
+    model: nn.Module, names: Names, alpha: float, schemes: tuple[int, ...] = (1, 2)
+) -> list[tuple[View, leco.Compression]]:
+    """By multiply-adds: a convolution as the better of the schemes at each rank, a Linear layer as
+    a matrix."""
     found = list[tuple[View, leco.Compression]]()
-    counts = leco.multiply_adds(model, torch.zeros(1, 3, 32, 32, device=model.get_parameter(names[0]).device))
+    counts = leco.multiply_adds(
+        model, torch.zeros(1, 3, 32, 32, device=model.get_parameter(names[0]).device)
+    )
     for name in names:
         weight = model.get_parameter(name)
         cost = leco.MultiplyAdds(counts[name.removesuffix(".weight")] // weight.numel())
@@ -74,31 +90,45 @@ def ranked(model: nn.Module, names: Names, alpha: float, schemes: tuple[int, ...
 
 
 def learned_ranks(alpha: float) -> Make:
-    return lambda model, names: {name: leco.Task(name, *own) for name, own in zip(names, ranked(model, names, alpha), strict=True)}
+    return lambda model, names: {
+        name: leco.Task(name, *own)
+        for name, own in zip(names, ranked(model, names, alpha), strict=True)
+    }
 
 
 def ranks_within(limit: float, schemes: tuple[int, ...] = (1, 2)) -> Make:
     """So many multiply-adds in all."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        members = [leco.Part(view, compression, (i,)) for i, (view, compression) in enumerate(ranked(model, names, 0.0, schemes))]
+        members = [
+            leco.Part(view, compression, (i,))
+            for i, (view, compression) in enumerate(ranked(model, names, 0.0, schemes))
+        ]
         return {"all": leco.Task(names, leco.Blocks(), leco.Budget(members, limit))}
 
     return make
 
 
 def coded_within(limit: int) -> Make:
-    """Entropy-coded values for each layer, at most 8, in so many bytes in all; a layer's distortion counts by one over its weights' size."""
+    """Entropy-coded values for each layer, at most 8, in so many bytes in all; a layer's distortion
+    counts by one over its weights' size."""
 
     def make(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-        parts = leco.each_part(leco.Vector(), leco.EntropyCodebook(0, 8), range(len(names)), 1 / 8, mnist.balance(model, names))
+        parts = leco.each_part(
+            leco.Vector(),
+            leco.EntropyCodebook(0, 8),
+            range(len(names)),
+            1 / 8,
+            mnist.balance(model, names),
+        )
         return {"all": leco.Task(names, leco.Blocks(), leco.Budget(parts, limit))}
 
     return make
 
 
 def mixed(model: nn.Module, names: Names) -> dict[str, leco.Task]:
-    """Of LeNet300: 5,000 weights of the first layer, rank 10 in the second, 2 values in the third."""
+    """Of LeNet300: 5,000 weights of the first layer, rank 10 in the second, 2 values in the
+    third."""
     first, second, third = names
     return {
         "pruned": leco.Task(first, leco.Vector(), leco.TopK(5000)),
@@ -114,7 +144,10 @@ QUANTIZED: dict[str, Make] = {
     "binary, channels": channels(leco.Binary()),
     "ternary": layers(leco.Ternary()),
     **{f"{share:.0%} of the weights": joint(leco.TopK(share)) for share in PRUNED},
-    **{f"{share:.0%} in 4 values": joint(leco.Compose(leco.TopK(share), leco.Codebook(4))) for share in PRUNED},
+    **{
+        f"{share:.0%} in 4 values": joint(leco.Compose(leco.TopK(share), leco.Codebook(4)))
+        for share in PRUNED
+    },
 }
 LENETS: dict[str, Make] = {
     **QUANTIZED,
@@ -122,9 +155,16 @@ LENETS: dict[str, Make] = {
     "rank 10": ranks(10),
     **{f"ranks, alpha {alpha:g}": stored_ranks(alpha) for alpha in (1e-6, 1e-5, 5e-5)},
     "mixed": mixed,
-    "2 values, layers 1 and 3": lambda model, names: layers(leco.Codebook(2))(model, (names[0], names[2])),
-    "2 values + 1 %": joint(leco.Additive([(leco.Vector(), leco.Codebook(2)), (leco.Vector(), leco.TopK(0.01))])),
-    **{f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model) for limit in (1000, 2600, 3500, 8000)},
+    "2 values, layers 1 and 3": lambda model, names: layers(leco.Codebook(2))(
+        model, (names[0], names[2])
+    ),
+    "2 values + 1 %": joint(
+        leco.Additive([(leco.Vector(), leco.Codebook(2)), (leco.Vector(), leco.TopK(0.01))])
+    ),
+    **{
+        f"{limit} bytes": lambda model, names, limit=limit: mnist.within(limit, model)
+        for limit in (1000, 2600, 3500, 8000)
+    },
 }
 RESNETS: dict[str, Make] = {
     **QUANTIZED,
@@ -133,7 +173,10 @@ RESNETS: dict[str, Make] = {
     "binary + 1 %": corrected(leco.Binary(), 0.01),
     "binary + 3 %": corrected(leco.Binary(), 0.03),
     **{f"ranks, alpha {alpha:g}": learned_ranks(alpha) for alpha in (1e-9, 3e-9, 1e-8, 3e-8)},
-    **{f"{limit:g} M multiply-adds": ranks_within(1e6 * limit) for limit in (17.4, 26.4, 43.3, 63.7, 68.7)},
+    **{
+        f"{limit:g} M multiply-adds": ranks_within(1e6 * limit)
+        for limit in (17.4, 26.4, 43.3, 63.7, 68.7)
+    },
     **{f"26.4 M multiply-adds, scheme {k}": ranks_within(26.4e6, (k,)) for k in (1, 2)},
     "low rank + 3 %": sparse_and_low_rank(0.03, 0.25),
     **{f"{limit} bytes": coded_within(limit) for limit in (11500, 34000)},

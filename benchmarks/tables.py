@@ -1,4 +1,5 @@
-"""Make docs/benchmarks.md, its figure and the README's table from the recorded runs in benchmarks/results/.
+"""Make docs/benchmarks.md, its figure and the README's table from the recorded runs in
+benchmarks/results/.
 
 python benchmarks/tables.py
 """
@@ -19,9 +20,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"codebook2": "2 learned values per layer (1 bit)", "prune5": "5 % of the weights", "ranks": "learned ranks, alpha = 1e-6"}
+NAMES = {
+    "codebook2": "2 learned values per layer (1 bit)",
+    "prune5": "5 % of the weights",
+    "ranks": "learned ranks, alpha = 1e-6",
+}
 INITS = {"codebook2": "torch", "prune5": "torch", "ranks": "xavier"}  # of the reference's weights
-PUBLISHED = {"codebook2": 2.56, "prune5": 2.18, "ranks": 1.90}  # test error in %, of a reference at 2.13 %
+# test error in %, of a reference at 2.13 %
+PUBLISHED = {"codebook2": 2.56, "prune5": 2.18, "ranks": 1.90}
 CURVES = (  # net, its name, published figures: name, bytes, test error in %
     ("lenet300-relu", "LeNet300", [("entropy-penalised reparameterisation", 8560, 1.9)]),
     ("lenet5", "LeNet5", [("MIRACLE", 3030, 0.69), ("MIRACLE", 1520, 0.96)]),
@@ -47,18 +53,28 @@ def each(numbers: list[float]) -> str:
 
 
 def mnist_table() -> str:
-    lines = ["| compression | method | test error % (mean, each seed) | file bytes | ratio | published LC |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| compression | method | test error % (mean, each seed) | file bytes | ratio | published LC |",
+        "|---|---|---|---|---|---|",
+    ]
     dense = mnist("ranks")[0]["reference"]["bytes"]
     for init, name in (("torch", "prune5"), ("xavier", "ranks")):
         errors = [run["reference"]["test_error"] for run in mnist(name)]
-        lines.append(f"| none | reference, {init} initialisation | {each(errors)} | {dense:,} | 1 | 2.13 |")
+        lines.append(
+            f"| none | reference, {init} initialisation | {each(errors)} | {dense:,} | 1 | 2.13 |"
+        )
     for name, title in NAMES.items():
         runs = mnist(name)
         for method in methods(runs):
             sizes = values(runs, method, "bytes")
             published = f"{PUBLISHED[name]:.2f}" if method == "LC" else ""
-            length, ratio = f"{statistics.mean(sizes):,.0f}", f"{dense / statistics.mean(sizes):.1f}"
-            lines.append(f"| {title} | {method} | {each(values(runs, method, 'error'))} | {length} | {ratio} | {published} |")
+            length, ratio = (
+                f"{statistics.mean(sizes):,.0f}",
+                f"{dense / statistics.mean(sizes):.1f}",
+            )
+            lines.append(
+                f"| {title} | {method} | {each(values(runs, method, 'error'))} | {length} | {ratio} | {published} |"
+            )
     return "\n".join(lines)
 
 
@@ -68,18 +84,42 @@ def mnist_figure(path: Path) -> None:
     markers: dict[str, str] = dict(zip(METHODS, "xsoD", strict=True))
     for number, (name, title) in enumerate(NAMES.items()):
         colour, runs = f"C{number}", mnist(name)
-        points = [(statistics.mean(values(runs, m, "bytes")), values(runs, m, "error")) for m in methods(runs)]
-        axes.plot([length for length, _ in points], [statistics.mean(errors) for _, errors in points], color=colour, lw=0.8, alpha=0.6, label=title)
+        points = [
+            (statistics.mean(values(runs, m, "bytes")), values(runs, m, "error"))
+            for m in methods(runs)
+        ]
+        axes.plot(
+            [length for length, _ in points],
+            [statistics.mean(errors) for _, errors in points],
+            color=colour,
+            lw=0.8,
+            alpha=0.6,
+            label=title,
+        )
         for method, (length, errors) in zip(methods(runs), points, strict=True):
             middle = statistics.mean(errors)
-            axes.errorbar(length, middle, [[middle - min(errors)], [max(errors) - middle]], fmt=markers[method], color=colour, ms=7, capsize=3)
+            axes.errorbar(
+                length,
+                middle,
+                [[middle - min(errors)], [max(errors) - middle]],
+                fmt=markers[method],
+                color=colour,
+                ms=7,
+                capsize=3,
+            )
     references = [run["reference"] for name in NAMES for run in mnist(name)]
     error = statistics.mean(r["test_error"] for r in references)
     for method in METHODS:
         axes.plot([], [], markers[method], color="black", ls="", label=method)
     axes.plot(references[0]["bytes"], error, "*", color="black", ms=12, ls="", label="reference")
     axes.axhline(error, color="black", lw=0.5, ls=":")
-    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title="LeNet300 (tanh) on MNIST")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="bytes of the file",
+        ylabel="test error (%)",
+        title="LeNet300 (tanh) on MNIST",
+    )
     axes.set_yticks([2, 5, 10, 20, 50, 90], ["2", "5", "10", "20", "50", "90"])
     axes.set_xticks([1e4, 3e4, 1e5, 3e5, 1e6], ["10 kB", "30 kB", "100 kB", "300 kB", "1 MB"])
     axes.minorticks_off()
@@ -90,20 +130,28 @@ def mnist_figure(path: Path) -> None:
 
 def rows_table(runs: list[dict[str, Any]], by_size: bool = False) -> str:
     """A line for each compression, the test errors of its methods side by side."""
-    lines = ["| compression | " + " | ".join(METHODS) + " | file bytes (last method) | ratio |", "|---" * (len(METHODS) + 3) + "|"]
+    lines = [
+        "| compression | " + " | ".join(METHODS) + " | file bytes (last method) | ratio |",
+        "|---" * (len(METHODS) + 3) + "|",
+    ]
     for run in runs:
         sizes = {row["compression"]: row["bytes"] for row in run["rows"]}
         names = sorted(sizes, key=lambda name: -sizes[name]) if by_size else sizes
         for name in names:
             own = {row["method"]: row for row in run["rows"] if row["compression"] == name}
-            errors = " | ".join(f"{own[method]['error']:.2f}" if method in own else "" for method in METHODS)
+            errors = " | ".join(
+                f"{own[method]['error']:.2f}" if method in own else "" for method in METHODS
+            )
             last = own[[method for method in METHODS if method in own][-1]]
             lines.append(f"| {name} | {errors} | {last['bytes']:,} | {last['ratio']:.1f} |")
     return "\n".join(lines)
 
 
 def references(runs: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{run['reference']['test_error']:.2f} % in {run['reference']['bytes']:,} bytes" for run in runs[:1])
+    return ", ".join(
+        f"{run['reference']['test_error']:.2f} % in {run['reference']['bytes']:,} bytes"
+        for run in runs[:1]
+    )
 
 
 def commands(runs: list[dict[str, Any]]) -> str:
@@ -117,13 +165,22 @@ def within_bytes(net: str) -> list[dict[str, Any]]:
 
 
 def from_delta(net: str) -> dict[str, Cells]:
-    """The cells of budgets of bytes by LC with L steps from Delta, of the settings that did best on validation data."""
-    found = [cell for cell in cells(net) if cell["compression"].endswith(" bytes") and kind_of(cell["method"]) == FROM_DELTA]
-    return {compression: chosen(of(found, compression=compression)) for compression in names(found, "compression")}
+    """The cells of budgets of bytes by LC with L steps from Delta, of the settings that did best on
+    validation data."""
+    found = [
+        cell
+        for cell in cells(net)
+        if cell["compression"].endswith(" bytes") and kind_of(cell["method"]) == FROM_DELTA
+    ]
+    return {
+        compression: chosen(of(found, compression=compression))
+        for compression in names(found, "compression")
+    }
 
 
 def bytes_figure(path: Path) -> None:
-    """Error against the length of the file, for budgets of bytes, by LC and by retraining direct compression."""
+    """Error against the length of the file, for budgets of bytes, by LC and by retraining direct
+    compression."""
     figure, axes = plt.subplots(figsize=(7.5, 5.4), layout="constrained")
     for number, (net, title, published) in enumerate(CURVES):
         runs = within_bytes(net)
@@ -131,30 +188,58 @@ def bytes_figure(path: Path) -> None:
         sizes, errors = [cell["row"]["bytes"] for cell in own], [error(cell) for cell in own]
         axes.plot(sizes, errors, "v", color=f"C{number}", ms=8, label=f"{title}, {FROM_DELTA}")
         for method, style in (("DC + retraining", "s--"), ("LC", "o-"), ("LC + retraining", "D:")):
-            rows = sorted((row["bytes"], row["error"]) for run in runs for row in run["rows"] if row["method"] == method)
-            axes.plot(*zip(*rows, strict=True), style, color=f"C{number}", label=f"{title}, {method}")
+            rows = sorted(
+                (row["bytes"], row["error"])
+                for run in runs
+                for row in run["rows"]
+                if row["method"] == method
+            )
+            axes.plot(
+                *zip(*rows, strict=True), style, color=f"C{number}", label=f"{title}, {method}"
+            )
         axes.axhline(runs[0]["reference"]["test_error"], color=f"C{number}", lw=0.7, ls=":")
         for name, length, least in published:
             axes.plot(length, least, "*", color=f"C{number}", ms=11)
-            left: dict[str, Any] = {"ha": "right", "xytext": (-12, -17)} if length > 5000 else {"xytext": (6, -9)}
+            left: dict[str, Any] = (
+                {"ha": "right", "xytext": (-12, -17)} if length > 5000 else {"xytext": (6, -9)}
+            )
             axes.annotate(name, (length, least), textcoords="offset points", fontsize=7, **left)
-    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title="Entropy-coded nets within a budget, MNIST")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="bytes of the file",
+        ylabel="test error (%)",
+        title="Entropy-coded nets within a budget, MNIST",
+    )
     axes.set_yticks([0.7, 1, 2, 3, 5, 10, 20, 90], ["0.7", "1", "2", "3", "5", "10", "20", "90"])
-    axes.set_xticks([1500, 2000, 3000, 4000, 6000, 8000], ["1.5 kB", "2 kB", "3 kB", "4 kB", "6 kB", "8 kB"])
+    axes.set_xticks(
+        [1500, 2000, 3000, 4000, 6000, 8000], ["1.5 kB", "2 kB", "3 kB", "4 kB", "6 kB", "8 kB"]
+    )
     axes.minorticks_off()
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=130)
 
 
 def demo_table(run: dict[str, Any]) -> str:
-    lines = ["| compression | method | test error % | file bytes | ratio |", "|---|---|---|---|---|"]
-    lines.append(f"| none | reference | {run['reference']['test_error']:.2f} | {run['reference']['bytes']:,} | 1 |")
-    lines += [f"| {r['compression']} | {r['method']} | {r['error']:.2f} | {r['bytes']:,} | {r['ratio']:.1f} |" for r in run["rows"]]
+    lines = [
+        "| compression | method | test error % | file bytes | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    lines.append(
+        f"| none | reference | {run['reference']['test_error']:.2f} | {run['reference']['bytes']:,} | 1 |"
+    )
+    lines += [
+        f"| {r['compression']} | {r['method']} | {r['error']:.2f} | {r['bytes']:,} | {r['ratio']:.1f} |"
+        for r in run["rows"]
+    ]
     return "\n".join(lines)
 
 
 def csteps_table(run: dict[str, Any]) -> str:
-    lines = ["| C step | seconds | against | seconds | ratio | aim | peak memory, copies of its input |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| C step | seconds | against | seconds | ratio | aim | peak memory, copies of its input |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in run["rows"]:
         bound = "" if row["bound"] is None else f"at most {row['bound']}"
         numbers = f"{row['seconds']:.3f} | {row['yardstick']} | {row['yardstick_seconds']:.3f} | {row['ratio']:.2f} | {bound} | {row['copies']:.2f}"
@@ -163,23 +248,40 @@ def csteps_table(run: dict[str, Any]) -> str:
 
 
 def lstep_table(run: dict[str, Any]) -> str:
-    lines = ["| method | plain step, s | with the penalty, s | ratio | extra copies of the compressed weights |", "|---|---|---|---|---|"]
+    lines = [
+        "| method | plain step, s | with the penalty, s | ratio | extra copies of the compressed weights |",
+        "|---|---|---|---|---|",
+    ]
     for row in run["rows"]:
         times = f"{row['plain_seconds']:.4f} | {row['penalised_seconds']:.4f} | {row['ratio']:.3f}"
-        lines.append(f"| {row['method']} | {times} | {row['copies_of_the_compressed_weights']:.0f} |")
+        lines.append(
+            f"| {row['method']} | {times} | {row['copies_of_the_compressed_weights']:.0f} |"
+        )
     return "\n".join(lines)
 
 
 def page() -> str:
     (demo,), (csteps,), (lstep,) = load("demo.json"), load("csteps.json"), load("lstep.json")
-    runs, short = [run for name in NAMES for run in mnist(name)], load("mnist-lenet300-relu-short-*.json")
+    runs, short = (
+        [run for name in NAMES for run in mnist(name)],
+        load("mnist-lenet300-relu-short-*.json"),
+    )
     tensors = load("mnist-lenet5-tensors-*.json")
     minutes = sum(run["seconds"] for run in short) / 60
-    best = {(net, name): f"{mean(own, error):.2f} % in {size(own)} bytes" for net, *_ in CURVES for name, own in from_delta(net).items()}
+    best = {
+        (net, name): f"{mean(own, error):.2f} % in {size(own)} bytes"
+        for net, *_ in CURVES
+        for name, own in from_delta(net).items()
+    }
     least = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.CLIPPED)
     (fast,) = of(cells("lenet5"), compression="1000 bytes", method=proof_sections.TIGHTENED)
     own = from_delta("lenet5")["1000 bytes"][0]["settings"]
-    seconds = statistics.median(record["l_seconds"] for run in runs for curve in run["curves"].values() for record in curve[2:])
+    seconds = statistics.median(
+        record["l_seconds"]
+        for run in runs
+        for curve in run["curves"].values()
+        for record in curve[2:]
+    )
     return f"""# Measured results
 
 Every number on this page comes from a recorded run in `benchmarks/results/`; `python benchmarks/tables.py` writes the page from them.
@@ -277,8 +379,18 @@ def main() -> None:
     bytes_figure(ROOT / "docs" / "figures" / "bytes.png")
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     readme = ROOT / "README.md"
-    text = re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: m[1] + mnist_table() + "\n" + m[2], readme.read_text(), flags=re.DOTALL)
-    text = re.sub(r"(<!-- proof -->\n).*?(<!-- end of proof -->)", lambda m: m[1] + proof_sections.readme() + "\n" + m[2], text, flags=re.DOTALL)
+    text = re.sub(
+        r"(<!-- results -->\n).*?(<!-- end -->)",
+        lambda m: m[1] + mnist_table() + "\n" + m[2],
+        readme.read_text(),
+        flags=re.DOTALL,
+    )
+    text = re.sub(
+        r"(<!-- proof -->\n).*?(<!-- end of proof -->)",
+        lambda m: m[1] + proof_sections.readme() + "\n" + m[2],
+        text,
+        flags=re.DOTALL,
+    )
     readme.write_text(text)
 
 

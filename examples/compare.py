@@ -1,4 +1,5 @@
-"""What the examples share: training on tensors, evaluation, the comparison of methods, its table and its figure."""
+"""What the examples share: training on tensors, evaluation, the comparison of methods, its table
+and its figure."""
 
 import copy
 import dataclasses
@@ -25,7 +26,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-SOFT, TEMPERATURE = 0.7, 3.0  # share and temperature of the teacher's probabilities (Hinton, Vinyals and Dean, arXiv 1503.02531)
+# share and temperature of the teacher's probabilities (Hinton, Vinyals and Dean, arXiv 1503.02531)
+SOFT, TEMPERATURE = 0.7, 3.0
 
 
 class Data(NamedTuple):
@@ -56,7 +58,8 @@ class Settings:
 
 
 class Row(NamedTuple):
-    """A line of the table: errors in %, the file's length, the reference's bytes over it, the relative gap that LC ended with."""
+    """A line of the table: errors in %, the file's length, the reference's bytes over it, the
+    relative gap that LC ended with."""
 
     compression: str
     method: str
@@ -71,11 +74,14 @@ class Row(NamedTuple):
 
 
 def objective(logits: Tensor, classes: Tensor, soft: Tensor | None = None) -> Tensor:
-    """Cross-entropy, with a share of it against a teacher's probabilities at TEMPERATURE where they are given."""
+    """Cross-entropy, with a share of it against a teacher's probabilities at TEMPERATURE where they
+    are given."""
     loss = F.cross_entropy(logits, classes)
     if soft is None:
         return loss
-    return (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), soft, reduction="batchmean")
+    return (1 - SOFT) * loss + SOFT * TEMPERATURE**2 * F.kl_div(
+        F.log_softmax(logits / TEMPERATURE, 1), soft, reduction="batchmean"
+    )
 
 
 def train(
@@ -87,14 +93,16 @@ def train(
     soft: Tensor | None = None,
     bfloat16: bool = False,
 ) -> float:
-    """Epochs over shuffled minibatches of tensors; the mean loss of the last one. `soft`: a teacher's probabilities, at TEMPERATURE."""
+    """Epochs over shuffled minibatches of tensors; the mean loss of the last one. `soft`: a
+    teacher's probabilities, at TEMPERATURE."""
     x, y = data
     model.train()
     total = torch.zeros(())
     for _ in range(epochs):
         total = torch.zeros(())
         for chosen in torch.randperm(len(x)).split(batch):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):  # around each forward pass: it keeps the weights that it has cast
+            # around each forward pass: it keeps the weights that it has cast
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = model(x[chosen])
             loss = objective(logits.float(), y[chosen], None if soft is None else soft[chosen])
             optimizer.zero_grad()
@@ -121,11 +129,20 @@ def teacher(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def sgd(parameters: list[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
 
 
 def train_reference(
-    model: nn.Module, data: Data, epochs: int, lr: float, decay: float, batch: int, weight_decay: float = 0.0, bfloat16: bool = False
+    model: nn.Module,
+    data: Data,
+    epochs: int,
+    lr: float,
+    decay: float,
+    batch: int,
+    weight_decay: float = 0.0,
+    bfloat16: bool = False,
 ) -> None:
     """Plain training, the learning rate decayed after each epoch."""
     optimizer = sgd(list(model.parameters()), lr, weight_decay)
@@ -142,7 +159,8 @@ def _slug(text: str) -> str:
 
 
 class Comparison:
-    """Direct compression, DC + retraining and LC of one reference net by one compression, each to a file."""
+    """Direct compression, DC + retraining and LC of one reference net by one compression, each to a
+    file."""
 
     def __init__(self, reference: nn.Module, data: Data, settings: Settings, folder: Path):
         self.reference, self.data, self.settings, self.folder = reference, data, settings, folder
@@ -150,7 +168,13 @@ class Comparison:
         self.records: dict[str, list[leco.Record]] = {}
         self.soft = teacher(reference, data.train[0]) if settings.soft else None
 
-    def run(self, name: str, tasks: dict[str, leco.Task], methods: Sequence[str] = METHODS, progress: bool = False) -> list[Row]:
+    def run(
+        self,
+        name: str,
+        tasks: dict[str, leco.Task],
+        methods: Sequence[str] = METHODS,
+        progress: bool = False,
+    ) -> list[Row]:
         steps: dict[str, Callable[[str, leco.LC, bool], leco.Snapshot | None]] = {
             "DC": self._dc,
             "DC + retraining": self._retrain,
@@ -171,13 +195,37 @@ class Comparison:
             path = self.folder / f"{_slug(name)}-{_slug(method)}.safetensors"
             size = leco.save(path, lc)
             with lc.compressed():
-                loss, error = evaluate(lc.model, self.data.train)[0], evaluate(lc.model, self.data.test)[1]
+                loss, error = (
+                    evaluate(lc.model, self.data.train)[0],
+                    evaluate(lc.model, self.data.test)[1],
+                )
                 validation = evaluate(lc.model, self.data.validation)[1]
-            rows.append(Row(name, method, error, validation, loss, size, self.dense / size, gap, seconds, str(path)))
+            rows.append(
+                Row(
+                    name,
+                    method,
+                    error,
+                    validation,
+                    loss,
+                    size,
+                    self.dense / size,
+                    gap,
+                    seconds,
+                    str(path),
+                )
+            )
         return rows
 
     def _train(self, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> float:
-        return train(model, optimizer, self.data.train, epochs, self.settings.batch, self.soft, self.settings.bfloat16)
+        return train(
+            model,
+            optimizer,
+            self.data.train,
+            epochs,
+            self.settings.batch,
+            self.soft,
+            self.settings.bfloat16,
+        )
 
     def _dc(self, name: str, lc: leco.LC, progress: bool) -> None:
         lc.mu = self.settings.mu
@@ -196,7 +244,8 @@ class Comparison:
     def _train_free(self, lc: leco.LC) -> None:
         s = self.settings
         free = leco.Retraining(lc)
-        optimizer = torch.optim.Adam(free.parameters(), s.retrain_lr)  # a shared value's gradient sums over its weights: SGD would need a rate each
+        # a shared value's gradient sums over its weights: SGD would need a rate each
+        optimizer = torch.optim.Adam(free.parameters(), s.retrain_lr)
         free.attach(optimizer)
         for epoch in range(s.retrain_epochs):
             optimizer.param_groups[0]["lr"] = s.retrain_lr * 0.05 ** (epoch / s.retrain_epochs)
@@ -212,7 +261,11 @@ class Comparison:
             optimizer.param_groups[0]["lr"] = leco.stable_lr(lr, lc.mu, momentum=0.9, nesterov=True)
             return self._train(lc.model, optimizer, s.first_epochs if k == 0 else s.epochs)
 
-        chosen = self.data.validation if self.data.validation[0] is not self.data.train[0] else self.data.test
+        chosen = (
+            self.data.validation
+            if self.data.validation[0] is not self.data.train[0]
+            else self.data.test
+        )
         result = leco.run(
             lc,
             l_step,
@@ -223,15 +276,29 @@ class Comparison:
             progress=progress,
         )
         self.records[name] = result.records
-        return result.best if chosen is self.data.validation else None  # with no validation data: the last net, whatever the test error was
+        # with no validation data: the last net, whatever the test error was
+        return result.best if chosen is self.data.validation else None
 
 
-def record(path: Path, seed: int, seconds: float, reference: dict[str, float], rows: list[Row], **extra: Any) -> None:
+def record(
+    path: Path,
+    seed: int,
+    seconds: float,
+    reference: dict[str, float],
+    rows: list[Row],
+    **extra: Any,
+) -> None:
     """Write a run, with its command, versions and machine, as JSON."""
     content = {
-        "command": shlex.join(["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]),
+        "command": shlex.join(
+            ["python", *(Path(a).name if a.startswith(("/", "..")) else a for a in sys.argv)]
+        ),
         "seed": seed,
-        "versions": {"leco": leco.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "leco": leco.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "seconds": seconds,
         "reference": reference,
@@ -245,22 +312,46 @@ def record(path: Path, seed: int, seconds: float, reference: dict[str, float], r
 
 def table(rows: list[Row], title: str, reference_error: float, dense: int) -> None:
     """Print the comparison."""
-    out = Table("compression", "method", "test error %", "file bytes", "ratio", "gap", "seconds", title=title)
+    out = Table(
+        "compression",
+        "method",
+        "test error %",
+        "file bytes",
+        "ratio",
+        "gap",
+        "seconds",
+        title=title,
+    )
     out.add_row("none", "reference", f"{reference_error:.2f}", f"{dense:,}", "1.0", "", "")
     for row in rows:
         gap = f"{row.gap:.2g}" if row.method == "LC" else ""
-        out.add_row(row.compression, row.method, f"{row.error:.2f}", f"{row.bytes:,}", f"{row.ratio:.1f}", gap, f"{row.seconds:.1f}")
+        out.add_row(
+            row.compression,
+            row.method,
+            f"{row.error:.2f}",
+            f"{row.bytes:,}",
+            f"{row.ratio:.1f}",
+            gap,
+            f"{row.seconds:.1f}",
+        )
     Console(width=110).print(out)
 
 
 def draw(rows: list[Row], title: str, reference_error: float, dense: int, path: Path) -> None:
-    """Error against bytes, a marker for each method, the rows of one compression joined by a line."""
+    """Error against bytes, a marker for each method, the rows of one compression joined by a
+    line."""
     markers = {"DC": "x", "DC + retraining": "s", "LC": "o", "LC + retraining": "D"}
     colours = plt.get_cmap("tab10")
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for number, name in enumerate(dict.fromkeys(row.compression for row in rows)):
         own = [row for row in rows if row.compression == name]
-        axes.plot([row.bytes for row in own], [row.error for row in own], color=colours(number), lw=0.8, alpha=0.6)
+        axes.plot(
+            [row.bytes for row in own],
+            [row.error for row in own],
+            color=colours(number),
+            lw=0.8,
+            alpha=0.6,
+        )
         axes.plot([], [], color=colours(number), lw=3, label=name)
         for row in own:
             axes.plot(row.bytes, row.error, markers[row.method], color=colours(number), ms=7)
@@ -268,7 +359,9 @@ def draw(rows: list[Row], title: str, reference_error: float, dense: int, path: 
         axes.plot([], [], markers[method], color="black", label=method)
     axes.plot(dense, reference_error, "*", color="black", ms=12, label="reference")
     axes.axhline(reference_error, color="black", lw=0.5, ls=":")
-    axes.set(xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=title)
+    axes.set(
+        xscale="log", yscale="log", xlabel="bytes of the file", ylabel="test error (%)", title=title
+    )
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,11 +1,13 @@
-"""leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min L(w) subject to w = Delta(Theta)."""
+"""leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min
+L(w) subject to w = Delta(Theta)."""
 
-from leco.algorithm import LC
-from leco.artifact import dense_bytes, describe, load, save, thetas
-from leco.artifact.breakdown import Breakdown, breakdown
-from leco.batchnorm import recalibrate_
-from leco.coding import bits
-from leco.compare import Comparison, compare
+from leco.algorithm.batchnorm import recalibrate_
+from leco.algorithm.lc import LC
+from leco.algorithm.record import Record, Snapshot
+from leco.algorithm.retrain import Retraining, iterated_direct_compression
+from leco.algorithm.run import Result, run
+from leco.algorithm.schedules import automatic, exponential, stable_lr, steady_mu
+from leco.coding.tensors import bits
 from leco.compressions import (
     CP,
     NM,
@@ -44,20 +46,32 @@ from leco.compressions import (
     VectorCodebook,
     each_part,
 )
-from leco.costs import MultiplyAdds, Table, TuckerMultiplyAdds, multiply_adds, storage, tucker_storage
+from leco.compressions.costs import MultiplyAdds, Table, TuckerMultiplyAdds, storage, tucker_storage
 from leco.export import export_compressed_tensors, export_onnx, export_torchao
-from leco.latency import measured_ranks
-from leco.layers import factorize
+from leco.files.inventory import describe
+from leco.files.load import load, thetas
+from leco.files.save import dense_bytes, save
+from leco.layers.factorize import factorize
+from leco.layers.flops import multiply_adds
+from leco.layers.narrow import Coupled, coupled, narrow
 from leco.layers.packed import pack
-from leco.match import match
-from leco.narrow import Coupled, coupled, narrow
-from leco.record import Record, Snapshot
-from leco.report import history, plan
-from leco.retrain import Retraining, iterated_direct_compression
-from leco.run import Result, run
-from leco.schedules import automatic, exponential, stable_lr, steady_mu
-from leco.task import Task, each
-from leco.views import Blocks, Channels, Groups, Kernel, Matrix, Reshape, Rows, Subvectors, Tiles, Vector
+from leco.measure.breakdown import Breakdown, breakdown
+from leco.measure.compare import Comparison, compare
+from leco.measure.latency import measured_ranks
+from leco.measure.tables import history, plan
+from leco.task import Task, each, match
+from leco.views import (
+    Blocks,
+    Channels,
+    Groups,
+    Kernel,
+    Matrix,
+    Reshape,
+    Rows,
+    Subvectors,
+    Tiles,
+    Vector,
+)
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from leco.cli import main
+from leco.command.cli import main
 
 sys.exit(main())

@@ -1,4 +1,5 @@
-"""Compressions that are wrong in one way each, with the law that must notice it. Most mistakes are ones that people made."""
+"""Compressions that are wrong in one way each, with the law that must notice it. Most mistakes are
+ones that people made."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,7 +40,20 @@ from leco.compressions import (
     VectorCodebook,
 )
 from leco.compressions.parts import join
-from leco.theta import Affine, Codes, ConvFactors, CPFactors, Dense, Factors, Fixed, GroupSparse, Scaled, Sparse, VectorCodes, ZeroCodes
+from leco.theta import (
+    Affine,
+    Codes,
+    ConvFactors,
+    CPFactors,
+    Dense,
+    Factors,
+    Fixed,
+    GroupSparse,
+    Scaled,
+    Sparse,
+    VectorCodes,
+    ZeroCodes,
+)
 from leco.views import Matrix, Vector
 
 
@@ -135,7 +149,8 @@ class KeepsAllTies(TopK):
 
 
 class ThresholdTooLate(L1Ball):
-    """The threshold of one entry more than belongs to the support: it is too low, and too much is left."""
+    """The threshold of one entry more than belongs to the support: it is too low, and too much is
+    left."""
 
     late = 1
 
@@ -192,7 +207,9 @@ class BothEndsOfTheGrid(Uniform):
     def compress(self, x, mu, theta=None):
         middle = 2 ** (self.bits - 1)
         s = x.abs().max().clamp(min=1e-30) / middle
-        return Affine((x / s).round().add(middle).to(torch.uint8), s, torch.tensor(middle, dtype=torch.uint8))
+        return Affine(
+            (x / s).round().add(middle).to(torch.uint8), s, torch.tensor(middle, dtype=torch.uint8)
+        )
 
 
 class RescalesInside(L2Ball):
@@ -218,7 +235,11 @@ class ForgetsItsGrid(Uniform):
     def compress(self, x, mu, theta=None):
         middle = 2 ** (self.bits - 1)
         s = (x.max() - x.min()).clamp(min=1e-30) / (2 * middle - 1) * 1.1
-        return Affine((x / s).round().clamp(-middle, middle - 1).add(middle).to(torch.uint8), s, torch.tensor(middle, dtype=torch.uint8))
+        return Affine(
+            (x / s).round().clamp(-middle, middle - 1).add(middle).to(torch.uint8),
+            s,
+            torch.tensor(middle, dtype=torch.uint8),
+        )
 
 
 class MedianScale(Binary):
@@ -232,7 +253,11 @@ class UsualTernaryThreshold(Ternary):
     def compress(self, x, mu, theta=None):
         support = x.abs() > 0.7 * x.abs().mean()
         a = x.abs()[support].sum() / support.sum().clamp(min=1)
-        return Scaled((x.sign() * support + 1).to(torch.uint8), torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype), a)
+        return Scaled(
+            (x.sign() * support + 1).to(torch.uint8),
+            torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype),
+            a,
+        )
 
 
 class RoundsTheExponent(PowersOfTwo):
@@ -299,7 +324,11 @@ class WrongReshape(ConvRankSelection):
     def compress(self, x, mu, theta=None):
         matrix = x.reshape(x.shape[0] * x.shape[2], -1)
         theta = RankSelection(self.alpha, self.cost).compress(matrix, mu)
-        return Dense(x.clone()) if isinstance(theta, Dense) else ConvFactors(theta.u, theta.v, 2, x.shape[2], x.shape[3])
+        return (
+            Dense(x.clone())
+            if isinstance(theta, Dense)
+            else ConvFactors(theta.u, theta.v, 2, x.shape[2], x.shape[3])
+        )
 
 
 class OneTuckerRankMore(Tucker2):
@@ -324,7 +353,8 @@ class TruncatesOneUnfolding(TensorTrain):
 
 
 class ForgetsTheLastCores(TensorTrain):
-    """A retrained Theta is not looked at, and the sweeps from the TT-SVD are left out: it can be far behind."""
+    """A retrained Theta is not looked at, and the sweeps from the TT-SVD are left out: it can be
+    far behind."""
 
     def compress(self, x, mu, theta=None):
         theta = super().compress(x, mu)
@@ -336,7 +366,9 @@ class SquareRanks(TuckerSelection):
 
     def compress(self, x, mu, theta=None):
         found = [Tucker2((r, r)).compress(x, mu) for r in range(1, min(x.shape[:2]))]
-        return min(found, key=lambda t: mu / 2 * float((x - t.decompress()).square().sum()) + self.price(t))
+        return min(
+            found, key=lambda t: mu / 2 * float((x - t.decompress()).square().sum()) + self.price(t)
+        )
 
 
 class PriceOfTheCore(TuckerSelection):
@@ -422,7 +454,9 @@ class GroupsOfAllRows(GroupTopK):
     """One ranking for a whole batch."""
 
     def compress(self, x, mu, theta=None):
-        theta = GroupTopK(self.kappa * x[..., 0].numel() // x.shape[-2]).compress(x.flatten(0, -2), mu)
+        theta = GroupTopK(self.kappa * x[..., 0].numel() // x.shape[-2]).compress(
+            x.flatten(0, -2), mu
+        )
         return theta._replace(mask=theta.mask.view(x.shape[:-1]))
 
 
@@ -449,14 +483,22 @@ class EntriesOneByOne(GroupL1Penalty):
 class KeepsTiesInBlocks(NM):
     def compress(self, x, mu, theta=None):
         blocks = x.unflatten(-1, (-1, self.m))
-        mask = (blocks.abs() >= blocks.abs().sort(descending=True).values[..., self.n - 1 : self.n]).flatten(-2)
+        mask = (
+            blocks.abs() >= blocks.abs().sort(descending=True).values[..., self.n - 1 : self.n]
+        ).flatten(-2)
         return sparse(x, mask)
 
 
 class SignedOrder(NM):
     def compress(self, x, mu, theta=None):
         order = x.unflatten(-1, (-1, self.m)).argsort(descending=True)[..., : self.n]
-        return sparse(x, torch.zeros_like(x, dtype=torch.bool).unflatten(-1, (-1, self.m)).scatter(-1, order, True).flatten(-2))
+        return sparse(
+            x,
+            torch.zeros_like(x, dtype=torch.bool)
+            .unflatten(-1, (-1, self.m))
+            .scatter(-1, order, True)
+            .flatten(-2),
+        )
 
 
 class TakesTheFirstVectors(VectorCodebook):
@@ -468,7 +510,9 @@ class TakesTheFirstVectors(VectorCodebook):
 class OneCodebookForAllProblems(VectorCodebook):
     def compress(self, x, mu, theta=None):
         theta = super().compress(x.flatten(0, -2), mu)
-        return VectorCodes(theta.indices.view(x.shape[:-1]), theta.codebook.expand(*x.shape[:-2], -1, -1))
+        return VectorCodes(
+            theta.indices.view(x.shape[:-1]), theta.codebook.expand(*x.shape[:-2], -1, -1)
+        )
 
 
 class ForgetsItsCodewords(VectorCodebook):
@@ -506,7 +550,12 @@ class NearestScheme(Choice):
 
 class ForgetsTheUnit(Choice):
     def usage(self, theta):
-        return sum(part.numel() for term in theta.terms for part in term.theta if isinstance(part, torch.Tensor))
+        return sum(
+            part.numel()
+            for term in theta.terms
+            for part in term.theta
+            if isinstance(part, torch.Tensor)
+        )
 
 
 def one_after_another(additive, x, mu):
@@ -553,7 +602,14 @@ class RoundsFactorsOnce(Compose):
 
     def compress(self, x, mu, theta=None):
         factors = self.first.compress(x, mu)
-        return factors._replace(**{name: ForgetsItsGrid(self.then.bits).compress(getattr(factors, name), mu).decompress() for name in ("u", "v")})
+        return factors._replace(
+            **{
+                name: ForgetsItsGrid(self.then.bits)
+                .compress(getattr(factors, name), mu)
+                .decompress()
+                for name in ("u", "v")
+            }
+        )
 
 
 class ValuesBesideZero(EntropyCodebook):
@@ -576,14 +632,18 @@ class PriceOfTheCodesAlone(EntropyCodebook):
 class OneTableForAllRows(EntropyCodebook):
     def compress(self, x, mu, theta=None):
         found = super().compress(x.reshape(-1), mu)
-        return ZeroCodes(found.indices.view(x.shape), found.codebook.expand(*x.shape[:-1], -1).clone())
+        return ZeroCodes(
+            found.indices.view(x.shape), found.codebook.expand(*x.shape[:-1], -1).clone()
+        )
 
 
 class PositionsOneByOne(EntropyMatrix):
     """Each position at the entropy of all of them, as if rows and columns did not matter."""
 
     def usage(self, theta):
-        return EntropyCodebook(self.alpha, self.k).usage(ZeroCodes(theta.indices.view(-1), theta.codebook))
+        return EntropyCodebook(self.alpha, self.k).usage(
+            ZeroCodes(theta.indices.view(-1), theta.codebook)
+        )
 
 
 class PriceWithoutMu(EntropyMatrix):
@@ -614,7 +674,11 @@ FAULTS = (
     Fault("optimal", "entropy 0.03, 2 values, matrix", PriceWithoutMu(0.03, 2)),
     Fault("price_is_the_cost", "entropy 0.03, 4 values, with 0", PriceOfTheCodesAlone(0.03, 4)),
     Fault("price_is_the_cost", "entropy 0.001, 4 values, matrix", PositionsOneByOne(1e-3, 4)),
-    Fault("leading_dimensions_are_a_batch", "entropy 0.001, 2 values, with 0", OneTableForAllRows(1e-3, 2)),
+    Fault(
+        "leading_dimensions_are_a_batch",
+        "entropy 0.001, 2 values, with 0",
+        OneTableForAllRows(1e-3, 2),
+    ),
     Fault("member", "3 groups", OneMoreGroup(3)),
     Fault("member", "2:4", KeepsTiesInBlocks(2, 4)),
     Fault("member", "hashed 6, seed 0", HashesByAnotherSeed(6)),
@@ -636,7 +700,9 @@ FAULTS = (
     Fault("optimal", "l1 penalty 0.2", ThresholdWithoutMu(0.2)),
     Fault("optimal", "top 7, l2", ForgetsToShrink(7, gamma=0.5)),
     Fault("optimal", "3 groups", LargestEntry(3)),
-    Fault("optimal", "GroupL0Penalty 0.7, costs", IgnoresCosts(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))),
+    Fault(
+        "optimal", "GroupL0Penalty 0.7, costs", IgnoresCosts(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))
+    ),
     Fault("optimal", "GroupL1Penalty 0.7, a cost", EntriesOneByOne(0.7)),
     Fault("optimal", "2:4", SignedOrder(2, 4)),
     Fault("optimal", "rank 2", FirstColumns(2)),
@@ -655,7 +721,11 @@ FAULTS = (
     Fault("warm_start_is_never_worse", "train (3, 2)", ForgetsTheLastCores((3, 2))),
     Fault("price_is_the_cost", "tucker selection 0.02, modes 2", PriceOfTheCore(0.02)),
     Fault("price_is_the_cost", "l0 penalty 0.2", PriceWithoutAlpha(0.2)),
-    Fault("price_is_the_cost", "GroupL0Penalty 0.7, costs", CountsGroups(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1))),
+    Fault(
+        "price_is_the_cost",
+        "GroupL0Penalty 0.7, costs",
+        CountsGroups(0.7, (1.0, 2.0, 0.0, 0.5, 3.0, 0.1)),
+    ),
     Fault("price_is_the_cost", "table", PriceOfEntries(0.9, lambda shape, rank: 1.0)),
     Fault("warm_start_is_never_worse", "codebook 3, lloyd", StartsCold(3)),
     Fault("warm_start_is_never_worse", "codewords 5", ForgetsItsCodewords(5)),
@@ -667,12 +737,34 @@ FAULTS = (
     Fault("nan_and_infinity_raise", "binary", AcceptsEverything()),
     Fault("nan_and_infinity_raise", "values", AcceptsInfinity((2, -1, 0))),
     Fault("bits_are_the_bytes_written", "codebook 3", IndicesOfNoFile(3)),
-    Fault("optimal", "binary + top 5", OneAfterAnother([(Vector(), Binary()), (Vector(), TopK(5))])),
-    Fault("optimal", "signs + top 5", OneAfterAnother([(Vector(), TopK(5)), (Vector(), Binary(scale=False))])),
-    Fault("optimal", "ranks of two matrices", EachAtTheWhole([(Matrix(), LowRank(1)), (Matrix((0, 2)), LowRank(1))])),
-    Fault("idempotent", "rank 1 + top 5", OneAfterAnother([(Matrix(), LowRank(1)), (Vector(), TopK(5))])),
-    Fault("warm_start_is_never_worse", "codebook 2 + top 5", OneAfterAnother([(Vector(), Codebook(2)), (Vector(), TopK(5))])),
-    Fault("price_is_the_cost", "powers + l0 penalty", PriceOfTheLastTerm([(Vector(), L0Penalty(0.2)), (Vector(), PowersOfTwo(1))])),
+    Fault(
+        "optimal", "binary + top 5", OneAfterAnother([(Vector(), Binary()), (Vector(), TopK(5))])
+    ),
+    Fault(
+        "optimal",
+        "signs + top 5",
+        OneAfterAnother([(Vector(), TopK(5)), (Vector(), Binary(scale=False))]),
+    ),
+    Fault(
+        "optimal",
+        "ranks of two matrices",
+        EachAtTheWhole([(Matrix(), LowRank(1)), (Matrix((0, 2)), LowRank(1))]),
+    ),
+    Fault(
+        "idempotent",
+        "rank 1 + top 5",
+        OneAfterAnother([(Matrix(), LowRank(1)), (Vector(), TopK(5))]),
+    ),
+    Fault(
+        "warm_start_is_never_worse",
+        "codebook 2 + top 5",
+        OneAfterAnother([(Vector(), Codebook(2)), (Vector(), TopK(5))]),
+    ),
+    Fault(
+        "price_is_the_cost",
+        "powers + l0 penalty",
+        PriceOfTheLastTerm([(Vector(), L0Penalty(0.2)), (Vector(), PowersOfTwo(1))]),
+    ),
     Fault("optimal", "top 7, codebook 3", QuantizesFirst(TopK(7), Codebook(3))),
     Fault("member", "top 7, codebook 3", LeavesTheValues(TopK(7), Codebook(3))),
     Fault("warm_start_is_never_worse", "rank 2, grid", RoundsFactorsOnce(LowRank(2), Uniform(6))),

@@ -1,4 +1,5 @@
-"""What every test starts from: the same random numbers, and one thread, so that sums have one order."""
+"""What every test starts from: the same random numbers, and one thread, so that sums have one
+order."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""Files taken apart, changed, and put together again with right checksums; and small files with every form and coding."""
+"""Files taken apart, changed, and put together again with right checksums; and small files with
+every form and coding."""
 
 import json
 import random
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import leco
-from leco.artifact.container import DTYPES, WORDS, Payload, write
+from leco.files.container import DTYPES, WORDS, Payload, write
 
 KERNEL = leco.Reshape((3, 3, 4, 3))
 COMPRESSIONS = {  # of a matrix 9 x 12, each kind at least once
@@ -51,13 +52,31 @@ COMPRESSIONS = {  # of a matrix 9 x 12, each kind at least once
     "tucker ranks": (KERNEL, leco.TuckerSelection(0.01)),
     "cp": (KERNEL, leco.CP(2)),
     "train": (KERNEL, leco.TensorTrain((2, 3, 2))),
-    "sum": (leco.Vector(), leco.Additive([(leco.Vector(), leco.Binary()), (leco.Vector(), leco.TopK(5))])),
-    "sum with low rank": (leco.Matrix(), leco.Additive([(leco.Matrix(), leco.LowRank(1)), (leco.Rows(), leco.Ternary())])),
+    "sum": (
+        leco.Vector(),
+        leco.Additive([(leco.Vector(), leco.Binary()), (leco.Vector(), leco.TopK(5))]),
+    ),
+    "sum with low rank": (
+        leco.Matrix(),
+        leco.Additive([(leco.Matrix(), leco.LowRank(1)), (leco.Rows(), leco.Ternary())]),
+    ),
     "quantized kept weights": (leco.Vector(), leco.Compose(leco.TopK(0.3), leco.Codebook(4))),
-    "quantized factors": (leco.Matrix(), leco.Compose(leco.LowRank(2), leco.Uniform(4), leco.Rows())),
-    "budget": (leco.Blocks(), leco.Budget((leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), 4),), 200)),
-    "choice": (leco.Blocks(), leco.Choice(1e-6, [(leco.Vector(), leco.Codebook(4)), (leco.Rows(), leco.Ternary())])),
-    "choice of none": (leco.Kernel(), leco.Choice(0, [(leco.Vector(), leco.Codebook(4)), (leco.Kernel(), leco.Uncompressed())])),
+    "quantized factors": (
+        leco.Matrix(),
+        leco.Compose(leco.LowRank(2), leco.Uniform(4), leco.Rows()),
+    ),
+    "budget": (
+        leco.Blocks(),
+        leco.Budget((leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), 4),), 200),
+    ),
+    "choice": (
+        leco.Blocks(),
+        leco.Choice(1e-6, [(leco.Vector(), leco.Codebook(4)), (leco.Rows(), leco.Ternary())]),
+    ),
+    "choice of none": (
+        leco.Kernel(),
+        leco.Choice(0, [(leco.Vector(), leco.Codebook(4)), (leco.Kernel(), leco.Uncompressed())]),
+    ),
     "uncompressed": (leco.Vector(), leco.Uncompressed()),
 }
 
@@ -76,7 +95,9 @@ def nodes(value: Any) -> list[dict[str, Any]]:
     """The tensors of a part of a description, in order."""
     if isinstance(value, dict) and "t" in value:
         return [value]
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    members = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    )
     return [node for member in members for node in nodes(member)]
 
 
@@ -89,14 +110,23 @@ class Place(NamedTuple):
 
 
 def places(path: Path) -> tuple[dict[str, Any], list[Place]]:
-    """The description of a file that is not damaged, and where its tensors are, from the format's definition."""
+    """The description of a file that is not damaged, and where its tensors are, from the format's
+    definition."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
-    entries = {name: [8 + length + at for at in entry["data_offsets"]] for name, entry in json.loads(data[8 : 8 + length]).items()}
+    entries = {
+        name: [8 + length + at for at in entry["data_offsets"]]
+        for name, entry in json.loads(data[8 : 8 + length]).items()
+    }
     at, end = entries["leco.2"]
     (length,) = struct.unpack("<I", data[at : at + 4])
-    description = json.loads(zlib.decompressobj(wbits=-15, zdict=WORDS).decompress(data[at + 4 : at + 4 + length]))
-    tensors = [*nodes([task["theta"] for task in description["tasks"].values()]), *nodes(description["rest"])]
+    description = json.loads(
+        zlib.decompressobj(wbits=-15, zdict=WORDS).decompress(data[at + 4 : at + 4 + length])
+    )
+    tensors = [
+        *nodes([task["theta"] for task in description["tasks"].values()]),
+        *nodes(description["rest"]),
+    ]
     at += 4 + length + 4 * (1 + len(tensors))
     found = []
     for node in tensors:
@@ -114,16 +144,24 @@ def take_apart(path: Path) -> Parts:
     data = path.read_bytes()
     payloads = []
     for node, start, length in found:
-        payload = torch.frombuffer(bytearray(data[start : start + length]) or bytearray(1), dtype=torch.uint8)[:length]
+        payload = torch.frombuffer(
+            bytearray(data[start : start + length]) or bytearray(1), dtype=torch.uint8
+        )[:length]
         dtype, shape, entry = node["t"][:3]
         own = len(node["t"]) == 3
-        payloads.append(Payload(payload.view(DTYPES[dtype]).view(shape), entry) if own else Payload(payload))
+        payloads.append(
+            Payload(payload.view(DTYPES[dtype]).view(shape), entry) if own else Payload(payload)
+        )
     return Parts(description, payloads)
 
 
 def random_floats(*shape: int) -> torch.Tensor:
     """Of random bits: no coding makes them shorter."""
-    return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32).view(torch.float32).nan_to_num(0, 1, -1)
+    return (
+        torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32)
+        .view(torch.float32)
+        .nan_to_num(0, 1, -1)
+    )
 
 
 class Net(nn.Module):
@@ -143,7 +181,8 @@ class Net(nn.Module):
 
 
 def problem(seed: int = 0) -> tuple[Net, leco.LC]:
-    """Tasks whose tensors are coded in every way. `large` holds random bits, which no coding makes shorter."""
+    """Tasks whose tensors are coded in every way. `large` holds random bits, which no coding makes
+    shorter."""
     torch.manual_seed(seed)
     net = Net()
     net.large.copy_(random_floats(1100))
@@ -155,7 +194,9 @@ def problem(seed: int = 0) -> tuple[Net, leco.LC]:
         "conv": leco.Task("conv.weight", leco.Kernel(), leco.ConvRankSelection(0.002)),
         "a": leco.Task("a.weight", leco.Matrix(), kept),
         "b": leco.Task("b.weight", leco.Matrix(), leco.EntropyMatrix(1e-3, 4)),
-        "biases": leco.Task(("a.bias", "b.bias"), leco.Vector(), leco.Compose(leco.TopK(5), leco.Codebook(2))),
+        "biases": leco.Task(
+            ("a.bias", "b.bias"), leco.Vector(), leco.Compose(leco.TopK(5), leco.Codebook(2))
+        ),
     }
     lc = leco.LC(net, tasks)
     lc.mu = 0.5
@@ -183,15 +224,30 @@ def mutated(description: Any, rng: random.Random) -> Any:
 
 
 def fitted(description: Any, payloads: list[Payload]) -> list[Payload]:
-    """Payloads of the lengths that a mutated description claims, cut or filled with zeros, so that decoding is reached."""
+    """Payloads of the lengths that a mutated description claims, cut or filled with zeros, so that
+    decoding is reached."""
     found, rest = [], list(payloads)
-    tasks, others = (description.get(part) if isinstance(description, dict) else None for part in ("tasks", "rest"))
-    thetas = [task.get("theta") for task in tasks.values() if isinstance(task, dict)] if isinstance(tasks, dict) else []
+    tasks, others = (
+        description.get(part) if isinstance(description, dict) else None
+        for part in ("tasks", "rest")
+    )
+    thetas = (
+        [task.get("theta") for task in tasks.values() if isinstance(task, dict)]
+        if isinstance(tasks, dict)
+        else []
+    )
     for node in [*nodes(thetas), *nodes(others)]:
         given = rest.pop(0) if rest else Payload(torch.zeros(0, dtype=torch.uint8))
         length = node["t"][2] if isinstance(node["t"], list) and len(node["t"]) == 4 else 0
         if not given.entry and isinstance(length, int) and 0 <= length < 2**20:
-            given = Payload(torch.cat([given.data[:length], torch.zeros(max(0, length - len(given.data)), dtype=torch.uint8)]))
+            given = Payload(
+                torch.cat(
+                    [
+                        given.data[:length],
+                        torch.zeros(max(0, length - len(given.data)), dtype=torch.uint8),
+                    ]
+                )
+            )
         found.append(given)
     return found
 
@@ -199,11 +255,37 @@ def fitted(description: Any, payloads: list[Payload]) -> list[Payload]:
 ODD = [
     *(
         lambda value=value: value
-        for value in (0, 1, 2, 7, -1, 10**15, 2**63 - 1, -(2**63), True, False, None, 0.5, -1.5, 1e300, "", "Sum", "raw", "a.v")
+        for value in (
+            0,
+            1,
+            2,
+            7,
+            -1,
+            10**15,
+            2**63 - 1,
+            -(2**63),
+            True,
+            False,
+            None,
+            0.5,
+            -1.5,
+            1e300,
+            "",
+            "Sum",
+            "raw",
+            "a.v",
+        )
     ),
     *(
         lambda value=value: _copy(value)
-        for value in ([], [[]], {}, [10**9, 10**9], [0, 10**15], {"t": ["uint8", [10**15], 0, {"name": "digits", "base": 1}]})
+        for value in (
+            [],
+            [[]],
+            {},
+            [10**9, 10**9],
+            [0, 10**15],
+            {"t": ["uint8", [10**15], 0, {"name": "digits", "base": 1}]},
+        )
     ),
     lambda: {"Dense": [{"t": ["float32", [2**40], 4, {"name": "raw"}]}]},
     lambda: {"HashedValues": [{"t": ["float32", [1], 4, {"name": "raw"}]}, 10**15, 0]},
@@ -219,15 +301,26 @@ def _copy(value: Any) -> Any:
 
 def holders(value: Any) -> list[tuple[Any, Any]]:
     """All (holder, key) of a nested value."""
-    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else range(len(value))
+        if isinstance(value, list)
+        else ()
+    )
     return [place for key in keys for place in ((value, key), *holders(value[key]))]
 
 
 def risen(function: Callable[[], Any]) -> int:
-    """How far the process's resident memory rises above its start while the function runs, in bytes (Linux)."""
+    """How far the process's resident memory rises above its start while the function runs, in bytes
+    (Linux)."""
 
     def status(key: str) -> int:
-        return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key + ":"))
+        return next(
+            1024 * int(line.split()[1])
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith(key + ":")
+        )
 
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")

@@ -1,4 +1,5 @@
-"""On a GPU: each C step finds what it finds on the CPU, where it stays; a checkpoint goes on from one to the other. Skipped where there is none."""
+"""On a GPU: each C step finds what it finds on the CPU, where it stays; a checkpoint goes on from
+one to the other. Skipped where there is none."""
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import leco
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),  # the first use of it, in a thread of autograd
+    # the first use of it, in a thread of autograd
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),
 ]
 
 
@@ -22,7 +24,9 @@ def test_a_c_step_on_the_gpu_is_that_on_the_cpu(case):
     assert delta.dtype == x.dtype
 
     def objective(theta) -> float:
-        return MU / 2 * float((x - theta.decompress().cpu()).square().sum()) + case.compression.price(theta)
+        return MU / 2 * float(
+            (x - theta.decompress().cpu()).square().sum()
+        ) + case.compression.price(theta)
 
     assert objective(there) == pytest.approx(objective(here), rel=1e-6, abs=1e-9)
     again = case.compress(x.cuda(), there)
@@ -33,7 +37,10 @@ def test_a_c_step_on_the_gpu_is_that_on_the_cpu(case):
 def test_a_run_on_the_gpu_goes_on_on_the_cpu(tmp_path):
     def run(device: str, steps: int) -> leco.Result:
         torch.manual_seed(0)
-        model, inputs = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).to(device), torch.randn(64, 6).to(device)
+        model, inputs = (
+            nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).to(device),
+            torch.randn(64, 6).to(device),
+        )
         lc = leco.LC(model, leco.each(leco.match(model, nn.Linear), leco.Rows(), leco.Ternary()))
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
         lc.attach(optimizer)
@@ -46,7 +53,15 @@ def test_a_run_on_the_gpu_goes_on_on_the_cpu(tmp_path):
                 optimizer.step()
 
         mus = leco.exponential(3.0, 3.0, 6)
-        return leco.run(lc, l_step, mus[:steps], checkpoint=tmp_path / "run", stateful={"optimizer": optimizer}, tolerance=1e-12, progress=False)
+        return leco.run(
+            lc,
+            l_step,
+            mus[:steps],
+            checkpoint=tmp_path / "run",
+            stateful={"optimizer": optimizer},
+            tolerance=1e-12,
+            progress=False,
+        )
 
     first = run("cuda", 3)
     both = run("cpu", 6)

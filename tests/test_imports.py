@@ -1,86 +1,82 @@
-"""Dependencies point one way."""
+"""Imports point one way: a file imports from its own room and from the rooms below it."""
 
 import ast
 from pathlib import Path
 
+import pytest
+
 import leco
 
 ROOT = Path(leco.__file__).parent
-LAYERS = {  # a file may import those of its set only; those of a folder are one
-    "leco.theta": {"leco.theta", "leco.views"},
-    "leco.views": set(),
-    "leco.match": set(),
-    "leco.nested": {"leco.theta", "leco.views"},
-    "leco.costs": set(),
-    "leco.finite": set(),
-    "leco.schedules": set(),
-    "leco.coding": {"leco.coding"},
-    "leco.batchnorm": set(),
-    "leco.compressions": {"leco.compressions", "leco.theta", "leco.views", "leco.nested", "leco.costs", "leco.coding", "leco.finite"},
-    "leco.task": {"leco.compressions", "leco.views"},
-    "leco.record": {"leco.theta"},
-    "leco.penalty": {"leco.algorithm", "leco.batchnorm"},  # LC for its type only
-    "leco.algorithm": {
-        "leco.batchnorm",
-        "leco.coding",
-        "leco.compressions",  # the protocol for its type only, as leco.run
-        "leco.finite",
-        "leco.nested",
-        "leco.penalty",
-        "leco.record",
-        "leco.task",
-        "leco.theta",
-        "leco.views",
-    },
-    "leco.compressed": {"leco.algorithm", "leco.theta", "leco.views"},
-    "leco.run": {"leco.algorithm", "leco.batchnorm", "leco.compressions", "leco.nested", "leco.record"},
-    "leco.retrain": {"leco.nested", "leco.algorithm", "leco.penalty", "leco.record", "leco.theta", "leco.views"},
-    "leco.report": {"leco.algorithm", "leco.record"},
-    "leco.layers": {"leco.layers", "leco.nested", "leco.algorithm", "leco.compressed", "leco.theta", "leco.views"},
-    "leco.artifact": {
-        "leco.artifact",
-        "leco.algorithm",
-        "leco.coding",
-        "leco.compressed",
-        "leco.layers",
-        "leco.nested",
-        "leco.record",
-        "leco.report",
-        "leco.run",
-        "leco.theta",
-        "leco.views",
-    },
-    "leco.export": {"leco.export", "leco.algorithm", "leco.compressed", "leco.layers", "leco.run", "leco.theta", "leco.views"},
-    "leco.dependency": {"leco.views"},
-    "leco.narrow": {"leco.dependency", "leco.costs", "leco.views"},
-    "leco.latency": {"leco.compressed", "leco.costs", "leco.layers", "leco.theta", "leco.views"},
-    "leco.compare": {"leco.artifact", "leco.costs", "leco.latency", "leco.nested", "leco.report"},
-    "leco.cli": {"leco.artifact"},
-    "leco.__main__": {"leco.cli"},
-}
+ROOMS = [  # from the bottom up; the rooms of one line may not import one another
+    {"atomic"},
+    {"views", "coding"},
+    {"theta"},
+    {"compressions"},
+    {"task"},
+    {"algorithm"},
+    {"layerwise"},
+    {"layers"},
+    {"files"},
+    {"export", "measure"},
+    {"integrations", "command"},
+    {"__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+FILES = [
+    path for path in sorted(ROOT.rglob("*.py")) if path.parent != ROOT or path.stem != "__init__"
+]
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of leco that a file imports, those of the compressions as one."""
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(source: str) -> set[str]:
+    """The rooms of leco that a source text imports from; "" stands for the package itself."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        modules = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path} has a relative import, which this test would not see"
-        names |= {".".join(m.split(".")[:2]) for m in modules if m and m.split(".")[0] == "leco"}
-    return names
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import, which this test does not follow"
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    modules = [name.split(".") for name in names if name.split(".")[0] == "leco"]
+    return {module[1] if len(module) > 1 else "" for module in modules}
 
 
-def test_imports_point_one_way():
-    seen = set()
-    for path in ROOT.rglob("*.py"):
-        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts[:2])
-        if module == "leco.__init__":
-            continue
-        seen.add(module)
-        assert imported(path) <= LAYERS[module], f"{path} imports {imported(path) - LAYERS[module]}"
-    assert seen == set(LAYERS)
+def wrong(room: str, source: str) -> set[str]:
+    """The rooms that a file of `room` imports from and may not."""
+    return {
+        other
+        for other in imported(source)
+        if other != room and LEVEL.get(other, len(ROOMS)) >= LEVEL[room]
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path):
+    assert wrong(room_of(path), path.read_text()) == set()
+
+
+def test_an_import_upwards_is_seen():
+    assert wrong("compressions", "from leco.algorithm.lc import LC\nimport leco") == {
+        "algorithm",
+        "",
+    }
+    assert wrong("files", "import torch\nfrom leco.layers.packed import pack") == set()
+
+
+def test_torch_distributed_is_imported_in_one_file():
+    importers = {path for path in FILES if "torch.distributed" in path.read_text()}
+    assert {path.stem for path in importers} <= {"distributed"}
 
 
 def test_public_names_exist_and_are_documented():
     for name in leco.__all__:
         assert getattr(leco, name).__doc__, name
+
+
+def test_no_public_function_shadows_a_module():
+    modules = {path.stem for path in ROOT.glob("*.py")} | {path.parent.name for path in FILES}
+    assert modules & set(leco.__all__) == set()

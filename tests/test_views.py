@@ -30,7 +30,10 @@ CASES = {
     "channels": (leco.Channels(4, (0, 0, 1)), [(4, 3, 2, 2), (4,), (3, 4, 2)]),
     "channels of one tensor": (leco.Channels(3, (1,)), [(2, 3, 2)]),
     "heads": (leco.Channels(2, (0, 0, 1)), [(6, 3), (6,), (4, 6)]),
-    "heads of stacked queries, keys and values": (leco.Channels(2, (0, 0, 1), (3, 3, 1)), [(12, 4), (12,), (4, 4)]),
+    "heads of stacked queries, keys and values": (
+        leco.Channels(2, (0, 0, 1), (3, 3, 1)),
+        [(12, 4), (12,), (4, 4)],
+    ),
     "kernel": (leco.Kernel(), [(4, 3, 5, 2)]),
     "kernel, channels last": (leco.Kernel((0, 2, 3, 1)), [(4, 3, 5, 2)]),
     "matrix of four modes": (leco.Reshape((2, 3, 2, 5)), [(6, 10)]),
@@ -41,7 +44,12 @@ CASES = {
 def numbered(shapes):
     """Tensors whose entries are all different."""
     sizes = [math.prod(s) for s in shapes]
-    return [part.reshape(s) for part, s in zip(torch.arange(sum(sizes), dtype=torch.float64).split(sizes), shapes, strict=True)]
+    return [
+        part.reshape(s)
+        for part, s in zip(
+            torch.arange(sum(sizes), dtype=torch.float64).split(sizes), shapes, strict=True
+        )
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -51,7 +59,9 @@ def test_backward_undoes_forward_and_forward_undoes_backward(case):
     tensors = numbered(shapes)
     x = view.forward(tensors)
     assert x.shape == view.shape(shapes)
-    assert sorted(x.reshape(-1).tolist()) == sorted(v for t in tensors for v in t.reshape(-1).tolist())
+    assert sorted(x.reshape(-1).tolist()) == sorted(
+        v for t in tensors for v in t.reshape(-1).tolist()
+    )
     back = view.backward(x, shapes)
     assert all(torch.equal(a, b) for a, b in zip(back, tensors, strict=True))
     y = torch.randn_like(x)
@@ -73,7 +83,9 @@ def test_blocks_are_the_tensors_themselves():
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.data())
 def test_matrix_is_a_bijection_for_any_rows(shape, data):
-    rows = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
+    rows = data.draw(
+        st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True)
+    )
     view, shapes = leco.Matrix(tuple(rows)), [torch.Size(shape)]
     tensors = numbered(shapes)
     assert torch.equal(view.backward(view.forward(tensors), shapes)[0], tensors[0])
@@ -97,8 +109,16 @@ def test_kernel_with_channels_last_is_out_height_width_in():
 
 def test_channels_last_tensors_are_seen_in_logical_order():
     kernel = torch.randn(4, 3, 5, 2)
-    for view in (leco.Vector(), leco.Rows(), leco.Matrix((0, 2)), leco.Kernel((0, 2, 3, 1)), leco.Reshape((8, 15))):
-        assert torch.equal(view.forward([kernel.to(memory_format=torch.channels_last)]), view.forward([kernel]))
+    for view in (
+        leco.Vector(),
+        leco.Rows(),
+        leco.Matrix((0, 2)),
+        leco.Kernel((0, 2, 3, 1)),
+        leco.Reshape((8, 15)),
+    ):
+        assert torch.equal(
+            view.forward([kernel.to(memory_format=torch.channels_last)]), view.forward([kernel])
+        )
 
 
 @pytest.mark.parametrize(
@@ -116,13 +136,25 @@ def test_channels_last_tensors_are_seen_in_logical_order():
         (leco.Tiles(2, 3), [(4, 4)], r"height = 2, width = 3 must divide the matrix 4 x 4"),
         (leco.Tiles(1, 1), [(4,)], r"must divide the matrix 1 x 0"),
         (leco.Channels(2, (0,)), [(4, 4), (4,)], r"dims = \(0,\) must have 2 numbers"),
-        (leco.Channels(3, (0, 0)), [(6, 4), (4,)], r"3 groups, 1 times, must divide dimension 0 of a tensor of shape \(4,\)"),
+        (
+            leco.Channels(3, (0, 0)),
+            [(6, 4), (4,)],
+            r"3 groups, 1 times, must divide dimension 0 of a tensor of shape \(4,\)",
+        ),
         (leco.Channels(2, (0,), (3,)), [(8, 4)], r"2 groups, 3 times, must divide dimension 0"),
         (leco.Channels(2, (1,)), [(4,)], r"dimension 1 of a tensor of shape \(4,\)"),
         (leco.Kernel(), [(2, 3), (2, 3)], "takes one parameter, not 2"),
-        (leco.Kernel((1, 0)), [(2, 3, 2)], r"order = \(1, 0\) must be the 3 dimensions of \(2, 3, 2\)"),
+        (
+            leco.Kernel((1, 0)),
+            [(2, 3, 2)],
+            r"order = \(1, 0\) must be the 3 dimensions of \(2, 3, 2\)",
+        ),
         (leco.Kernel((1, 1)), [(2, 3)], r"order = \(1, 1\)"),
-        (leco.Reshape((2, 3)), [(2, 4)], r"sizes = \(2, 3\) must be positive and have the product 8, the entries of \(2, 4\)"),
+        (
+            leco.Reshape((2, 3)),
+            [(2, 4)],
+            r"sizes = \(2, 3\) must be positive and have the product 8, the entries of \(2, 4\)",
+        ),
         (leco.Reshape((-2, -4)), [(2, 4)], r"sizes = \(-2, -4\) must be positive"),
         (leco.Reshape((6,)), [(2, 3), (2, 3)], "takes one parameter, not 2"),
     ],
@@ -151,7 +183,9 @@ def test_tiles_and_channels_hold_what_belongs_together():
     assert torch.equal(leco.Tiles(2, 3).forward([matrix])[3], matrix[2:, 3:].reshape(-1))
     queries, out = torch.randn(12, 5), torch.randn(5, 4)
     head = leco.Channels(2, (0, 1), (3, 1)).forward([queries, out])[1]
-    assert torch.equal(head[:30], torch.cat([queries[2:4], queries[6:8], queries[10:12]]).reshape(-1))
+    assert torch.equal(
+        head[:30], torch.cat([queries[2:4], queries[6:8], queries[10:12]]).reshape(-1)
+    )
     assert torch.equal(head[30:], out[:, 2:].T.reshape(-1))
 
 
@@ -170,20 +204,41 @@ def test_options_of_views_are_checked(make, message):
 
 
 def model() -> nn.Module:
-    return nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "layers": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))})
+    return nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(3, 4, 3),
+            "norm": nn.BatchNorm2d(4),
+            "layers": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)),
+        }
+    )
 
 
 def test_match_takes_globs_regular_expressions_and_module_types():
     net = model()
     assert leco.match(net, "layers.*.weight") == ("layers.0.weight", "layers.1.weight")
-    assert leco.match(net, re.compile(r"layers\.\d\..*")) == ("layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias")
-    assert leco.match(net, nn.Linear, nn.Conv2d) == ("conv.weight", "layers.0.weight", "layers.1.weight")
-    assert leco.match(net, "*.weight", exclude=[nn.BatchNorm2d, "layers.1.*"]) == ("conv.weight", "layers.0.weight")
+    assert leco.match(net, re.compile(r"layers\.\d\..*")) == (
+        "layers.0.weight",
+        "layers.0.bias",
+        "layers.1.weight",
+        "layers.1.bias",
+    )
+    assert leco.match(net, nn.Linear, nn.Conv2d) == (
+        "conv.weight",
+        "layers.0.weight",
+        "layers.1.weight",
+    )
+    assert leco.match(net, "*.weight", exclude=[nn.BatchNorm2d, "layers.1.*"]) == (
+        "conv.weight",
+        "layers.0.weight",
+    )
 
 
 def test_match_says_what_matched_nothing():
     net = model()
-    with pytest.raises(ValueError, match=r"'layer.*.weight' matches none of the model's 8 parameters \(there are .*layers"):
+    with pytest.raises(
+        ValueError,
+        match=r"'layer.*.weight' matches none of the model's 8 parameters \(there are .*layers",
+    ):
         leco.match(net, "layer.*.weight")
     with pytest.raises(ValueError, match=r"Conv1d.* matches none"):
         leco.match(net, nn.Conv1d)
@@ -197,7 +252,9 @@ def test_match_says_what_matched_nothing():
 
 
 def test_multiply_adds_are_positions_times_weights():
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 25, 4)
+    )
     counts = leco.multiply_adds(net, torch.zeros(1, 3, 10, 10))
     assert counts == {"0": 8 * 3 * 9 * 25, "3": 8 * 25 * 4}
     assert net.training
@@ -215,7 +272,11 @@ def test_table_needs_a_value_for_each_rank():
 
 def test_exponential_and_its_bounds():
     assert leco.exponential(2.0, 0.5, 3) == [2.0, 1.0, 0.5]
-    for bad, message in (((0.0, 1.1, 3), "start = 0.0"), ((1.0, -1.0, 3), "factor = -1.0"), ((1.0, 1.1, 0), "steps = 0 must be at least 1")):
+    for bad, message in (
+        ((0.0, 1.1, 3), "start = 0.0"),
+        ((1.0, -1.0, 3), "factor = -1.0"),
+        ((1.0, 1.1, 0), "steps = 0 must be at least 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             leco.exponential(*bad)
 
@@ -227,7 +288,8 @@ def test_automatic_goes_from_below_the_curvature_to_above_it():
     assert mus[-1] == pytest.approx(50)
     assert len({round(b / a, 9) for a, b in itertools.pairwise(mus)}) == 1
     assert leco.automatic(0.5, 1, start=0.1) == [0.05]
-    near = leco.automatic(0.5, 9, from_delta=True)  # tenfold in all, from a two-thousandth of the curvature
+    # tenfold in all, from a two-thousandth of the curvature
+    near = leco.automatic(0.5, 9, from_delta=True)
     assert (near[0], near[4], near[-1]) == pytest.approx((2.5e-4, 2.5e-4 * 10**0.5, 2.5e-3))
     assert leco.automatic(0.5, 9, 0.01, 100.0, 1, from_delta=True) == mus
     slow = leco.automatic(0.5, 9, start=0.01, end=100.0)
@@ -243,7 +305,9 @@ def test_automatic_goes_from_below_the_curvature_to_above_it():
             leco.automatic(*bad)
 
 
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)])
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.5, True), (0.9, True)]
+)
 def test_stable_lr_is_half_of_what_sgd_on_the_penalty_bears(momentum, nesterov):
     mu = 3.0
     rate = leco.stable_lr(1e9, mu, momentum, nesterov)

@@ -1,4 +1,5 @@
-"""SVD and fine-tuning: ranks that are the same share of every layer, or chosen greedily by singular values, at the cost that LC ended with."""
+"""SVD and fine-tuning: ranks that are the same share of every layer, or chosen greedily by singular
+values, at the cost that LC ended with."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -8,12 +9,14 @@ from methods import Cell, train_free
 from torch import Tensor
 
 import leco
-from leco.costs import RankCost
+from leco.compressions.costs import RankCost
 
 Cost = Callable[[int], float]
 
 
-def uniform(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float) -> dict[str, int]:
+def uniform(
+    singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float
+) -> dict[str, int]:
     """The largest share of full rank that costs at most `limit`, for all matrices."""
 
     def at(share: float) -> dict[str, int]:
@@ -22,18 +25,27 @@ def uniform(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: fl
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(costs[n](r) for n, r in at(middle).items()) <= limit else (low, middle)
+        low, high = (
+            (middle, high)
+            if sum(costs[n](r) for n, r in at(middle).items()) <= limit
+            else (low, middle)
+        )
     return at(low)
 
 
-def greedy(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float) -> dict[str, int]:
-    """From rank 1 up, always the next singular value with the largest square for its cost, while the cost is at most `limit`."""
+def greedy(
+    singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: float
+) -> dict[str, int]:
+    """From rank 1 up, always the next singular value with the largest square for its cost, while
+    the cost is at most `limit`."""
     ranks = dict.fromkeys(singular, 1)
     spent = sum(costs[name](1) for name in ranks)
 
     def offer(name: str) -> tuple[float, str]:
         rank = ranks[name]
-        return -(float(singular[name][rank]) ** 2) / max(costs[name](rank + 1) - costs[name](rank), 1e-9), name
+        return -(float(singular[name][rank]) ** 2) / max(
+            costs[name](rank + 1) - costs[name](rank), 1e-9
+        ), name
 
     waiting = [offer(name) for name, values in singular.items() if len(values) > 1]
     heapq.heapify(waiting)
@@ -49,22 +61,31 @@ def greedy(singular: Mapping[str, Tensor], costs: Mapping[str, Cost], limit: flo
 
 
 def priced(cell: Cell) -> tuple[dict[str, RankCost], float]:
-    """What a rank of each parameter costs, and what all may: a budget's limit, else `cell.limit`."""
+    """What a rank of each parameter costs, and what all may: a budget's limit, else
+    `cell.limit`."""
     costs, limit = dict[str, RankCost](), cell.limit
     for task in cell.tasks.values():
         if isinstance(task.compression, leco.Budget):
             limit = task.compression.limit
-            parts = [(task.params[part.places(len(task.params))[0]], part.compression) for part in task.compression.members]
+            parts = [
+                (task.params[part.places(len(task.params))[0]], part.compression)
+                for part in task.compression.members
+            ]
         else:
             parts = [(task.params[0], task.compression)]
         costs |= {param: compression.cost for param, compression in parts}  # pyright: ignore[reportAttributeAccessIssue]
     if limit is None:
-        raise ValueError("SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first")
+        raise ValueError(
+            "SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first"
+        )
     return costs, limit
 
 
-def fine_tuned(cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, Cost], float], dict[str, int]]) -> leco.LC:
-    """Truncated SVDs at the chosen ranks, then training of the factors. A rank that costs as much as the whole matrix leaves it whole."""
+def fine_tuned(
+    cell: Cell, choose: Callable[[Mapping[str, Tensor], Mapping[str, Cost], float], dict[str, int]]
+) -> leco.LC:
+    """Truncated SVDs at the chosen ranks, then training of the factors. A rank that costs as much
+    as the whole matrix leaves it whole."""
     prices, limit = priced(cell)
     singular, costs = dict[str, Tensor](), dict[str, Cost]()
     for param, price in prices.items():

@@ -1,4 +1,5 @@
-"""Training of latent weights u by gradients that are taken at quantized weights: straight-through estimation, BinaryRelax, PARQ.
+"""Training of latent weights u by gradients that are taken at quantized weights: straight-through
+estimation, BinaryRelax, PARQ.
 
 The first two go with any compression, whose C step is the projection of u.
 """
@@ -16,12 +17,14 @@ import leco
 
 
 def straight_through(cell: Cell) -> leco.LC:
-    """u <- u - lr grad L(Delta(u)): BinaryConnect (Courbariaux, Bengio and David, arXiv 1511.00363), with a learned scale and without clipping."""
+    """u <- u - lr grad L(Delta(u)): BinaryConnect (Courbariaux, Bengio and David, arXiv
+    1511.00363), with a learned scale and without clipping."""
     return _train(cell, lambda share: 1.0)
 
 
 def relaxation(share: float, start: float = 1.0, end: float = 565.0, exact: float = 0.8) -> float:
-    """lambda/(1 + lambda), with lambda growing geometrically over the first 80 % of the run, and 1 after that.
+    """lambda/(1 + lambda), with lambda growing geometrically over the first 80 % of the run, and 1
+    after that.
 
     The paper's lambda grows by 1.02 every half epoch of 160: from 1 to 565.
     """
@@ -32,7 +35,8 @@ def relaxation(share: float, start: float = 1.0, end: float = 565.0, exact: floa
 
 
 def binary_relax(cell: Cell) -> leco.LC:
-    """u <- u - lr grad L(w), w = (u + lambda Delta(u)) / (1 + lambda), then w = Delta(u). Yin et al., arXiv 1801.06313, algorithm 1."""
+    """u <- u - lr grad L(w), w = (u + lambda Delta(u)) / (1 + lambda), then w = Delta(u). Yin et
+    al., arXiv 1801.06313, algorithm 1."""
     return _train(cell, relaxation)
 
 
@@ -44,12 +48,20 @@ def _train(cell: Cell, blend: Callable[[float], float]) -> leco.LC:
     def at() -> AbstractContextManager[None]:
         lc.c_step()
         share, delta = blend(trainer.done / trainer.total), lc.delta
-        return weights_at(lc, {name: torch.lerp(p.detach(), delta[name], share) for name, p in lc.params.items()})
+        return weights_at(
+            lc, {name: torch.lerp(p.detach(), delta[name], share) for name, p in lc.params.items()}
+        )
 
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
         loss = trainer.run(cell.model, optimizer, trainer.left, at=at)
         lc.c_step()
-        cell.curve.append({"epoch": trainer.done / trainer.per_epoch, "train_loss": loss, "validation_error": cell.compressed_error(lc)})
+        cell.curve.append(
+            {
+                "epoch": trainer.done / trainer.per_epoch,
+                "train_loss": loss,
+                "validation_error": cell.compressed_error(lc),
+            }
+        )
     lc.c_step()
     return lc
 
@@ -58,7 +70,8 @@ BITS = {leco.Binary: 1, leco.Ternary: 0}  # as torchao counts them
 
 
 def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
-    """torchao's implementation of PARQ (Jin et al., arXiv 2503.15748): w = prox(u), a piecewise-affine map that steepens to the projection.
+    """torchao's implementation of PARQ (Jin et al., arXiv 2503.15748): w = prox(u), a
+    piecewise-affine map that steepens to the projection.
 
     Raises:
         ValueError: tasks other than scaled binary or ternary, one for each layer or output channel.
@@ -71,10 +84,13 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
         raise ValueError("PARQ: the tasks must be Binary() or Ternary(), each of one parameter")
     lc = leco.LC(cell.model, cell.tasks)
     for p in lc.params.values():
-        p.data = p.data.contiguous()  # torchao flattens kernels in place, which with channels last is a copy
+        # torchao flattens kernels in place, which with channels last is a copy
+        p.data = p.data.contiguous()
     ids = {id(p) for p in lc.params.values()}
     decay = cell.settings.weight_decay
-    groups: list[dict[str, Any]] = [{"params": list(lc.params.values()), "quant_bits": BITS[compression], "weight_decay": decay}]
+    groups: list[dict[str, Any]] = [
+        {"params": list(lc.params.values()), "quant_bits": BITS[compression], "weight_decay": decay}
+    ]
     for group in training.decayed(cell.model, decay):
         groups.append({**group, "params": [p for p in group["params"] if id(p) not in ids]})
     trainer = cell.trainer()
@@ -86,8 +102,14 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
     )
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
         loss = trainer.run(cell.model, optimizer, trainer.left)
-        found = {"epoch": trainer.done / trainer.per_epoch, "train_loss": loss, "validation_error": cell.validate()[1]}
-        cell.curve.append({**found, "inverse_slope": optimizer.param_groups[0].get("inv_slope", 0.0)})
+        found = {
+            "epoch": trainer.done / trainer.per_epoch,
+            "train_loss": loss,
+            "validation_error": cell.validate()[1],
+        }
+        cell.curve.append(
+            {**found, "inverse_slope": optimizer.param_groups[0].get("inv_slope", 0.0)}
+        )
     lc.mu = 1.0  # the weights are in the set already: Theta is read off
     gap = lc.record().relative_gap
     if gap > 1e-5:

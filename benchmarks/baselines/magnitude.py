@@ -1,4 +1,5 @@
-"""Magnitude pruning: gradually, by a cubic schedule, and in rounds with the learning rate rewound."""
+"""Magnitude pruning: gradually, by a cubic schedule, and in rounds with the learning rate
+rewound."""
 
 import dataclasses
 
@@ -10,13 +11,15 @@ import leco
 
 
 def cubic(share: float, kept: float, until: float = 0.75) -> float:
-    """The share of weights kept after a share of the run: 1 - (1 - kept) (1 - (1 - t)^3), t = share / until."""
+    """The share of weights kept after a share of the run: 1 - (1 - kept) (1 - (1 - t)^3), t = share
+    / until."""
     t = min(1.0, share / until)
     return kept + (1 - kept) * (1 - t) ** 3
 
 
 def gradual(cell: Cell, updates: int = 50, epochs: float | None = None) -> leco.LC:
-    """The smallest weights are zeroed, ever more of them, while the net trains. Zhu and Gupta, arXiv 1710.01878, equation 1."""
+    """The smallest weights are zeroed, ever more of them, while the net trains. Zhu and Gupta,
+    arXiv 1710.01878, equation 1."""
     final, trainer, optimizer = _kept(cell), cell.trainer(epochs), cell.optimizer()
     every, masks = max(1, trainer.total // updates), dict[str, Tensor]()
     _mask_after_steps(optimizer, cell, masks)
@@ -26,41 +29,63 @@ def gradual(cell: Cell, updates: int = 50, epochs: float | None = None) -> leco.
             masks.update(_prune_(cell, cubic(trainer.done / trainer.total, final)))
             losses.append(trainer.run(cell.model, optimizer, min(every, trainer.left)))
         cell.curve.append(
-            {"epoch": trainer.done / trainer.per_epoch, "train_loss": sum(losses) / len(losses), "validation_error": cell.validate()[1]}
+            {
+                "epoch": trainer.done / trainer.per_epoch,
+                "train_loss": sum(losses) / len(losses),
+                "validation_error": cell.validate()[1],
+            }
         )
     return _end(cell)
 
 
 def rewound(cell: Cell, rounds: int = 4) -> leco.LC:
-    """Prune to kept^(k/rounds), train with the learning rate's whole schedule, and again. Renda, Frankle and Carbin, arXiv 2003.02389."""
+    """Prune to kept^(k/rounds), train with the learning rate's whole schedule, and again. Renda,
+    Frankle and Carbin, arXiv 2003.02389."""
     final, masks = _kept(cell), dict[str, Tensor]()
     for k in range(rounds):
         masks.update(_prune_(cell, final ** ((k + 1) / rounds)))
         trainer, optimizer = cell.trainer(cell.settings.epochs / rounds, part=k), cell.optimizer()
         _mask_after_steps(optimizer, cell, masks)
         loss = trainer.run(cell.model, optimizer, trainer.total)
-        cell.curve.append({"epoch": (k + 1) * cell.settings.epochs / rounds, "train_loss": loss, "validation_error": cell.validate()[1]})
+        cell.curve.append(
+            {
+                "epoch": (k + 1) * cell.settings.epochs / rounds,
+                "train_loss": loss,
+                "validation_error": cell.validate()[1],
+            }
+        )
     return _end(cell)
 
 
 def _kept(cell: Cell) -> float:
     (task,) = cell.tasks.values()
     if not isinstance(task.compression, leco.TopK) or not isinstance(task.compression.kappa, float):
-        raise ValueError(f"magnitude pruning: the task must be one TopK with a share, got {task.compression}")
+        raise ValueError(
+            f"magnitude pruning: the task must be one TopK with a share, got {task.compression}"
+        )
     return task.compression.kappa
 
 
 def _prune_(cell: Cell, kept: float) -> dict[str, Tensor]:
     """Zero all but the largest weights; which are left."""
     if kept < 1:
-        tasks = {n: dataclasses.replace(t, compression=dataclasses.replace(t.compression, kappa=kept)) for n, t in cell.tasks.items()}  # pyright: ignore[reportArgumentType]
+        tasks = {
+            n: dataclasses.replace(t, compression=dataclasses.replace(t.compression, kappa=kept))
+            for n, t in cell.tasks.items()
+        }  # pyright: ignore[reportArgumentType]
         lc = leco.LC(cell.model, tasks, multipliers=False)
         lc.mu = 1.0
         lc.project_()
-    return {name: (p != 0).to(p.dtype) for name, p in cell.model.named_parameters() if any(name in t.params for t in cell.tasks.values())}
+    return {
+        name: (p != 0).to(p.dtype)
+        for name, p in cell.model.named_parameters()
+        if any(name in t.params for t in cell.tasks.values())
+    }
 
 
-def _mask_after_steps(optimizer: torch.optim.Optimizer, cell: Cell, masks: dict[str, Tensor]) -> None:
+def _mask_after_steps(
+    optimizer: torch.optim.Optimizer, cell: Cell, masks: dict[str, Tensor]
+) -> None:
     @torch.no_grad()
     def mask_() -> None:
         for name, mask in masks.items():

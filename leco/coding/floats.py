@@ -1,12 +1,17 @@
-"""Lossless coding of floats: planes of bytes, each as a stream of integers by itself; to the bit, with -0.0, NaN payloads and all.
+"""Lossless coding of floats: planes of bytes, each as a stream of integers by itself; to the bit,
+with -0.0, NaN payloads and all.
 
-In the upper 16 bits of each number the sign moves below the exponent: exponent, sign, mantissa. So the exponent, which in trained nets takes few
-values, fills the highest byte as far as it can (all of it in bfloat16 and float32), and numbers that a shorter type holds leave bytes that are all 0.
+In the upper 16 bits of each number the sign moves below the exponent: exponent, sign, mantissa. So
+the exponent, which in trained nets takes few values, fills the highest byte as far as it can (all
+of it in bfloat16 and float32), and numbers that a shorter type holds leave bytes that are all 0.
 
-    {"name": "planes", "parts": [[bytes, coding], ...]}    one part a byte of the type, the lowest first; each by `leco.coding.streams`
-    {"name": "raw"}                                        the numbers as they are, where that is hardly longer
+    {"name": "planes", "parts": [[bytes, coding], ...]}    one part a byte of the type, the lowest
+                                                           first; each by `leco.coding.streams`
+    {"name": "raw"}                                        the numbers as they are, where that is
+                                                           hardly longer
 
-A byte whose frequencies gain nothing is left as it is: mantissas do not compress, and a sample shows it.
+A byte whose frequencies gain nothing is left as it is: mantissas do not compress, and a sample
+shows it.
 """
 
 import math
@@ -22,7 +27,8 @@ from leco.coding.streams import Coded, decode_raw, decode_stream, encode_stream,
 SAMPLE = 2**15  # bytes of a plane that are looked at first
 WORTH = 0.995  # of a plane's bytes: where a sample takes more, no coding is tried
 DESCRIPTION = 64  # bytes that the parts' descriptions take, about: what planes must save
-MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 7, torch.float64: 4}  # bits of it in the upper 16 bits
+# bits of it in the upper 16 bits
+MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 7, torch.float64: 4}
 
 
 def encode_floats(x: Tensor) -> Coded:
@@ -33,32 +39,52 @@ def encode_floats(x: Tensor) -> Coded:
     planes = plain.payload.view(-1, x.dtype.itemsize)
     top = _exponent_first(planes[:, -2:], MANTISSA[x.dtype])
     parts = [_plane(plane) for plane in (*planes[:, :-2].T, *top.T)]
-    if sum(part.payload.numel() for part in parts) >= min(WORTH * plain.payload.numel(), plain.payload.numel() - DESCRIPTION):
+    if sum(part.payload.numel() for part in parts) >= min(
+        WORTH * plain.payload.numel(), plain.payload.numel() - DESCRIPTION
+    ):
         return plain
     described = [[part.payload.numel(), part.coding] for part in parts]
-    return Coded(torch.cat([part.payload for part in parts]), {"name": "planes", "parts": described})
+    return Coded(
+        torch.cat([part.payload for part in parts]), {"name": "planes", "parts": described}
+    )
 
 
 def decode_floats(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Tensor:
-    """The flat tensor of `count` numbers that `encode_floats` was given. Raises ValueError where payload and coding disagree."""
+    """The flat tensor of `count` numbers that `encode_floats` was given. Raises ValueError where
+    payload and coding disagree."""
     if coding["name"] == "raw":
         return decode_raw(payload, coding, count, dtype)
     parts = split(payload, coding, dtype.itemsize, {"name", "parts"})
     out = np.empty((count, dtype.itemsize), dtype=np.uint8)
-    for place, (part, described) in sorted(enumerate(parts), key=lambda p: -len(p[1][0])):  # what can't be shows before much is written
+    # what can't be shows before much is written
+    for place, (part, described) in sorted(enumerate(parts), key=lambda p: -len(p[1][0])):
         out[:, place] = decode_stream(part, described, count, torch.uint8).numpy()
     _exponent_first_back(out, MANTISSA[dtype])
     return torch.from_numpy(out).view(-1).view(dtype) if count else torch.zeros(0, dtype=dtype)
 
 
-def split(payload: Tensor, coding: dict[str, Any], count: int, keys: set[str]) -> list[tuple[Tensor, Any]]:
+def split(
+    payload: Tensor, coding: dict[str, Any], count: int, keys: set[str]
+) -> list[tuple[Tensor, Any]]:
     """The parts of a payload with their codings; as many as `count`."""
     parts = coding.get("parts")
-    if set(coding) != keys or type(parts) is not list or len(parts) != count or any(type(p) is not list or len(p) != 2 for p in parts):
-        raise ValueError(f"{payload.numel()} bytes do not hold {count} parts as in {reprlib.repr(coding)}")
+    if (
+        set(coding) != keys
+        or type(parts) is not list
+        or len(parts) != count
+        or any(type(p) is not list or len(p) != 2 for p in parts)
+    ):
+        raise ValueError(
+            f"{payload.numel()} bytes do not hold {count} parts as in {reprlib.repr(coding)}"
+        )
     lengths = [length for length, _ in parts]
-    if any(type(length) is not int or length < 0 for length in lengths) or sum(lengths) != payload.numel():
-        raise ValueError(f"{payload.numel()} bytes do not hold {count} parts of {reprlib.repr(lengths)} bytes")
+    if (
+        any(type(length) is not int or length < 0 for length in lengths)
+        or sum(lengths) != payload.numel()
+    ):
+        raise ValueError(
+            f"{payload.numel()} bytes do not hold {count} parts of {reprlib.repr(lengths)} bytes"
+        )
     return list(zip(payload.split(lengths), [described for _, described in parts], strict=True))
 
 
@@ -73,7 +99,8 @@ def _plane(plane: Tensor) -> Coded:
 
 
 def _exponent_first(top: Tensor, mantissa: int) -> Tensor:
-    """The upper two bytes (n, 2) of each number, with the sign moved from the highest bit to just above the mantissa."""
+    """The upper two bytes (n, 2) of each number, with the sign moved from the highest bit to just
+    above the mantissa."""
     h = top.contiguous().view(torch.int16).numpy().view(np.uint16)
     moved = h << 1 & (0xFFFF << (mantissa + 1) & 0xFFFF)
     moved |= h >> 15 << mantissa

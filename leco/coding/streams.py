@@ -1,17 +1,28 @@
-"""Lossless coding of flat streams of integers: at a fixed width, or by their frequencies; the shorter of the two.
+"""Lossless coding of flat streams of integers: at a fixed width, or by their frequencies; the
+shorter of the two.
 
-The integers are x_i = least + d_i with digits 0 <= d_i < base. Codings ("least" is left out where it is 0; a base of 1 takes no bytes):
+The integers are x_i = least + d_i with digits 0 <= d_i < base. Codings ("least" is left out where
+it is 0; a base of 1 takes no bytes):
 
-    {"name": "digits", "base": b, "least": a}    fixed width: as many digits as fit in a byte (5 ternary ones: 1.6 bits each), the first one lowest;
-                                                 where that wastes more, one plane of bits per binary digit, the lowest first
-    {"name": "entropy", "base": b, "least": a, "group": g}   each g digits (1 where it is left out) are one symbol, the first digit lowest, zeros
-                                                 behind the last: b^g bytes of table, one weight a symbol, then the words of an asymmetric numeral
-                                                 system (constriction) without the zero bytes at their end: the symbols' entropy and about 4 bytes
-    {"name": "raw"}                              the bytes of the tensor, little-endian, where its integers span more than 2^62 or are few
+    {"name": "digits", "base": b, "least": a}    fixed width: as many digits as fit in a byte (5
+                                                 ternary ones: 1.6 bits each), the first one lowest;
+                                                 where that wastes more, one plane of bits per
+                                                 binary digit, the lowest first
+    {"name": "entropy", "base": b, "least": a, "group": g}   each g digits (1 where it is left out)
+                                                             are one symbol, the first digit lowest,
+                                                             zeros
+                                                 behind the last: b^g bytes of table, one weight a
+                                                 symbol, then the words of an asymmetric numeral
+                                                 system (constriction) without the zero bytes at
+                                                 their end: the symbols' entropy and about 4 bytes
+    {"name": "raw"}                              the bytes of the tensor, little-endian, where its
+                                                 integers span more than 2^62 or are few
 
-A weight is a float of 8 bits, so that a table is short and any frequency is met within 1/32, which costs at most about 0.0007 bits a symbol: c below
-16 is c itself, c above is (16 + c mod 16) 2^(c div 16 - 1). Decoder and coder scale the weights w to whole numbers f = 2^24 w div (sum of w), the
-rest going to the first of the largest, and f / 2^24 and its sums are exact in float64: the model is the same on every machine.
+A weight is a float of 8 bits, so that a table is short and any frequency is met within 1/32, which
+costs at most about 0.0007 bits a symbol: c below 16 is c itself, c above is (16 + c mod 16) 2^(c
+div 16 - 1). Decoder and coder scale the weights w to whole numbers f = 2^24 w div (sum of w), the
+rest going to the first of the largest, and f / 2^24 and its sums are exact in float64: the model is
+the same on every machine.
 """
 
 import math
@@ -24,14 +35,19 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 LARGEST_TABLE = 4096  # symbols
-GROUPS = (1, 2, 3, 4, 5, 6, 8, 9)  # digits that may be one symbol: neighbours in a trained kernel are alike; 3 are a row of most, 9 all of it
+# digits that may be one symbol: neighbours in a trained kernel are alike; 3 are a row of most, 9
+# all of it
+GROUPS = (1, 2, 3, 4, 5, 6, 8, 9)
 RUN = 360  # digits, a whole number of groups of each size
 SEEN = 2**20  # digits that their number is chosen by, about
 ONE = 2**24  # what the frequencies sum to: constriction's own precision
 CHUNK = 2**18  # symbols coded at a time, as constriction takes int32
-END = np.array([ONE], dtype=np.uint32)  # the coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it
+# the coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it
+END = np.array([ONE], dtype=np.uint32)
 WEIGHTS = np.array([c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in range(256)])
-ALLOWANCE = 15 / 16  # of what the least symbols take, that there must be bits for: the coder's own frequencies differ from the table's by less
+# of what the least symbols take, that there must be bits for: the coder's own frequencies differ
+# from the table's by less
+ALLOWANCE = 15 / 16
 
 
 class Coded(NamedTuple):
@@ -43,7 +59,9 @@ class Coded(NamedTuple):
 
 def as_bytes(data: bytes | np.ndarray) -> Tensor:
     copied = bytearray(data if isinstance(data, bytes) else data.tobytes())
-    return torch.frombuffer(copied, dtype=torch.uint8) if copied else torch.zeros(0, dtype=torch.uint8)
+    return (
+        torch.frombuffer(copied, dtype=torch.uint8) if copied else torch.zeros(0, dtype=torch.uint8)
+    )
 
 
 def raw(x: Tensor) -> Coded:
@@ -63,12 +81,15 @@ def encode_stream(x: Tensor) -> Coded:
         group = _group(digits, base)
         payload = _entropy(_joined(digits, base, group), base**group, width)
         if payload is not None and len(payload) < width:
-            return Coded(payload, {"name": "entropy", **where, **({"group": group} if group > 1 else {})})
+            return Coded(
+                payload, {"name": "entropy", **where, **({"group": group} if group > 1 else {})}
+            )
     return Coded(pack(digits, base), {"name": "digits", **where})
 
 
 def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Tensor:
-    """The flat tensor of `count` integers that `encode_stream` was given. Raises ValueError where payload and coding disagree."""
+    """The flat tensor of `count` integers that `encode_stream` was given. Raises ValueError where
+    payload and coding disagree."""
     name = coding.get("name") if type(coding) is dict else None
     if name == "raw" and dtype != torch.bool:
         return decode_raw(payload, coding, count, dtype)
@@ -80,7 +101,9 @@ def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) 
     least = number(options, "least", low, high - base + 1, keys)
     kind = np.dtype(f"u{dtype.itemsize}")
     if number(options, "group", 1, max(GROUPS) if name == "entropy" and base > 1 else 1, keys) == 1:
-        digits = (_decode_entropy if name == "entropy" else unpack)(payload.numpy(), base, count, kind)
+        digits = (_decode_entropy if name == "entropy" else unpack)(
+            payload.numpy(), base, count, kind
+        )
     else:
         digits = _decode_grouped(payload.numpy(), base, options["group"], count, kind)
     if least:
@@ -90,7 +113,9 @@ def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) 
 
 def decode_raw(payload: Tensor, coding: dict[str, Any], count: int, dtype: torch.dtype) -> Tensor:
     if len(coding) != 1 or payload.numel() != count * dtype.itemsize:
-        raise ValueError(f"{payload.numel()} bytes do not hold {count} entries of {dtype} coded as {reprlib.repr(coding)}")
+        raise ValueError(
+            f"{payload.numel()} bytes do not hold {count} entries of {dtype} coded as {reprlib.repr(coding)}"
+        )
     return payload.clone().view(dtype) if count else torch.zeros(0, dtype=dtype)
 
 
@@ -98,16 +123,21 @@ def number(coding: dict[str, Any], key: str, least: int, most: int, keys: set[st
     """An entry of a description from a file, where any JSON value may stand."""
     value = coding.get(key)
     if set(coding) != keys or type(value) is not int or not least <= value <= most:
-        raise ValueError(f"the bytes do not hold a tensor coded as {reprlib.repr(coding)}: {key} is to be a whole number from {least} to {most}")
+        raise ValueError(
+            f"the bytes do not hold a tensor coded as {reprlib.repr(coding)}: {key} is to be a whole number from {least} to {most}"
+        )
     return value
 
 
 def _span(x: Tensor) -> tuple[int, int]:
-    """The integer that stands for 0, and the base; the least integer is it if it is negative or saves bytes."""
+    """The integer that stands for 0, and the base; the least integer is it if it is negative or
+    saves bytes."""
     if not x.numel():
         return 0, 1
     low, high = (int(end) for end in torch.aminmax(x))
-    saved = packed_size(x.numel(), high + 1) - packed_size(x.numel(), high - low + 1) if low >= 0 else 9
+    saved = (
+        packed_size(x.numel(), high + 1) - packed_size(x.numel(), high - low + 1) if low >= 0 else 9
+    )
     return (low, high - low + 1) if low > 8 or saved > 8 else (0, high + 1)
 
 
@@ -148,21 +178,30 @@ def _joined(digits: np.ndarray, base: int, group: int) -> np.ndarray:
     return out
 
 
-def _decode_grouped(payload: np.ndarray, base: int, group: int, count: int, kind: np.dtype) -> np.ndarray:
+def _decode_grouped(
+    payload: np.ndarray, base: int, group: int, count: int, kind: np.dtype
+) -> np.ndarray:
     if base**group > LARGEST_TABLE:
         raise ValueError(f"{group} digits below {base} are more than {LARGEST_TABLE} symbols")
     symbols = _decode_entropy(payload, base**group, -(-count // group), np.dtype(np.uint16))
     table = (np.arange(base**group).reshape(-1, 1) // base ** np.arange(group) % base).astype(kind)
     out = np.take(table, symbols, axis=0).reshape(-1)
     if out[count:].any():
-        raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: there are more")
+        raise ValueError(
+            f"{len(payload)} bytes do not hold {count} integers below {base}: there are more"
+        )
     return out[:count]
 
 
 def _entropy(digits: np.ndarray, base: int, most: int) -> Tensor | None:
     """Table and words, or None where they would not be fewer bytes than `most`."""
-    counts = torch.bincount(torch.from_numpy(digits if digits.dtype == np.uint8 else digits.astype(np.int32)), minlength=base).numpy()
-    table = np.searchsorted((WEIGHTS[1:] + WEIGHTS[:-1]) / 2, counts * WEIGHTS[-1] // counts.max()).astype(np.uint8)
+    counts = torch.bincount(
+        torch.from_numpy(digits if digits.dtype == np.uint8 else digits.astype(np.int32)),
+        minlength=base,
+    ).numpy()
+    table = np.searchsorted(
+        (WEIGHTS[1:] + WEIGHTS[:-1]) / 2, counts * WEIGHTS[-1] // counts.max()
+    ).astype(np.uint8)
     table[(table == 0) & (counts > 0)] = 1
     frequencies = _frequencies(table)
     used = counts > 0
@@ -188,12 +227,21 @@ def _model(frequencies: np.ndarray) -> Any:
 def _decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     table, words = payload[:base], payload[base:].tobytes()
     if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not words or not words[-1]:
-        raise ValueError(f"{len(payload)} bytes do not hold a table of {base} weights and the words after it")
+        raise ValueError(
+            f"{len(payload)} bytes do not hold a table of {base} weights and the words after it"
+        )
     frequencies = _frequencies(table)
     least = ALLOWANCE * math.log2(ONE / frequencies.max())
     if not 0 <= count * least <= 8 * len(words):
-        raise ValueError(f"{len(payload)} bytes do not hold {count} symbols of at least {least:.3g} bits")
-    decoder, model = stream.stack.AnsCoder(np.frombuffer(words + bytes(-len(words) % 4), "<u4").astype(np.uint32)), _model(frequencies)
+        raise ValueError(
+            f"{len(payload)} bytes do not hold {count} symbols of at least {least:.3g} bits"
+        )
+    decoder, model = (
+        stream.stack.AnsCoder(
+            np.frombuffer(words + bytes(-len(words) % 4), "<u4").astype(np.uint32)
+        ),
+        _model(frequencies),
+    )
     out = np.empty(count, dtype=kind)
     for start in range(0, count, CHUNK):
         part = out[start : start + CHUNK]
@@ -228,9 +276,14 @@ def pack(digits: np.ndarray, base: int) -> Tensor:
         return as_bytes(np.packbits(digits, bitorder="little"))
     if not share:
         one = digits.dtype.type(1)
-        planes = [np.packbits((digits >> digits.dtype.type(bit) & one).astype(bool), bitorder="little") for bit in range((base - 1).bit_length())]
+        planes = [
+            np.packbits((digits >> digits.dtype.type(bit) & one).astype(bool), bitorder="little")
+            for bit in range((base - 1).bit_length())
+        ]
         return as_bytes(np.concatenate(planes))
-    digits = np.pad(digits.astype(np.uint8, copy=False), (0, -len(digits) % share)).reshape(-1, share)
+    digits = np.pad(digits.astype(np.uint8, copy=False), (0, -len(digits) % share)).reshape(
+        -1, share
+    )
     out = digits[:, 0].copy()
     for place in range(1, share):
         out += digits[:, place] * np.uint8(base**place)
@@ -239,27 +292,44 @@ def pack(digits: np.ndarray, base: int) -> Tensor:
 
 def unpack(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     if count < 0 or len(payload) != packed_size(count, base):
-        raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {reprlib.repr(base)}")
+        raise ValueError(
+            f"{len(payload)} bytes do not hold {count} integers below {reprlib.repr(base)}"
+        )
     if base == 1:
         return np.zeros(count, dtype=kind)
     share = _digits_per_byte(base)
     if share:
-        table, beyond = (np.arange(256).reshape(-1, 1) // base ** np.arange(share) % base).astype(np.uint8), base**share - 1
+        table, beyond = (
+            (np.arange(256).reshape(-1, 1) // base ** np.arange(share) % base).astype(np.uint8),
+            base**share - 1,
+        )
         out = np.empty((len(payload), share), dtype=np.uint8)
         for start in range(0, len(payload), CHUNK):  # indices of 8 bytes each are made on the way
-            np.take(table, payload[start : start + CHUNK], axis=0, out=out[start : start + CHUNK], mode="clip")
+            np.take(
+                table,
+                payload[start : start + CHUNK],
+                axis=0,
+                out=out[start : start + CHUNK],
+                mode="clip",
+            )
         out = out.reshape(-1)
         if int(payload.max(initial=0)) > beyond or out[count:].any():
-            raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: one of them is larger, or there are more")
+            raise ValueError(
+                f"{len(payload)} bytes do not hold {count} integers below {base}: one of them is larger, or there are more"
+            )
         return out[:count].astype(kind, copy=False)
     out = np.zeros(count, dtype=kind)
     for bit, plane in enumerate(payload.reshape((base - 1).bit_length(), -1)):
         ones = np.unpackbits(plane, bitorder="little")
         if ones[count:].any():
-            raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: there are more")
+            raise ValueError(
+                f"{len(payload)} bytes do not hold {count} integers below {base}: there are more"
+            )
         ones = ones[:count].astype(kind)
         ones <<= kind.type(bit)
         out |= ones
     if count and int(out.max()) >= base:
-        raise ValueError(f"{len(payload)} bytes do not hold {count} integers below {base}: one of them is larger")
+        raise ValueError(
+            f"{len(payload)} bytes do not hold {count} integers below {base}: one of them is larger"
+        )
     return out

@@ -1,17 +1,26 @@
-"""Compressions: pure tensor functions, each a family Delta with its C step. They know no module, no file and no loop."""
+"""Compressions: pure tensor functions, each a family Delta with its C step. They know no module, no
+file and no loop."""
 
+from leco.compressions.additive import Additive
 from leco.compressions.budget import Budget
 from leco.compressions.choice import Choice, Uncompressed
-from leco.compressions.combine import Additive
 from leco.compressions.compose import Compose
+from leco.compressions.cp import CP
 from leco.compressions.entropy import EntropyCodebook, EntropyMatrix
 from leco.compressions.groups import NM, GroupL0Penalty, GroupL1Penalty, GroupTopK
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, each_part
 from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
-from leco.compressions.quantization import Binary, Codebook, FixedCodebook, PowersOfTwo, Ternary, Uniform
-from leco.compressions.tensors import CP, TensorTrain
+from leco.compressions.quantization import (
+    Binary,
+    Codebook,
+    FixedCodebook,
+    PowersOfTwo,
+    Ternary,
+    Uniform,
+)
+from leco.compressions.train import TensorTrain
 from leco.compressions.tucker import Tucker, Tucker2, TuckerSelection
 from leco.compressions.vectors import Hashed, VectorCodebook
 

@@ -1,4 +1,5 @@
-"""A hard budget over compressions of any kind: one price for all, found so that their costs meet a limit."""
+"""A hard budget over compressions of any kind: one price for all, found so that their costs meet a
+limit."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from leco.compressions.checks import check_number
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.protocol import Compression, Offer, check_number, is_penalty
+from leco.compressions.protocol import Compression, Offer, is_penalty
 from leco.theta import Array, Sum, Theta
 from leco.views import blocks
 
@@ -28,27 +30,35 @@ Menus = list[list[Buy]]
 
 @dataclass(frozen=True)
 class Budget(OfParts, Compression[Sum]):
-    """min ||x - Delta(Theta)||^2 subject to sum over members of unit_j C_j(Theta_j) <= limit: how much each layer gets comes out by itself.
+    """min ||x - Delta(Theta)||^2 subject to sum over members of unit_j C_j(Theta_j) <= limit: how
+    much each layer gets comes out by itself.
 
-    Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha for all is brought to the least at which
-    the total cost is at most the limit. That Theta, where the members' C steps are exact, has the least distortion of all that cost as much
-    or less (Everett, Operations Research 11, 1963, theorem 1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988): if another of no more cost
-    had less, its distortion + alpha cost would be lower too. It is a point on the lower convex hull of (cost, distortion); between two such
-    points some of the limit may be left over, less than what one more item of one member (a rank, a group) costs. The members then spend
-    what they can of that, at prices of their own and, what no price buys, with one candidate of a `Choice` only or with the ranks below a
-    dense matrix only. The limit is always kept; never worse than the last Theta, if that one keeps it.
+    Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha
+    for all is brought to the least at which the total cost is at most the limit. That Theta, where
+    the members' C steps are exact, has the least distortion of all that cost as much or less
+    (Everett, Operations Research 11, 1963, theorem 1; Shoham and Gersho, IEEE Trans. ASSP 36,
+    1988): if another of no more cost had less, its distortion + alpha cost would be lower too. It
+    is a point on the lower convex hull of (cost, distortion); between two such points some of the
+    limit may be left over, less than what one more item of one member (a rank, a group) costs. The
+    members then spend what they can of that, at prices of their own and, what no price buys, with
+    one candidate of a `Choice` only or with the ranks below a dense matrix only. The limit is
+    always kept; never worse than the last Theta, if that one keeps it.
 
-    One SVD for each low-rank member, and 10 to 40 C steps of the others. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
+    One SVD for each low-rank member, and 10 to 40 C steps of the others. x is a tensor or, with the
+    view `leco.Blocks()`, a tuple of blocks.
 
     Args:
-        members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in exactly one. Their own alpha is not used.
-            `unit` turns C into the unit of `limit`: for bytes, 4 for a parameter of `RankSelection`, 4 and the bytes of its place for a kept
-            weight of `L0Penalty`, 1/8 for the bits of `Choice` or `EntropyCodebook`; for multiply-adds, the number of positions.
+        members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in
+            exactly one. Their own alpha is not used. `unit` turns C into the unit of `limit`: for
+            bytes, 4 for a parameter of `RankSelection`, 4 and the bytes of its place for a kept
+            weight of `L0Penalty`, 1/8 for the bits of `Choice` or `EntropyCodebook`; for
+            multiply-adds, the number of positions.
         limit: in bytes, multiply-adds, seconds: whatever the units give.
 
     Raises:
         TypeError: a member that is not a penalty form.
-        ValueError: blocks in no member or in two; a limit below the least possible cost, which is named.
+        ValueError: blocks in no member or in two; a limit below the least possible cost, which is
+            named.
 
     >>> import torch, leco
     >>> ranks, kept = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4), leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
@@ -66,7 +76,9 @@ class Budget(OfParts, Compression[Sum]):
         check_number("Budget: limit", self.limit)
         for j, part in enumerate(self.members):
             if not isinstance(part, Part):
-                raise TypeError(f"Budget: members[{j}] = {part!r} must be a leco.Part(view, compression)")
+                raise TypeError(
+                    f"Budget: members[{j}] = {part!r} must be a leco.Part(view, compression)"
+                )
             if not is_penalty(part.compression):
                 raise TypeError(
                     f"Budget: members[{j}] has the compression {part.compression!r}, which has no price; "
@@ -78,31 +90,48 @@ class Budget(OfParts, Compression[Sum]):
         return tuple(self.members)
 
     def check(self, shape: Any) -> None:
-        """Raise ValueError where blocks are not covered once, or where the limit is below the least cost of blocks of zeros."""
+        """Raise ValueError where blocks are not covered once, or where the limit is below the least
+        cost of blocks of zeros."""
         shapes = block_shapes(shape)
         self._check_cover(shapes)
-        self._least(self._menus([torch.zeros(()).expand(block) for block in shapes], 1.0, None), HUGE)
+        self._least(
+            self._menus([torch.zeros(()).expand(block) for block in shapes], 1.0, None), HUGE
+        )
 
     def compress(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
         menus = self._menus(whole, mu, theta)
-        scale = mu / 2 * sum(float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in whole) or 1.0
+        scale = (
+            mu
+            / 2
+            * sum(
+                float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in whole
+            )
+            or 1.0
+        )
         ceiling = HUGE * max(scale, 1.0)
         least = self._least(menus, ceiling)
-        found = _search(lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least)
+        found = _search(
+            lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least
+        )
         point = found.point
         if found.alpha and not _spent(point, self.limit):
             point = self._spend(menus, found, ceiling)
         if theta is not None and self.usage(theta) <= self.limit:
-            last = [mu / 2 * part.distortion(term.theta, whole) for part, term in zip(self.members, theta.terms, strict=True)]
+            last = [
+                mu / 2 * part.distortion(term.theta, whole)
+                for part, term in zip(self.members, theta.terms, strict=True)
+            ]
             if sum(last) < point.loss:
                 return theta
         return join(self.members, point.thetas, x)
 
     def usage(self, theta: Sum) -> float:
         """The total cost, in the units of the limit."""
-        return sum(part.cost(term.theta) for part, term in zip(self.members, theta.terms, strict=True))
+        return sum(
+            part.cost(term.theta) for part, term in zip(self.members, theta.terms, strict=True)
+        )
 
     def _check_cover(self, shapes: Sequence[torch.Size]) -> None:
         for part in self.members:
@@ -110,21 +139,31 @@ class Budget(OfParts, Compression[Sum]):
         places = [b for part in self.members for b in part.places(len(shapes))]
         for b, shape in enumerate(shapes):
             if places.count(b) != 1:
-                raise ValueError(f"Budget: block {b} of shape {tuple(shape)} stands in {places.count(b)} members; it must stand in exactly one")
+                raise ValueError(
+                    f"Budget: block {b} of shape {tuple(shape)} stands in {places.count(b)} members; it must stand in exactly one"
+                )
 
     def _menus(self, x: Sequence[Tensor], mu: float, theta: Sum | None) -> Menus:
-        starts = [None] * len(self.members) if theta is None else [term.theta for term in theta.terms]
+        starts = (
+            [None] * len(self.members) if theta is None else [term.theta for term in theta.terms]
+        )
         return [_menu(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)]
 
     def _least(self, menus: Menus, ceiling: float) -> "_Point":
         point = _Point.at(menus, ceiling)
         if point.total > self.limit:
-            raise ValueError(f"Budget: limit = {self.limit} must be at least {point.total}, the least that the members can cost")
+            raise ValueError(
+                f"Budget: limit = {self.limit} must be at least {point.total}, the least that the members can cost"
+            )
         return point
 
     def _spend(self, menus: Menus, found: "_Found", ceiling: float) -> "_Point":
-        """What is left over goes to the members in turn, first to where it lowers the distortion most."""
-        trials = {j: self._improved(j, menus[j], found, ceiling, found.point) for j in range(len(self.members))}
+        """What is left over goes to the members in turn, first to where it lowers the distortion
+        most."""
+        trials = {
+            j: self._improved(j, menus[j], found, ceiling, found.point)
+            for j in range(len(self.members))
+        }
         first, *others = sorted(trials, key=lambda j: trials[j].losses[j] - found.point.losses[j])
         point = trials[first]
         for j in others:
@@ -132,7 +171,9 @@ class Budget(OfParts, Compression[Sum]):
                 point = self._improved(j, menus[j], found, ceiling, point)
         return point
 
-    def _improved(self, j: int, menu: list[Buy], found: "_Found", ceiling: float, base: "_Point") -> "_Point":
+    def _improved(
+        self, j: int, menu: list[Buy], found: "_Found", ceiling: float, base: "_Point"
+    ) -> "_Point":
         """The best of member j's offers that keep the limit, the others fixed as in `base`."""
         best = base
         for k, buy in enumerate(menu):
@@ -144,7 +185,11 @@ class Budget(OfParts, Compression[Sum]):
                 top, last, guess = at(ceiling), ceiling, found.alpha
             else:
                 over = found.over
-                top, last, guess = base.replaced(j, over.thetas[j], over.costs[j], over.losses[j]), found.below, 0.9 * found.below
+                top, last, guess = (
+                    base.replaced(j, over.thetas[j], over.costs[j], over.losses[j]),
+                    found.below,
+                    0.9 * found.below,
+                )
             if top.total <= self.limit:
                 trial = _search(at, self.limit, guess, last, top).point
                 if trial.losses[j] < best.losses[j]:
@@ -153,7 +198,8 @@ class Budget(OfParts, Compression[Sum]):
 
 
 class _Point(NamedTuple):
-    """The members' Thetas at some prices, their costs in the units of the limit, and mu/2 times their distortions."""
+    """The members' Thetas at some prices, their costs in the units of the limit, and mu/2 times
+    their distortions."""
 
     thetas: tuple[Theta, ...]
     costs: tuple[float, ...]
@@ -178,11 +224,16 @@ class _Point(NamedTuple):
         """Another Theta of member j, the rest as they are."""
         head, rest = slice(j), slice(j + 1, None)
         thetas = (*self.thetas[head], theta, *self.thetas[rest])
-        return _Point(thetas, (*self.costs[head], cost, *self.costs[rest]), (*self.losses[head], loss, *self.losses[rest]))
+        return _Point(
+            thetas,
+            (*self.costs[head], cost, *self.costs[rest]),
+            (*self.losses[head], loss, *self.losses[rest]),
+        )
 
 
 class _Found(NamedTuple):
-    """The least price found whose point keeps the limit, and the greatest found whose point does not (0 where every price's does)."""
+    """The least price found whose point keeps the limit, and the greatest found whose point does
+    not (0 where every price's does)."""
 
     alpha: float
     point: _Point
@@ -207,25 +258,33 @@ def _spent(point: _Point, limit: float) -> bool:
     return limit - point.total <= SLACK * limit
 
 
-def _search(at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point) -> _Found:
+def _search(
+    at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point
+) -> _Found:
     """`best`: the point at alpha = `ceiling`, which keeps the limit.
 
-    log alpha is bracketed from `guess` on in growing steps. Then it is where the line through the last two totals, of logarithms, meets the
-    limit. After a turn that brought the total no nearer, it is the price at which both ends of the bracket have the same objective: what is
-    not below that there leaves no point of the hull between them (Shoham and Gersho). It ends there, where the limit is spent, or with a
-    bracket narrower than `WIDTH`.
+    log alpha is bracketed from `guess` on in growing steps. Then it is where the line through the
+    last two totals, of logarithms, meets the limit. After a turn that brought the total no nearer,
+    it is the price at which both ends of the bracket have the same objective: what is not below
+    that there leaves no point of the hull between them (Shoham and Gersho). It ends there, where
+    the limit is spent, or with a bracket narrower than `WIDTH`.
     """
     floor, top, aim = math.log(guess) - 60, math.log(ceiling), limit * (1 - SLACK / 2)
     low, over, high = floor, None, top
-    probe, step = math.log(guess), math.log(ceiling / guess) / 2 if ceiling < 2 * guess else math.log(16)
-    last = excess = tie = math.nan  # the last probe, log(total / aim) there, and what both ends' objectives are at this one
+    probe, step = (
+        math.log(guess),
+        math.log(ceiling / guess) / 2 if ceiling < 2 * guess else math.log(16),
+    )
+    # the last probe, log(total / aim) there, and what both ends' objectives are at this one
+    last = excess = tie = math.nan
     for _ in range(TURNS):
         point = at(math.exp(probe))
         lower = tie - point.objective(math.exp(probe))
         if point.total > limit:
             low, over = probe, point
         else:
-            high, best = probe, point if point.loss <= best.loss else best  # a descent step's may be worse
+            # a descent step's may be worse
+            high, best = probe, point if point.loss <= best.loss else best
             if over is None:
                 over = at(0.0)
                 if over.total <= limit:

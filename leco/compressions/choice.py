@@ -1,4 +1,5 @@
-"""A choice of scheme within the C step: for each block of weights, the candidate of least distortion and cost."""
+"""A choice of scheme within the C step: for each block of weights, the candidate of least
+distortion and cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.coding import bits
+from leco.coding.tensors import bits
+from leco.compressions.checks import check_finite, check_number
 from leco.compressions.parts import OfParts, Part, block_shapes
-from leco.compressions.protocol import Compression, Offer, Penalty, check_number, is_penalty
-from leco.finite import check_finite
+from leco.compressions.protocol import Compression, Offer, Penalty, is_penalty
 from leco.theta import Array, Dense, Sum, Term, Theta
 from leco.views import View, array_shape, blocks
 
@@ -31,7 +32,8 @@ class Uncompressed(Compression[Dense]):
 
 
 class _Option(NamedTuple):
-    """One candidate's Theta for one block: mu/2 ||x - Delta(Theta)||^2 (with the candidate's own price, if a set form has one), and its cost."""
+    """One candidate's Theta for one block: mu/2 ||x - Delta(Theta)||^2 (with the candidate's own
+    price, if a set form has one), and its cost."""
 
     term: Term
     distortion: float
@@ -40,19 +42,24 @@ class _Option(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice(OfParts, Penalty[Sum]):
-    """min over k, Theta_k of mu/2 ||x - Delta_k(Theta_k)||^2 + alpha C_k(Theta_k), for each block of x on its own: a scheme for each layer.
+    """min over k, Theta_k of mu/2 ||x - Delta_k(Theta_k)||^2 + alpha C_k(Theta_k), for each block
+    of x on its own: a scheme for each layer.
 
-    Exact where every candidate is: the minimum over (k, Theta_k) is the least of the minima over Theta_k, and each of those is a candidate's
-    own C step (of a penalty form, at the price alpha unit; of a set form, at its cost, which the set is taken to fix; where it varies
-    within the set, as the coded bits of a sparsity pattern do, this is the best of the candidates' C steps and of the last Theta).
-    The cost of a candidate is `unit` times C(Theta) of a penalty form, whose own alpha is not used, and `unit` times cost(Theta) of a set
-    form: with the default, bits, a kept weight of `L0Penalty` has a unit of 32 and the bits of its place, a parameter of `RankSelection` one
-    of 32. One C step of every candidate, and one pass each to compare. x is a tensor or a tuple of blocks (`leco.Blocks()`).
-    Idelbayev and Carreira-Perpinan, ICASSP 2021, for the choice among low-rank schemes.
+    Exact where every candidate is: the minimum over (k, Theta_k) is the least of the minima over
+    Theta_k, and each of those is a candidate's own C step (of a penalty form, at the price alpha
+    unit; of a set form, at its cost, which the set is taken to fix; where it varies within the set,
+    as the coded bits of a sparsity pattern do, this is the best of the candidates' C steps and of
+    the last Theta). The cost of a candidate is `unit` times C(Theta) of a penalty form, whose own
+    alpha is not used, and `unit` times cost(Theta) of a set
+    form: with the default, bits, a kept weight of `L0Penalty` has a unit of 32 and the bits of its
+    place, a parameter of `RankSelection` one of 32. One C step of every candidate, and one pass
+    each to compare. x is a tensor or a tuple of blocks (`leco.Blocks()`). Idelbayev and
+    Carreira-Perpinan, ICASSP 2021, for the choice among low-rank schemes.
 
     Args:
         alpha: price of a unit of cost.
-        candidates: `Part(view, compression, unit=...)`, or (view, compression); each is tried on every block whose shape it can take.
+        candidates: `Part(view, compression, unit=...)`, or (view, compression); each is tried on
+            every block whose shape it can take.
         cost: of the Theta of a set form; the coded bits.
 
     Raises:
@@ -72,14 +79,22 @@ class Choice(OfParts, Penalty[Sum]):
 
     def __post_init__(self) -> None:
         check_number("Choice: alpha", self.alpha)
-        object.__setattr__(self, "candidates", tuple(part if isinstance(part, Part) else Part(*part) for part in self.candidates))
+        object.__setattr__(
+            self,
+            "candidates",
+            tuple(part if isinstance(part, Part) else Part(*part) for part in self.candidates),
+        )
         if not self.candidates:
             raise ValueError("Choice: candidates is empty; give at least one leco.Part")
         for k, part in enumerate(self.parts):
             if part.weight != 1:
-                raise ValueError(f"Choice: candidates[{k}] has weight = {part.weight}, which must be 1: the candidates share one distortion")
+                raise ValueError(
+                    f"Choice: candidates[{k}] has weight = {part.weight}, which must be 1: the candidates share one distortion"
+                )
             if part.at is not None:
-                raise ValueError(f"Choice: candidates[{k}] has at = {part.at}, which must be None: each candidate is tried on every block")
+                raise ValueError(
+                    f"Choice: candidates[{k}] has at = {part.at}, which must be None: each candidate is tried on every block"
+                )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -103,9 +118,19 @@ class Choice(OfParts, Penalty[Sum]):
         last = {} if theta is None else {term.at[0]: term for term in theta.terms}
         menus = [self._menu(b, block, mu, last.get(b)) for b, block in enumerate(blocks(x))]
 
-        def select(alpha: float, menus: list[list[Callable[[float], _Option]]]) -> tuple[Sum, float]:
-            chosen = [min((option(alpha) for option in menu), key=lambda o: (o.distortion + alpha * o.cost, o.cost)) for menu in menus]
-            return Sum(tuple(option.term for option in chosen), shapes, int(isinstance(x, Tensor))), sum(option.cost for option in chosen)
+        def select(
+            alpha: float, menus: list[list[Callable[[float], _Option]]]
+        ) -> tuple[Sum, float]:
+            chosen = [
+                min(
+                    (option(alpha) for option in menu),
+                    key=lambda o: (o.distortion + alpha * o.cost, o.cost),
+                )
+                for menu in menus
+            ]
+            return Sum(
+                tuple(option.term for option in chosen), shapes, int(isinstance(x, Tensor))
+            ), sum(option.cost for option in chosen)
 
         alone = [[[option]] for option in menus[0]] if len(menus) == 1 else []
         return [partial(select, menus=part) for part in [menus, *alone]]
@@ -126,18 +151,29 @@ class Choice(OfParts, Penalty[Sum]):
             except ValueError as error:
                 reasons.append(str(error))
         if not found:
-            raise ValueError(f"Choice: no candidate can take block {b} of shape {tuple(shape)}: {'; '.join(reasons)}")
+            raise ValueError(
+                f"Choice: no candidate can take block {b} of shape {tuple(shape)}: {'; '.join(reasons)}"
+            )
         return found
 
-    def _menu(self, b: int, block: Tensor, mu: float, last: Term | None) -> list[Callable[[float], _Option]]:
-        """alpha to the option of each candidate, and of the last Theta; what does not depend on alpha is computed here."""
+    def _menu(
+        self, b: int, block: Tensor, mu: float, last: Term | None
+    ) -> list[Callable[[float], _Option]]:
+        """alpha to the option of each candidate, and of the last Theta; what does not depend on
+        alpha is computed here."""
 
         def weigh(k: int, theta: Theta) -> _Option:
             part = self.parts[k]
             term = Term(theta, part.view, (b,), k)
-            return _Option(term, mu / 2 * part.distortion(theta, [block]) + self._own_price(term), self._cost(term))
+            return _Option(
+                term,
+                mu / 2 * part.distortion(theta, [block]) + self._own_price(term),
+                self._cost(term),
+            )
 
-        def of_penalty(k: int, unit: float, family: Callable[[float], Theta]) -> Callable[[float], _Option]:
+        def of_penalty(
+            k: int, unit: float, family: Callable[[float], Theta]
+        ) -> Callable[[float], _Option]:
             return lambda alpha: weigh(k, family(alpha * unit))
 
         menu = [] if last is None else [_always(weigh(last.candidate, last.theta))]
@@ -153,7 +189,11 @@ class Choice(OfParts, Penalty[Sum]):
 
     def _cost(self, term: Term) -> float:
         part = self.parts[term.candidate]
-        return part.cost(term.theta) if is_penalty(part.compression) else part.unit * self.cost(term.theta)
+        return (
+            part.cost(term.theta)
+            if is_penalty(part.compression)
+            else part.unit * self.cost(term.theta)
+        )
 
     def _own_price(self, term: Term) -> float:
         compression = self.parts[term.candidate].compression

@@ -1,4 +1,5 @@
-"""A compression of what an earlier one leaves: quantized values of the kept weights, quantized low-rank factors."""
+"""A compression of what an earlier one leaves: quantized values of the kept weights, quantized
+low-rank factors."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,15 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.compressions.combine import distance
+from leco.compressions.additive import distance
+from leco.compressions.checks import check_count, check_finite
+from leco.compressions.kmeans1d import midpoints
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
-from leco.compressions.protocol import Compression, check_count
+from leco.compressions.protocol import Compression
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.quantization import cells_of
-from leco.compressions.sorted import midpoints
-from leco.finite import check_finite
-from leco.theta import Affine, Codes, ConvFactors, Dense, Factors, Fixed, Scaled, Sparse, Theta, ZeroCodes, lookup, values
+from leco.theta import (
+    Affine,
+    Codes,
+    ConvFactors,
+    Dense,
+    Factors,
+    Fixed,
+    Scaled,
+    Sparse,
+    Theta,
+    ZeroCodes,
+    lookup,
+    values,
+)
 from leco.views import Matrix, Rows, Vector, View
 
 FIRST = (TopK, L0Penalty, L1Penalty, LowRank, RankSelection, ConvRankSelection)
@@ -23,23 +37,28 @@ ENOUGH = 1e-6  # relative decrease of the objective, by a sweep, that is not wor
 
 @dataclass(frozen=True)
 class Compose(Compression[Any]):
-    """min mu/2 ||x - Delta(Theta)||^2 + prices, Theta of `first` with its float fields (kept values, factors u and v) in the set of `then`.
+    """min mu/2 ||x - Delta(Theta)||^2 + prices, Theta of `first` with its float fields (kept
+    values, factors u and v) in the set of `then`.
 
-    A descent step. Delta(Theta) = A f is linear in each field f while the others are fixed: A has norm 1 for kept values, ||v||_2 for u,
-    ||u||_2 for v. From the last f_0, with L = ||A||^2 and g = A'(A f_0 - x),
+    A descent step. Delta(Theta) = A f is linear in each field f while the others are fixed: A has
+    norm 1 for kept values, ||v||_2 for u, ||u||_2 for v. From the last f_0, with L = ||A||^2 and g
+    = A'(A f_0 - x),
 
         ||x - A f||^2 <= L ||f - (f_0 - g/L)||^2 + a constant,  with equality at f_0,
 
-    since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). So the C step of `then` at f_0 - g/L and mu L, warm-started from f_0,
-    does not raise the objective. Nor does another support: with the values v of one codebook fixed, to keep x_i lowers the error by
-    max_v (x_i^2 - (x_i - v)^2), so that `TopK` and `L0Penalty` choose by the root of it, if above 0, as they do by |x_i|; where the values are given,
-    a codebook without scale, this is exact. Sweeps of such steps go from the last Theta and from `first`'s C step with its fields
-    compressed; the best is taken, the last Theta included, which covers prices of `first` that depend on the fields.
+    since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). So the C step of `then` at
+    f_0 - g/L and mu L, warm-started from f_0, does not raise the objective. Nor does another
+    support: with the values v of one codebook fixed, to keep x_i lowers the error by max_v (x_i^2 -
+    (x_i - v)^2), so that `TopK` and `L0Penalty` choose by the root of it, if above 0, as they do by
+    |x_i|; where the values are given, a codebook without scale, this is exact. Sweeps of such steps
+    go from the last Theta and from `first`'s C step with its fields compressed; the best is taken,
+    the last Theta included, which covers prices of `first` that depend on the fields.
 
     Args:
         first: `TopK`, `L0Penalty`, `L1Penalty`, `LowRank`, `RankSelection` or `ConvRankSelection`.
-        then: compresses each field; the kept values of all rows are one field. A field that it can't take (fewer values than a codebook
-            holds), where `first` finds the sizes itself, stays as it is.
+        then: compresses each field; the kept values of all rows are one field. A field that it
+            can't take (fewer values than a codebook holds), where `first` finds the sizes itself,
+            stays as it is.
         view: through which `then` sees a field: `Rows()` for a scale of each row of u and of v.
         sweeps: at most so many from each start.
 
@@ -59,7 +78,9 @@ class Compose(Compression[Any]):
     def __post_init__(self) -> None:
         if not isinstance(self.first, FIRST):
             names = ", ".join(kind.__name__ for kind in FIRST)
-            raise TypeError(f"Compose: first = {self.first!r} must be one of {names}: Theta then holds values that can be compressed further")
+            raise TypeError(
+                f"Compose: first = {self.first!r} must be one of {names}: Theta then holds values that can be compressed further"
+            )
         check_count("Compose: sweeps", self.sweeps, 1)
         _ = self._part
 
@@ -82,19 +103,33 @@ class Compose(Compression[Any]):
                 if own.numel():
                     self._part.check([own])
             except ValueError as error:
-                raise ValueError(f"Compose: {self.then} can't take the {name} of {self.first}, of shape {tuple(own)}: {error}") from error
+                raise ValueError(
+                    f"Compose: {self.then} can't take the {name} of {self.first}, of shape {tuple(own)}: {error}"
+                ) from error
 
     def price(self, theta: Any) -> float:
         inner = [self._inner(getattr(theta, name)) for name in theta.free()]
-        return self.first.price(_plain(theta)) + sum(self.then.price(field) for field in inner if field is not None)
+        return self.first.price(_plain(theta)) + sum(
+            self.then.price(field) for field in inner if field is not None
+        )
 
     def compress(self, x: Tensor, mu: float, theta: Any = None) -> Any:
         self.check(x.shape)
         check_finite(x)
-        warm = isinstance(theta, (Sparse, Dense, Factors, ConvFactors)) and theta.decompress().shape == x.shape
+        warm = (
+            isinstance(theta, (Sparse, Dense, Factors, ConvFactors))
+            and theta.decompress().shape == x.shape
+        )
         starts: list[Any] = [theta] if warm else []
         cold = self.first.compress(x, mu, _plain(theta) if warm else None)
-        starts.append(cold._replace(**{name: self._field(getattr(cold, name), mu * _curvature(cold, name)) for name in cold.free()}))
+        starts.append(
+            cold._replace(
+                **{
+                    name: self._field(getattr(cold, name), mu * _curvature(cold, name))
+                    for name in cold.free()
+                }
+            )
+        )
         return min((self._descend(x, mu, start) for start in starts), key=lambda found: found[0])[1]
 
     def _descend(self, x: Tensor, mu: float, theta: Any) -> tuple[float, Any]:
@@ -107,7 +142,9 @@ class Compose(Compression[Any]):
                 curvature, field = _curvature(theta, name), getattr(theta, name)
                 if curvature > 0 and values(field).numel():
                     step = values(field) - _gradient(x, theta, name) / curvature
-                    theta = theta._replace(**{name: self._field(step, mu * curvature, self._inner(field))})
+                    theta = theta._replace(
+                        **{name: self._field(step, mu * curvature, self._inner(field))}
+                    )
             objective = mu / 2 * distance(x, theta.decompress()) + self.price(theta)
             enough = not objective < best[0] - ENOUGH * abs(best[0])
             best = min(best, (objective, theta), key=lambda found: found[0])
@@ -116,12 +153,20 @@ class Compose(Compression[Any]):
         return best
 
     def _support(self, x: Tensor, mu: float, theta: Any) -> Any:
-        """The best kept weights for the values that `then` has now, and its C step for them, where the values are one codebook for all."""
+        """The best kept weights for the values that `then` has now, and its C step for them, where
+        the values are one codebook for all."""
         first, inner = self.first, getattr(theta, "values", None)
         plain = isinstance(first, L0Penalty) or (isinstance(first, TopK) and not first.gamma)
-        if not (plain and isinstance(inner, (Codes, Fixed, Scaled, ZeroCodes, Affine))) or inner.indices.dim() != 1:
+        if (
+            not (plain and isinstance(inner, (Codes, Fixed, Scaled, ZeroCodes, Affine)))
+            or inner.indices.dim() != 1
+        ):
             return None
-        count = len(inner.values) if isinstance(inner, (Fixed, Scaled)) else int(inner.indices.max()) + 1
+        count = (
+            len(inner.values)
+            if isinstance(inner, (Fixed, Scaled))
+            else int(inner.indices.max()) + 1
+        )
         every = torch.arange(count, device=x.device)
         levels = inner._replace(indices=every).decompress().sort().values
         gain = lookup(levels, cells_of(x, midpoints(levels).expand(*x.shape[:-1], -1).contiguous()))
@@ -150,7 +195,8 @@ class Compose(Compression[Any]):
         return True
 
     def _fits(self, shape: torch.Size) -> bool:
-        """Whether the view leaves a field of the shape as it is, so that Theta needs not remember the view."""
+        """Whether the view leaves a field of the shape as it is, so that Theta needs not remember
+        the view."""
         return self.view in (Vector(), Rows(), Matrix()) and self.view.shape([shape]) == shape
 
 
@@ -159,7 +205,10 @@ def _fields(first: Compression[Any], shape: torch.Size) -> dict[str, torch.Size]
     if isinstance(first, TopK):
         return {"values": torch.Size([shape[:-1].numel() * first.count(shape[-1])])}
     if isinstance(first, LowRank) and first.rank < min(shape[-2:]):
-        return {"u": torch.Size([*shape[:-1], first.rank]), "v": torch.Size([*shape[:-2], first.rank, shape[-1]])}
+        return {
+            "u": torch.Size([*shape[:-1], first.rank]),
+            "v": torch.Size([*shape[:-2], first.rank, shape[-1]]),
+        }
     return {"values": shape} if isinstance(first, LowRank) else {}
 
 

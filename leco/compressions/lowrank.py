@@ -1,6 +1,8 @@
-"""Low rank: C steps on matrices x (..., m, n) by their singular values s_1 >= s_2 >= ... All of them are exact (Eckart, Young, Mirsky).
+"""Low rank: C steps on matrices x (..., m, n) by their singular values s_1 >= s_2 >= ... All of
+them are exact (Eckart, Young, Mirsky).
 
-Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection), ICASSP 2021 (the matrix of a convolution).
+Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection), ICASSP 2021 (the matrix of a
+convolution).
 """
 
 import itertools
@@ -12,22 +14,27 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Offer, Penalty, check_count, check_number, offer_of
-from leco.costs import RankCost, storage
-from leco.finite import check_finite
+from leco.compressions.checks import check_count, check_finite, check_number
+from leco.compressions.costs import RankCost, storage
+from leco.compressions.protocol import Compression, Offer, Penalty, offer_of
 from leco.theta import ConvFactors, Dense, Factors
 from leco.views import Matrix
 
 
 def _factors(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Factors:
-    """The truncated SVD as a balanced pair: both factors take the square root of the singular values."""
+    """The truncated SVD as a balanced pair: both factors take the square root of the singular
+    values."""
     root = s[..., :rank].sqrt()
-    return Factors((u[..., :rank] * root.unsqueeze(-2)).contiguous(), (root.unsqueeze(-1) * vh[..., :rank, :]).contiguous())
+    return Factors(
+        (u[..., :rank] * root.unsqueeze(-2)).contiguous(),
+        (root.unsqueeze(-1) * vh[..., :rank, :]).contiguous(),
+    )
 
 
 @dataclass(frozen=True)
 class LowRank(Compression[Factors | Dense]):
-    """min ||x - u v||^2 with u (m, r), v (r, n): the truncated SVD; x itself where r is min(m, n). O(m n min(m, n)).
+    """min ||x - u v||^2 with u (m, r), v (r, n): the truncated SVD; x itself where r is min(m, n).
+    O(m n min(m, n)).
 
     Args:
         rank: r, from 0 to min(m, n).
@@ -47,7 +54,9 @@ class LowRank(Compression[Factors | Dense]):
         _check_matrix("LowRank", shape)
         check_count("LowRank: rank", self.rank, 0, min(shape[-2:]))
 
-    def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: Factors | Dense | None = None
+    ) -> Factors | Dense:
         self.check(x.shape)
         check_finite(x)
         if self.rank >= min(x.shape[-2:]):
@@ -58,13 +67,15 @@ class LowRank(Compression[Factors | Dense]):
 
 @dataclass(frozen=True)
 class RankSelection(Penalty[Factors | Dense]):
-    """min over r, u, v of mu/2 ||x - u v||^2 + alpha C(r): the r of least alpha C(r) + mu/2 (sum of s_i^2 for i > r), by enumeration.
+    """min over r, u, v of mu/2 ||x - u v||^2 + alpha C(r): the r of least alpha C(r) + mu/2 (sum of
+    s_i^2 for i > r), by enumeration.
 
     One SVD, for any C. At full rank the matrix stays dense, at no error.
 
     Args:
         alpha: price of a unit of cost.
-        cost: C, a function of (shape, rank): `leco.storage` (parameters), `leco.MultiplyAdds(positions)`, a `leco.Table` of seconds, ...
+        cost: C, a function of (shape, rank): `leco.storage` (parameters),
+            `leco.MultiplyAdds(positions)`, a `leco.Table` of seconds, ...
 
     >>> import torch, leco
     >>> leco.RankSelection(alpha=0.1).compress(torch.diag(torch.tensor([3.0, 0.1, 0.1])), mu=1.0).decompress().diag()
@@ -80,17 +91,24 @@ class RankSelection(Penalty[Factors | Dense]):
     def check(self, shape: torch.Size) -> None:
         _check_matrix("RankSelection", shape)
         if len(shape) != 2:
-            raise ValueError(f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks")
+            raise ValueError(
+                f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks"
+            )
         _costs(self.cost, shape)
 
-    def compress(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: Factors | Dense | None = None
+    ) -> Factors | Dense:
         return self.family(x, mu)(self.alpha)
 
-    def family(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Callable[[float], Factors | Dense]:
+    def family(
+        self, x: Tensor, mu: float, theta: Factors | Dense | None = None
+    ) -> Callable[[float], Factors | Dense]:
         return self._families(x, mu)[0]
 
     def offers(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> list[Offer]:
-        """All ranks; and those that cost less than the full one, whose leap to no distortion hides the ranks near it from a price."""
+        """All ranks; and those that cost less than the full one, whose leap to no distortion hides
+        the ranks near it from a price."""
         return [offer_of(self, family) for family in self._families(x, mu)]
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], Factors | Dense]]:
@@ -113,11 +131,13 @@ class RankSelection(Penalty[Factors | Dense]):
 
 @dataclass(frozen=True)
 class ConvRankSelection(Penalty[ConvFactors | Dense]):
-    """`RankSelection` of a convolution kernel (out, in, height, width) that also chooses its matrix: the minimum over (scheme, r).
+    """`RankSelection` of a convolution kernel (out, in, height, width) that also chooses its
+    matrix: the minimum over (scheme, r).
 
-    Scheme 1, out x (in height width), is a convolution in -> r of height x width and then one r -> out of 1 x 1; scheme 2,
-    (out height) x (in width), one in -> r of 1 x width and then one r -> out of height x 1. One SVD for each scheme. ICASSP 2021.
-    The view is `leco.Kernel()`; a given rank of a given scheme is `LowRank` over `leco.Matrix((0,))` or `leco.Matrix((0, 2))`.
+    Scheme 1, out x (in height width), is a convolution in -> r of height x width and then one r ->
+    out of 1 x 1; scheme 2, (out height) x (in width), one in -> r of 1 x width and then one r ->
+    out of height x 1. One SVD for each scheme. ICASSP 2021. The view is `leco.Kernel()`; a given
+    rank of a given scheme is `LowRank` over `leco.Matrix((0,))` or `leco.Matrix((0, 2))`.
 
     Args:
         alpha: price of a unit of cost.
@@ -132,18 +152,26 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
     def __post_init__(self) -> None:
         check_number("ConvRankSelection: alpha", self.alpha)
         if not self.schemes or not set(self.schemes) <= {1, 2}:
-            raise ValueError(f"ConvRankSelection: schemes = {self.schemes} must be (1,), (2,) or (1, 2)")
+            raise ValueError(
+                f"ConvRankSelection: schemes = {self.schemes} must be (1,), (2,) or (1, 2)"
+            )
 
     def check(self, shape: torch.Size) -> None:
         if len(shape) != 4:
-            raise ValueError(f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}")
+            raise ValueError(
+                f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}"
+            )
         for scheme in self.schemes:
             _costs(self.cost, _scheme_view(scheme).shape([shape]))
 
-    def compress(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> ConvFactors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None
+    ) -> ConvFactors | Dense:
         return self.family(x, mu)(self.alpha)
 
-    def family(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> Callable[[float], ConvFactors | Dense]:
+    def family(
+        self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None
+    ) -> Callable[[float], ConvFactors | Dense]:
         return self._families(x, mu)[0]
 
     def offers(self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None) -> list[Offer]:
@@ -154,21 +182,31 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         self.check(x.shape)
         check_finite(x)
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
-        decompositions = {scheme: torch.linalg.svd(matrix, full_matrices=False) for scheme, matrix in matrices.items()}
+        decompositions = {
+            scheme: torch.linalg.svd(matrix, full_matrices=False)
+            for scheme, matrix in matrices.items()
+        }
         costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
         dense = min(own[-1] for own in costs.values())
 
-        def select(alpha: float, costs: dict[int, list[float]], dense: float) -> ConvFactors | Dense:
+        def select(
+            alpha: float, costs: dict[int, list[float]], dense: float
+        ) -> ConvFactors | Dense:
             chosen, least = None, alpha * dense if dense < math.inf else math.inf
             for scheme, own in costs.items():
                 u, s, vh = decompositions[scheme]
                 rank, objective = _select(s, alpha, mu, own)
                 if rank < len(s) and objective < least:
-                    chosen, least = ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]), objective
+                    chosen, least = (
+                        ConvFactors(*_factors(u, s, vh, rank), scheme, x.shape[2], x.shape[3]),
+                        objective,
+                    )
             return Dense(x.clone()) if chosen is None else chosen
 
         cheaper = {scheme: _below(own, dense) for scheme, own in costs.items() if own[0] < dense}
-        return [partial(select, costs=costs, dense=dense)] + ([partial(select, costs=cheaper, dense=math.inf)] if cheaper else [])
+        return [partial(select, costs=costs, dense=dense)] + (
+            [partial(select, costs=cheaper, dense=math.inf)] if cheaper else []
+        )
 
     def usage(self, theta: ConvFactors | Dense) -> float:
         if isinstance(theta, ConvFactors):
@@ -183,7 +221,9 @@ def _scheme_view(scheme: int) -> Matrix:
 
 def _check_matrix(name: str, shape: torch.Size) -> None:
     if len(shape) < 2:
-        raise ValueError(f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()")
+        raise ValueError(
+            f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()"
+        )
 
 
 def _cost_of_pair(cost: RankCost, theta: Factors | ConvFactors) -> float:
@@ -200,8 +240,12 @@ def _below(costs: list[float], dense: float) -> list[float]:
 
 
 def _select(s: Tensor, alpha: float, mu: float, costs: list[float]) -> tuple[int, float]:
-    """The rank of least alpha C(r) + mu/2 sum of s_i^2 over i > r, and that objective; the smallest among equals."""
+    """The rank of least alpha C(r) + mu/2 sum of s_i^2 over i > r, and that objective; the smallest
+    among equals."""
     tails = torch.nn.functional.pad(s.double().square().flip(0).cumsum(0), (1, 0)).flip(0)
-    objective = alpha * torch.tensor(costs, dtype=torch.float64, device=s.device) + mu / 2 * tails[: len(costs)]
+    objective = (
+        alpha * torch.tensor(costs, dtype=torch.float64, device=s.device)
+        + mu / 2 * tails[: len(costs)]
+    )
     rank = int(objective.argmin())
     return rank, float(objective[rank])

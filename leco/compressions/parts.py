@@ -1,4 +1,5 @@
-"""A compression through a view of some of the blocks: what additive combinations, budgets and choices are made of."""
+"""A compression through a view of some of the blocks: what additive combinations, budgets and
+choices are made of."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,12 +16,15 @@ from leco.views import View, blocks
 
 @dataclass(frozen=True)
 class Part:
-    """Delta of the blocks `at` (None: all of them, jointly), seen through `view`; in the other blocks it is 0.
+    """Delta of the blocks `at` (None: all of them, jointly), seen through `view`; in the other
+    blocks it is 0.
 
     Args:
-        unit: the cost of one unit of a penalty form's C(Theta), where it competes with others (`leco.Budget`): 4 bytes a parameter, say.
-        weight: the distortion of these blocks counts weight^2 times, where they compete with others: the compression sees weight x, and Delta
-            is divided by it. Layers whose weights are small by nature (many inputs) are pruned away entirely otherwise.
+        unit: the cost of one unit of a penalty form's C(Theta), where it competes with others
+            (`leco.Budget`): 4 bytes a parameter, say.
+        weight: the distortion of these blocks counts weight^2 times, where they compete with
+            others: the compression sees weight x, and Delta is divided by it. Layers whose weights
+            are small by nature (many inputs) are pruned away entirely otherwise.
 
     >>> import torch, leco
     >>> x = (torch.randn(4, 3), torch.randn(2, 3))
@@ -35,9 +39,14 @@ class Part:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, method in (("view", self.view, "forward"), ("compression", self.compression, "compress")):
+        for name, value, method in (
+            ("view", self.view, "forward"),
+            ("compression", self.compression, "compress"),
+        ):
             if isinstance(value, type) or not hasattr(value, method):
-                raise TypeError(f"Part: {name} = {value!r} is not an instance of a {name}; the order is Part(view, compression)")
+                raise TypeError(
+                    f"Part: {name} = {value!r} is not an instance of a {name}; the order is Part(view, compression)"
+                )
         for name, number in (("unit", self.unit), ("weight", self.weight)):
             if not 0 < number < math.inf:
                 raise ValueError(f"Part: {name} = {number} must be positive and finite")
@@ -49,24 +58,38 @@ class Part:
     def check(self, shapes: Sequence[torch.Size]) -> None:
         """Raise ValueError where blocks of these shapes can't be taken."""
         places = self.places(len(shapes))
-        if not places or len(set(places)) < len(places) or not all(0 <= b < len(shapes) for b in places):
-            raise ValueError(f"Part: at = {self.at} must be distinct blocks from 0 to {len(shapes) - 1}")
+        if (
+            not places
+            or len(set(places)) < len(places)
+            or not all(0 <= b < len(shapes) for b in places)
+        ):
+            raise ValueError(
+                f"Part: at = {self.at} must be distinct blocks from 0 to {len(shapes) - 1}"
+            )
         self.compression.check(self.view.shape([shapes[b] for b in places]))
 
     def array(self, x: Sequence[Tensor]) -> Any:
         """What the compression sees of the blocks x."""
-        return self.view.forward([x[b] if self.weight == 1 else x[b] * self.weight for b in self.places(len(x))])
+        return self.view.forward(
+            [x[b] if self.weight == 1 else x[b] * self.weight for b in self.places(len(x))]
+        )
 
     def delta(self, theta: Theta, shapes: Sequence[torch.Size]) -> dict[int, Tensor]:
         """Delta(Theta) by block."""
         places = self.places(len(shapes))
         parts = self.view.backward(theta.decompress(), [shapes[b] for b in places])
-        return {b: part if self.weight == 1 else part / self.weight for b, part in zip(places, parts, strict=True)}
+        return {
+            b: part if self.weight == 1 else part / self.weight
+            for b, part in zip(places, parts, strict=True)
+        }
 
     def distortion(self, theta: Theta, x: Sequence[Tensor]) -> float:
         """weight^2 ||x - Delta(Theta)||^2 over the blocks that the part takes."""
         deltas = self.delta(theta, [block.shape for block in x]).items()
-        return self.weight**2 * sum(float(torch.linalg.vector_norm(x[b] - delta, dtype=torch.float64)) ** 2 for b, delta in deltas)
+        return self.weight**2 * sum(
+            float(torch.linalg.vector_norm(x[b] - delta, dtype=torch.float64)) ** 2
+            for b, delta in deltas
+        )
 
     def cost(self, theta: Theta) -> float:
         """unit C(Theta) of a penalty form."""
@@ -77,11 +100,21 @@ class Part:
         return Term(theta, self.view, self.places(count), weight=self.weight)
 
 
-def each_part(view: View, compression: Compression[Any], blocks: Iterable[int], unit: float = 1.0, weights: Iterable[float] = ()) -> tuple[Part, ...]:
-    """A part for each of the blocks: ranks, codebooks or sparsities of their own. `weights`: of each, all 1 by default."""
+def each_part(
+    view: View,
+    compression: Compression[Any],
+    blocks: Iterable[int],
+    unit: float = 1.0,
+    weights: Iterable[float] = (),
+) -> tuple[Part, ...]:
+    """A part for each of the blocks: ranks, codebooks or sparsities of their own. `weights`: of
+    each, all 1 by default."""
     places = tuple(blocks)
     each = tuple(weights) or (1.0,) * len(places)
-    return tuple(Part(view, compression, (block,), unit, weight) for block, weight in zip(places, each, strict=True))
+    return tuple(
+        Part(view, compression, (block,), unit, weight)
+        for block, weight in zip(places, each, strict=True)
+    )
 
 
 def own_forms(parts: Iterable[Part]) -> tuple[type, ...]:
@@ -91,11 +124,16 @@ def own_forms(parts: Iterable[Part]) -> tuple[type, ...]:
 
 def own_views(parts: Iterable[Part]) -> tuple[type, ...]:
     """The parts' views, and those that their compressions bring."""
-    return tuple(view for part in parts for view in (type(part.view), *getattr(part.compression, "views", ())))
+    return tuple(
+        view
+        for part in parts
+        for view in (type(part.view), *getattr(part.compression, "views", ()))
+    )
 
 
 class OfParts:
-    """What compressions made of `parts` have in common: the forms of Theta and the views that checkpoints and files must find."""
+    """What compressions made of `parts` have in common: the forms of Theta and the views that
+    checkpoints and files must find."""
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, Protocol, TypeVar, cast
 
 from leco.theta import Theta
@@ -13,18 +12,22 @@ Offer = Callable[[float], tuple[Any, float]]
 
 
 class Compression(Protocol[T]):
-    """A frozen dataclass that holds options only; subclass it for the two defaults below, `compress` is all that must be written.
+    """A frozen dataclass that holds options only; subclass it for the two defaults below,
+    `compress` is all that must be written.
 
-    The laws (each is a test over every compression, `tests/test_laws.py`): the input is untouched; dtype and device are kept; equal
-    calls give equal results; Delta(Theta) is in the set and is its own compression; no point of the set has a lower objective (where
-    the C step is exact); a warm start is never worse than the Theta it started from; NaN and infinity raise ValueError.
+    The laws (each is a test over every compression, `tests/test_laws.py`): the input is untouched;
+    dtype and device are kept; equal calls give equal results; Delta(Theta) is in the set and is its
+    own compression; no point of the set has a lower objective (where the C step is exact); a warm
+    start is never worse than the Theta it started from; NaN and infinity raise ValueError.
     """
 
     def check(self, shape: Any) -> None:
-        """Raise ValueError, naming the option, its value and the bound, where an array of this shape can't be compressed."""
+        """Raise ValueError, naming the option, its value and the bound, where an array of this
+        shape can't be compressed."""
 
     def compress(self, x: Any, mu: float, theta: T | None = None) -> T:
-        """The C step: argmin over Theta of mu/2 ||x - Delta(Theta)||^2 + cost(Theta), warm-started from `theta` where that helps."""
+        """The C step: argmin over Theta of mu/2 ||x - Delta(Theta)||^2 + cost(Theta), warm-started
+        from `theta` where that helps."""
         ...
 
     def price(self, theta: T) -> float:
@@ -33,7 +36,8 @@ class Compression(Protocol[T]):
 
 
 class Penalty(Compression[T], Protocol[T]):
-    """A compression by a price: `alpha` for each unit of a cost C(Theta) that `usage` counts. `compress` and `usage` must be written.
+    """A compression by a price: `alpha` for each unit of a cost C(Theta) that `usage` counts.
+    `compress` and `usage` must be written.
 
     `leco.Budget` looks for the alpha at which the costs of its members meet a limit.
     """
@@ -45,13 +49,18 @@ class Penalty(Compression[T], Protocol[T]):
         ...
 
     def family(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], T]:
-        """alpha to its C step, for one x: what does not depend on alpha, such as an SVD, is done once."""
-        return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).compress(x, mu, theta)
+        """alpha to its C step, for one x: what does not depend on alpha, such as an SVD, is done
+        once."""
+        return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).compress(
+            x, mu, theta
+        )
 
     def offers(self, x: Any, mu: float, theta: T | None = None) -> list[Offer]:
-        """`family` with the C(Theta) of each Theta, for one who looks for an alpha. After the first may stand families of parts of the set.
+        """`family` with the C(Theta) of each Theta, for one who looks for an alpha. After the first
+        may stand families of parts of the set.
 
-        No price buys a point above the lower convex hull of (cost, distortion); one that is on the hull of a part of the set can be had there.
+        No price buys a point above the lower convex hull of (cost, distortion); one that is on the
+        hull of a part of the set can be had there.
         """
         return [offer_of(self, self.family(x, mu, theta))]
 
@@ -70,34 +79,6 @@ def offer_of(penalty: Penalty[Any], family: Callable[[float], Any]) -> Offer:
 
 
 def is_penalty(compression: Any) -> bool:
-    """Whether a compression is by a price: whether it has a C(Theta), and a C step for every alpha."""
+    """Whether a compression is by a price: whether it has a C(Theta), and a C step for every
+    alpha."""
     return hasattr(compression, "usage") and hasattr(compression, "offers")
-
-
-def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raise where an option is not an integer from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} = {value!r} must be an integer")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} = {value} must be at least {low}" + (f" and at most {high}" if high is not None else ""))
-
-
-def check_number(name: str, value: float) -> None:
-    """Raise where an option is not a finite number at or above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} = {value!r} must be a number")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} = {value} must be finite and at least 0")
-
-
-def check_share(name: str, value: int | float) -> None:
-    """Raise where an option is neither a count at or above 0, nor a share (float) at or above 0 and below 1."""
-    if not isinstance(value, float):
-        check_count(name, value, 0)
-    elif not 0 <= value < 1:
-        raise ValueError(f"{name} = {value} must be an integer count, or a share that is at least 0.0 and below 1.0")
-
-
-def share(value: int | float, n: int) -> int:
-    """The count of n that a checked count or share stands for."""
-    return round(value * n) if isinstance(value, float) else value

@@ -1,7 +1,8 @@
-"""Pruning: C steps on the absolute values of x (..., n), each leading index on its own. All of them are exact.
+"""Pruning: C steps on the absolute values of x (..., n), each leading index on its own. All of them
+are exact.
 
-A constraint names how much is left, a penalty what a kept weight costs. Over one `Vector` of many layers, how much each layer keeps comes
-out by itself.
+A constraint names how much is left, a penalty what a kept weight costs. Over one `Vector` of many
+layers, how much each layer keeps comes out by itself.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_number, check_share, share
-from leco.compressions.sorted import Sorted
-from leco.finite import check_finite
+from leco.compressions.checks import check_finite, check_number, check_share, share
+from leco.compressions.kmeans1d import Sorted
+from leco.compressions.protocol import Compression, Penalty
 from leco.theta import Dense, Sparse
 
 
@@ -26,7 +27,8 @@ def _shrunk(x: Tensor, mask: Tensor, by: Tensor | float) -> Sparse:
 
 
 def _kth_largest(a: Tensor, kappa: int) -> Tensor:
-    """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten. numpy's selection is vectorised, torch's is not."""
+    """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten. numpy's
+    selection is vectorised, torch's is not."""
     place = a.shape[-1] - kappa
     if a.device.type != "cpu":
         return a.kthvalue(place + 1, dim=-1, keepdim=True).values
@@ -35,7 +37,8 @@ def _kth_largest(a: Tensor, kappa: int) -> Tensor:
 
 
 def _first_of_ties(row: Tensor, tied: Tensor, kappa: int) -> Tensor:
-    """Which of the candidates, in order and at least kappa in each row, stay so that each row keeps kappa: all but the last of the tied ones."""
+    """Which of the candidates, in order and at least kappa in each row, stay so that each row keeps
+    kappa: all but the last of the tied ones."""
     places = tied.nonzero().squeeze(1)
     rows = row[places]
     rank = torch.arange(len(places), device=row.device) - torch.searchsorted(rows, rows)
@@ -47,14 +50,16 @@ def _first_of_ties(row: Tensor, tied: Tensor, kappa: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TopK(Compression[Sparse]):
-    """min mu/2 ||x - theta||^2 + gamma/2 ||theta||^2 subject to ||theta||_0 <= kappa: keep the kappa largest |x_i|, shrunk by mu/(mu + gamma).
+    """min mu/2 ||x - theta||^2 + gamma/2 ||theta||^2 subject to ||theta||_0 <= kappa: keep the
+    kappa largest |x_i|, shrunk by mu/(mu + gamma).
 
-    Exact; among equal magnitudes the first ones are kept. O(n). Carreira-Perpinan and Idelbayev, CVPR 2018; with gamma, ICASSP 2022:
-    with theta fixed at x mu/(mu + gamma) on its support, each kept weight lowers the objective by mu^2 x_i^2 / (2 (mu + gamma)), which
-    grows with |x_i|.
+    Exact; among equal magnitudes the first ones are kept. O(n). Carreira-Perpinan and Idelbayev,
+    CVPR 2018; with gamma, ICASSP 2022: with theta fixed at x mu/(mu + gamma) on its support, each
+    kept weight lowers the objective by mu^2 x_i^2 / (2 (mu + gamma)), which grows with |x_i|.
 
     Args:
-        kappa: how many weights are kept (for each leading index): a count (int), or a share of them (float below 1).
+        kappa: how many weights are kept (for each leading index): a count (int), or a share of them
+            (float below 1).
         gamma: weight of the l2 term.
 
     >>> import torch, leco
@@ -75,7 +80,9 @@ class TopK(Compression[Sparse]):
 
     def check(self, shape: torch.Size) -> None:
         if self.count(shape[-1]) > shape[-1]:
-            raise ValueError(f"TopK: kappa = {self.kappa} must be at most {shape[-1]}, the number of weights")
+            raise ValueError(
+                f"TopK: kappa = {self.kappa} must be at most {shape[-1]}, the number of weights"
+            )
 
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         self.check(x.shape)
@@ -102,7 +109,8 @@ class TopK(Compression[Sparse]):
 
 @dataclass(frozen=True)
 class L1Ball(Compression[Sparse]):
-    """min ||x - theta||^2 subject to ||theta||_1 <= kappa: the projection on the l1 ball, soft-thresholding at the tau that makes it tight.
+    """min ||x - theta||^2 subject to ||theta||_1 <= kappa: the projection on the l1 ball,
+    soft-thresholding at the tau that makes it tight.
 
     Exact; x itself inside the ball. O(n log n) to sort, then bisection. Duchi et al., ICML 2008.
 
@@ -119,17 +127,22 @@ class L1Ball(Compression[Sparse]):
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         check_finite(x)
         tau = _l1_threshold(x.abs().contiguous(), self.kappa).to(x.dtype)
-        mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)  # exactly, whatever the rounding of tau
+        # exactly, whatever the rounding of tau
+        mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)
         return _shrunk(x, mask, tau.expand_as(x)[mask])
 
 
 def _l1_threshold(magnitude: Tensor, kappa: float) -> Tensor:
-    """tau (..., 1), float64, from |x|, which is overwritten: 0 inside the ball, (sum of the largest values less kappa) / (their number) outside.
+    """tau (..., 1), float64, from |x|, which is overwritten: 0 inside the ball, (sum of the largest
+    values less kappa) / (their number) outside.
 
-    The largest are those from the first place p, in increasing order, whose value is above the tau of p; that holds from p on: bisection.
+    The largest are those from the first place p, in increasing order, whose value is above the tau
+    of p; that holds from p on: bisection.
     """
     data = Sorted(magnitude)
-    total = data.prefix_sums(torch.full((*magnitude.shape[:-1], 1), data.n, device=magnitude.device))
+    total = data.prefix_sums(
+        torch.full((*magnitude.shape[:-1], 1), data.n, device=magnitude.device)
+    )
 
     def tau(p: Tensor) -> Tensor:
         return (total - data.prefix_sums(p) - kappa) / (data.n - p)
@@ -139,13 +152,17 @@ def _l1_threshold(magnitude: Tensor, kappa: float) -> Tensor:
     for _ in range(data.n.bit_length()):
         middle = (low + high) // 2
         above = data.values.gather(-1, middle) > tau(middle)
-        low, high = torch.where(above, low, middle + 1).clamp(max=data.n - 1), torch.where(above, middle, high)
+        low, high = (
+            torch.where(above, low, middle + 1).clamp(max=data.n - 1),
+            torch.where(above, middle, high),
+        )
     return torch.where(total > kappa, tau(high), 0.0)
 
 
 @dataclass(frozen=True)
 class L2Ball(Compression[Dense]):
-    """min ||x - theta||^2 subject to ||theta||_2 <= kappa: x rescaled to the ball, x itself inside. Exact, O(n).
+    """min ||x - theta||^2 subject to ||theta||_2 <= kappa: x rescaled to the ball, x itself inside.
+    Exact, O(n).
 
     >>> import torch, leco
     >>> leco.L2Ball(1.0).compress(torch.tensor([3.0, 4.0]), mu=1.0).decompress()
@@ -160,12 +177,17 @@ class L2Ball(Compression[Dense]):
     def compress(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         check_finite(x)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64).to(x.dtype)
-        return Dense(torch.where(norm > self.kappa, x * (self.kappa / norm.clamp(min=torch.finfo(x.dtype).tiny)), x))
+        return Dense(
+            torch.where(
+                norm > self.kappa, x * (self.kappa / norm.clamp(min=torch.finfo(x.dtype).tiny)), x
+            )
+        )
 
 
 @dataclass(frozen=True)
 class L0Penalty(Penalty[Sparse]):
-    """min mu/2 ||x - theta||^2 + alpha ||theta||_0: keep x_i where |x_i| > sqrt(2 alpha/mu). Exact, O(n). CVPR 2018.
+    """min mu/2 ||x - theta||^2 + alpha ||theta||_0: keep x_i where |x_i| > sqrt(2 alpha/mu). Exact,
+    O(n). CVPR 2018.
 
     Small mu prunes most: with alpha fixed, the net regains weights as mu grows.
 
@@ -182,7 +204,9 @@ class L0Penalty(Penalty[Sparse]):
     def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         return self.family(x, mu)(self.alpha)
 
-    def family(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Callable[[float], Sparse]:
+    def family(
+        self, x: Tensor, mu: float, theta: Sparse | None = None
+    ) -> Callable[[float], Sparse]:
         check_finite(x)
         magnitude = x.abs()
         return lambda alpha: _sparse(x, magnitude > (2 * alpha / mu) ** 0.5)
@@ -193,7 +217,8 @@ class L0Penalty(Penalty[Sparse]):
 
 @dataclass(frozen=True)
 class L1Penalty(Penalty[Sparse]):
-    """min mu/2 ||x - theta||^2 + alpha ||theta||_1: soft threshold, sign(x_i) max(|x_i| - alpha/mu, 0). Exact, O(n).
+    """min mu/2 ||x - theta||^2 + alpha ||theta||_1: soft threshold, sign(x_i) max(|x_i| - alpha/mu,
+    0). Exact, O(n).
 
     >>> import torch, leco
     >>> leco.L1Penalty(0.5).compress(torch.tensor([0.25, -1.5]), mu=1.0).decompress()

@@ -1,7 +1,9 @@
-"""Tucker decompositions of a kernel (out, in, height, width) or any array x (n_1, ..., n_N): a core, and a basis for each mode.
+"""Tucker decompositions of a kernel (out, in, height, width) or any array x (n_1, ..., n_N): a
+core, and a basis for each mode.
 
-The best one for given ranks has no closed form. The C steps are descent steps: from the bases of the HOSVD, or of the last Theta where
-those are better (it may have been retrained), alternating least squares until the error is flat. Never worse than the last Theta.
+The best one for given ranks has no closed form. The C steps are descent steps: from the bases of
+the HOSVD, or of the last Theta where those are better (it may have been retrained), alternating
+least squares until the error is flat. Never worse than the last Theta.
 """
 
 import itertools
@@ -11,10 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression, Penalty, check_count, check_number
-from leco.compressions.tensors import FLAT, check_bounds, check_modes, left_vectors, no_worse, sizes_of, squared_error, tuple_of_ranks, unfold
-from leco.costs import TuckerCost, tucker_storage
-from leco.finite import check_finite
+from leco.compressions.checks import check_count, check_finite, check_number
+from leco.compressions.costs import TuckerCost, tucker_storage
+from leco.compressions.protocol import Compression, Penalty
+from leco.compressions.tensors import (
+    FLAT,
+    check_bounds,
+    check_modes,
+    left_vectors,
+    no_worse,
+    sizes_of,
+    squared_error,
+    tuple_of_ranks,
+    unfold,
+)
 from leco.theta import Dense, TuckerFactors, mode_product, values
 
 SWEEPS = 50  # of HOOI
@@ -22,10 +34,12 @@ SWEEPS = 50  # of HOOI
 
 @dataclass(frozen=True)
 class Tucker2(Compression[TuckerFactors | Dense]):
-    """min ||x - core x_1 U_out x_2 U_in||^2 with core (r_out, r_in, height, width): HOSVD, then HOOI. Descent; x itself at full ranks.
+    """min ||x - core x_1 U_out x_2 U_in||^2 with core (r_out, r_in, height, width): HOSVD, then
+    HOOI. Descent; x itself at full ranks.
 
-    As layers: 1 x 1 convolution in -> r_in, height x width r_in -> r_out, 1 x 1 r_out -> out. De Lathauwer, De Moor, Vandewalle 2000
-    (SIAM J. Matrix Anal. 21, pages 1253 and 1324); for convolutions, Kim et al., ICLR 2016. O(n_k numel) for each mode and sweep.
+    As layers: 1 x 1 convolution in -> r_in, height x width r_in -> r_out, 1 x 1 r_out -> out. De
+    Lathauwer, De Moor, Vandewalle 2000 (SIAM J. Matrix Anal. 21, pages 1253 and 1324); for
+    convolutions, Kim et al., ICLR 2016. O(n_k numel) for each mode and sweep.
 
     Args:
         ranks: (r_out, r_in), from 1 to the sizes of the first two modes.
@@ -43,17 +57,22 @@ class Tucker2(Compression[TuckerFactors | Dense]):
 
     def check(self, shape: torch.Size) -> None:
         if len(shape) < 2:
-            raise ValueError(f"Tucker2: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()")
+            raise ValueError(
+                f"Tucker2: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+            )
         check_bounds("Tucker2", self.ranks, shape[:2])
 
-    def compress(self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None) -> TuckerFactors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+    ) -> TuckerFactors | Dense:
         self.check(x.shape)
         return _tucker(x, self.ranks, theta)
 
 
 @dataclass(frozen=True)
 class Tucker(Compression[TuckerFactors | Dense]):
-    """min ||x - core x_1 U_1 ... x_N U_N||^2 with core (r_1, ..., r_N): `Tucker2` with a factor for every mode.
+    """min ||x - core x_1 U_1 ... x_N U_N||^2 with core (r_1, ..., r_N): `Tucker2` with a factor for
+    every mode.
 
     Args:
         ranks: (r_1, ..., r_N), from 1 to the sizes of the modes.
@@ -68,22 +87,27 @@ class Tucker(Compression[TuckerFactors | Dense]):
         check_modes("Tucker", self.ranks, len(shape), shape)
         check_bounds("Tucker", self.ranks, shape)
 
-    def compress(self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None) -> TuckerFactors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+    ) -> TuckerFactors | Dense:
         self.check(x.shape)
         return _tucker(x, self.ranks, theta)
 
 
 @dataclass(frozen=True)
 class TuckerSelection(Penalty[TuckerFactors | Dense]):
-    """min mu/2 ||x - Delta||^2 + alpha C(ranks) over Tucker decompositions of any ranks of the first `modes` modes.
+    """min mu/2 ||x - Delta||^2 + alpha C(ranks) over Tucker decompositions of any ranks of the
+    first `modes` modes.
 
-    In the bases of the HOSVD the error of given ranks is the energy of the full core outside its leading block: cumulative sums give it for
-    all ranks at once. The best of them, then HOOI at those ranks; the last Theta and its ranks are a candidate too. Descent, O(number of
-    rank tuples) above the HOSVD. At full ranks the tensor stays dense, at no error.
+    In the bases of the HOSVD the error of given ranks is the energy of the full core outside its
+    leading block: cumulative sums give it for all ranks at once. The best of them, then HOOI at
+    those ranks; the last Theta and its ranks are a candidate too. Descent, O(number of rank tuples)
+    above the HOSVD. At full ranks the tensor stays dense, at no error.
 
     Args:
         alpha: price of a unit of cost.
-        cost: C, a function of (shape, ranks), the ranks from 0: `leco.tucker_storage` (parameters), `leco.TuckerMultiplyAdds(positions)`, ...
+        cost: C, a function of (shape, ranks), the ranks from 0: `leco.tucker_storage` (parameters),
+            `leco.TuckerMultiplyAdds(positions)`, ...
         modes: how many of the leading modes have a factor: 2 for Tucker-2, None for all.
     """
 
@@ -98,13 +122,19 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
 
     def check(self, shape: torch.Size) -> None:
         if len(shape) < max(2, self.modes or 2):
-            raise ValueError(f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array of shape {tuple(shape)} has")
+            raise ValueError(
+                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array of shape {tuple(shape)} has"
+            )
         self.cost(shape, tuple(shape[: self.modes]))
 
-    def compress(self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None) -> TuckerFactors | Dense:
+    def compress(
+        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+    ) -> TuckerFactors | Dense:
         return self.family(x, mu, theta)(self.alpha)
 
-    def family(self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None) -> Callable[[float], TuckerFactors | Dense]:
+    def family(
+        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+    ) -> Callable[[float], TuckerFactors | Dense]:
         self.check(x.shape)
         check_finite(x)
         x = x.contiguous()
@@ -112,7 +142,9 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         bases = [left_vectors(unfold(x, k), n) for k, n in enumerate(sizes)]
         errors = _truncation_errors(_project(x, bases), len(sizes))
         grid = itertools.product(*(range(n + 1) for n in sizes))
-        costs = torch.tensor([self.cost(x.shape, ranks) for ranks in grid], dtype=torch.float64, device=x.device)
+        costs = torch.tensor(
+            [self.cost(x.shape, ranks) for ranks in grid], dtype=torch.float64, device=x.device
+        )
 
         def select(alpha: float) -> TuckerFactors | Dense:
             place = torch.tensor(int((alpha * costs + mu / 2 * errors.flatten()).argmin()))
@@ -124,7 +156,10 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
             if not isinstance(theta, TuckerFactors):
                 return found
             last = no_worse(x, _hooi(x, _orthonormal(theta)), theta)
-            at = {id(t): mu / 2 * float(squared_error(x, t)) + alpha * self.usage(t) for t in (found, last)}
+            at = {
+                id(t): mu / 2 * float(squared_error(x, t)) + alpha * self.usage(t)
+                for t in (found, last)
+            }
             return min(found, last, key=lambda t: at[id(t)])
 
         return select
@@ -143,7 +178,8 @@ def _orthonormal(theta: TuckerFactors) -> list[Tensor]:
 
 
 def _project(x: Tensor, bases: list[Tensor], but: int = -1) -> Tensor:
-    """x times the transposed bases, each along its mode (all but `but`): the best core for them, where they are orthonormal."""
+    """x times the transposed bases, each along its mode (all but `but`): the best core for them,
+    where they are orthonormal."""
     for k, u in enumerate(bases):
         if k != but:
             x = mode_product(x, u.mT, k)
@@ -151,7 +187,8 @@ def _project(x: Tensor, bases: list[Tensor], but: int = -1) -> Tensor:
 
 
 def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
-    """From orthonormal bases: each in turn the best one for the others, the leading left singular vectors of x projected on those."""
+    """From orthonormal bases: each in turn the best one for the others, the leading left singular
+    vectors of x projected on those."""
     total, core = x.square().sum(), _project(x, bases)
     if core.numel():
         error = total - core.square().sum()
@@ -166,20 +203,31 @@ def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
     return TuckerFactors(core.contiguous(), tuple(u.contiguous() for u in bases))
 
 
-def _tucker(x: Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None) -> TuckerFactors | Dense:
+def _tucker(
+    x: Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None
+) -> TuckerFactors | Dense:
     check_finite(x)
     if ranks == x.shape[: len(ranks)]:
         return Dense(x.clone())
     x = x.contiguous()
     starts = [[left_vectors(unfold(x, k), r) for k, r in enumerate(ranks)]]
-    if isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == list(zip(x.shape, ranks, strict=False)):
+    if isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == list(
+        zip(x.shape, ranks, strict=False)
+    ):
         starts.append(_orthonormal(theta))
-    return no_worse(x, _hooi(x, max(starts, key=lambda bases: float(_project(x, bases).square().sum()))), theta)
+    return no_worse(
+        x, _hooi(x, max(starts, key=lambda bases: float(_project(x, bases).square().sum()))), theta
+    )
 
 
 def _truncation_errors(core: Tensor, modes: int) -> Tensor:
-    """Energy of the core outside its leading block, for all sizes of the block: (n_1 + 1, ..., n_modes + 1), float64."""
-    energy = core.double().square().flatten(modes).sum(-1) if core.ndim > modes else core.double().square()
+    """Energy of the core outside its leading block, for all sizes of the block: (n_1 + 1, ...,
+    n_modes + 1), float64."""
+    energy = (
+        core.double().square().flatten(modes).sum(-1)
+        if core.ndim > modes
+        else core.double().square()
+    )
     for k in range(modes):
         energy = torch.cat([torch.zeros_like(energy.narrow(k, 0, 1)), energy.cumsum(k)], dim=k)
     return energy.flatten()[-1] - energy

@@ -1,7 +1,8 @@
-"""Compressed nets for other runtimes: ONNX, torchao, compressed-tensors. Each exporter says what it did with each parameter.
+"""Compressed nets for other runtimes: ONNX, torchao, compressed-tensors. Each exporter says what it
+did with each parameter.
 
-The packages that they write for are optional, and imported when an exporter is called: pip install leco[export] for ONNX, leco[torchao],
-leco[compressed-tensors].
+The packages that they write for are optional, and imported when an exporter is called: pip install
+leco[export] for ONNX, leco[torchao], leco[compressed-tensors].
 """
 
 from leco.export.compressed_tensors import export_compressed_tensors

@@ -1,4 +1,5 @@
-"""A quantized parameter as other runtimes hold it: integers in the parameter's own layout, and what turns them into weights."""
+"""A quantized parameter as other runtimes hold it: integers in the parameter's own layout, and what
+turns them into weights."""
 
 import copy
 from collections import Counter
@@ -9,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC
-from leco.compressed import Compressed, compressed_tasks
+from leco.algorithm.compressed import Compressed, compressed_tasks
+from leco.algorithm.lc import LC
 from leco.theta import Affine, Codes, Fixed, Scaled, Sum, VectorCodes, ZeroCodes
 from leco.views import Blocks, Kernel
 
@@ -18,10 +19,12 @@ QUANTIZED = (Affine, Codes, Fixed, Scaled, ZeroCodes)
 
 
 class Grid(NamedTuple):
-    """w_ij = scale_i (levels_ij - zero_point_i), over runs i of equal length, in row-major order: a run is the tensor, a row, a part of a row.
+    """w_ij = scale_i (levels_ij - zero_point_i), over runs i of equal length, in row-major order: a
+    run is the tensor, a row, a part of a row.
 
-    `levels` (runs, length) and `zero_point` (runs,) int16, at least 0 and below 2^bits; `scale` (runs,) float. `symmetric`: the zero point is
-    2^(bits - 1) throughout, so that levels - 2^(bits - 1) are signed integers without a zero point.
+    `levels` (runs, length) and `zero_point` (runs,) int16, at least 0 and below 2^bits; `scale`
+    (runs,) float. `symmetric`: the zero point is 2^(bits - 1) throughout, so that levels - 2^(bits
+    - 1) are signed integers without a zero point.
     """
 
     levels: Tensor
@@ -39,7 +42,8 @@ class Grid(NamedTuple):
         return Grid(self.levels + shift, self.scale, self.zero_point + shift, bits)
 
     def block(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """The sizes of the part of a tensor of `shape` that is one run; None where a run is not one."""
+        """The sizes of the part of a tensor of `shape` that is one run; None where a run is not
+        one."""
         left, sizes = self.levels.shape[1], []
         for size in reversed(shape):
             if max(left, size) % min(left, size):
@@ -53,7 +57,8 @@ class Grid(NamedTuple):
 
 
 class Coded(NamedTuple):
-    """w_ij = scale_i codebook_i[indices_ij], over runs i as of `Grid`; the codebook may be one for all runs, the scale None (1).
+    """w_ij = scale_i codebook_i[indices_ij], over runs i as of `Grid`; the codebook may be one for
+    all runs, the scale None (1).
 
     `indices` (runs, length) integers below K, `codebook` (runs or 1, K), `scale` (runs,) or None.
     """
@@ -67,20 +72,25 @@ class Coded(NamedTuple):
         return book.expand(len(self.indices), -1).gather(1, self.indices.long())
 
     def grid(self) -> Grid | None:
-        """As a uniform grid, where the values are small multiples of one step (-1, 0, 1; powers of two) and nothing is lost to the last bit."""
+        """As a uniform grid, where the values are small multiples of one step (-1, 0, 1; powers of
+        two) and nothing is lost to the last bit."""
         if len(self.codebook) > 1 or not self.codebook.any():
             return None
         steps = self.codebook[0] / self.codebook.abs()[self.codebook != 0].min()
         if steps.abs().max() > 255 or not torch.equal(steps, steps.round()):
             return None
-        step, levels = self.codebook.abs()[self.codebook != 0].min(), steps.to(torch.int16)[self.indices.long()]
+        step, levels = (
+            self.codebook.abs()[self.codebook != 0].min(),
+            steps.to(torch.int16)[self.indices.long()],
+        )
         scale = step.expand(len(levels)) if self.scale is None else step * self.scale
         grid = _grid(levels, scale)
         return grid if grid is not None and torch.equal(grid.weights(), self.weights()) else None
 
 
 class Vectors(NamedTuple):
-    """w = codebook[indices] in row-major order, some weights a codeword. `indices` (n,) integers below K, `codebook` (K, d)."""
+    """w = codebook[indices] in row-major order, some weights a codeword. `indices` (n,) integers
+    below K, `codebook` (K, d)."""
 
     indices: Tensor
     codebook: Tensor
@@ -96,12 +106,19 @@ Quantized = Grid | Coded | Vectors
 
 
 def _grid(levels: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Grid | None:
-    """From signed `levels` (runs, length) about 0, with the fewest bits; `zero_point` (runs,) is what is added where no signed grid is as short."""
+    """From signed `levels` (runs, length) about 0, with the fewest bits; `zero_point` (runs,) is
+    what is added where no signed grid is as short."""
     low, high = int(levels.min()), int(levels.max())
     bits = 1 + max((-low - 1).bit_length() if low < 0 else 0, max(high, 0).bit_length())
     if zero_point is None:
-        zero_point = torch.full((len(levels),), max(-low, 0), dtype=torch.int16, device=levels.device)
-    unsigned = max(1, int((levels + zero_point.unsqueeze(-1)).max()).bit_length(), int(zero_point.max()).bit_length())
+        zero_point = torch.full(
+            (len(levels),), max(-low, 0), dtype=torch.int16, device=levels.device
+        )
+    unsigned = max(
+        1,
+        int((levels + zero_point.unsqueeze(-1)).max()).bit_length(),
+        int(zero_point.max()).bit_length(),
+    )
     if bits <= unsigned:
         unsigned, zero_point = bits, torch.full_like(zero_point, 2 ** (bits - 1))
     if unsigned > 8:
@@ -125,7 +142,8 @@ def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Quantized | st
 
 
 def _parts(compressed: Compressed) -> Iterator[Compressed]:
-    """The terms of a budget or a choice, each for the blocks that are its own alone; else itself."""
+    """The terms of a budget or a choice, each for the blocks that are its own alone; else
+    itself."""
     shapes, view, theta = compressed
     if not isinstance(theta, Sum) or view not in (Blocks(), Kernel()):
         yield compressed
@@ -133,7 +151,13 @@ def _parts(compressed: Compressed) -> Iterator[Compressed]:
     names, terms = list(shapes), Counter(b for term in theta.terms for b in term.at)
     for term in theta.terms:
         if all(terms[b] == 1 for b in term.at):
-            yield from _parts(Compressed({names[b]: shapes[names[b]] for b in term.at}, term.view, _over(term.theta, term.weight)))
+            yield from _parts(
+                Compressed(
+                    {names[b]: shapes[names[b]] for b in term.at},
+                    term.view,
+                    _over(term.theta, term.weight),
+                )
+            )
 
 
 def _over(theta: Any, weight: float) -> Any:
@@ -150,17 +174,29 @@ def _quantized(compressed: Compressed) -> dict[str, Quantized | str]:
     if isinstance(theta, VectorCodes) and theta.codebook.ndim == 2:
         d = theta.codebook.shape[1]
         entries = torch.arange(theta.indices.numel() * d, device=theta.indices.device).view(-1, d)
-        return {name: _vectors(theta, own.reshape(-1)) for name, own in zip(shapes, view.backward(entries, sizes), strict=True)}
+        return {
+            name: _vectors(theta, own.reshape(-1))
+            for name, own in zip(shapes, view.backward(entries, sizes), strict=True)
+        }
     if not isinstance(theta, QUANTIZED):
         return dict.fromkeys(shapes, type(theta).__name__)
     problems = theta.indices.shape[:-1]
-    numbers = torch.arange(problems.numel(), device=theta.indices.device).view(*problems, 1).expand(theta.indices.shape)
-    parts = zip(shapes, view.backward(theta.indices, sizes), view.backward(numbers, sizes), strict=True)
-    return {name: _coded(theta, indices.reshape(-1), own.reshape(-1)) for name, indices, own in parts}
+    numbers = (
+        torch.arange(problems.numel(), device=theta.indices.device)
+        .view(*problems, 1)
+        .expand(theta.indices.shape)
+    )
+    parts = zip(
+        shapes, view.backward(theta.indices, sizes), view.backward(numbers, sizes), strict=True
+    )
+    return {
+        name: _coded(theta, indices.reshape(-1), own.reshape(-1)) for name, indices, own in parts
+    }
 
 
 def _coded(theta: Any, indices: Tensor, numbers: Tensor) -> Grid | Coded | str:
-    """`indices` (n,) of a parameter and, for each, the number of its problem among the leading indices of `theta`."""
+    """`indices` (n,) of a parameter and, for each, the number of its problem among the leading
+    indices of `theta`."""
     borders = ((numbers[1:] != numbers[:-1]).nonzero().squeeze(1) + 1).cpu().numpy()
     length = int(np.gcd.reduce(borders, initial=len(numbers)))
     runs = numbers.view(-1, length)[:, 0]
@@ -176,30 +212,45 @@ def _coded(theta: Any, indices: Tensor, numbers: Tensor) -> Grid | Coded | str:
         assert grid is not None
         return grid
     if isinstance(theta, Fixed | Scaled):
-        return Coded(indices, theta.values.unsqueeze(0), own(theta.scale, 0) if isinstance(theta, Scaled) else None)
-    book = nn.functional.pad(theta.codebook, (1, 0)) if isinstance(theta, ZeroCodes) else theta.codebook
+        return Coded(
+            indices,
+            theta.values.unsqueeze(0),
+            own(theta.scale, 0) if isinstance(theta, Scaled) else None,
+        )
+    book = (
+        nn.functional.pad(theta.codebook, (1, 0))
+        if isinstance(theta, ZeroCodes)
+        else theta.codebook
+    )
     return Coded(indices, own(book, 1) if len(runs.unique()) > 1 else own(book, 1)[:1], None)
 
 
 def _vectors(theta: VectorCodes, entries: Tensor) -> Vectors | str:
     """`entries` (n,) of Delta(theta).flatten() that are a parameter, if whole codewords."""
     d = theta.codebook.shape[1]
-    if entries.numel() % d or not torch.equal(entries.view(-1, d), entries[::d, None] // d * d + torch.arange(d, device=entries.device)):
+    if entries.numel() % d or not torch.equal(
+        entries.view(-1, d), entries[::d, None] // d * d + torch.arange(d, device=entries.device)
+    ):
         return "VectorCodes"
     return Vectors(theta.indices[entries[::d] // d], theta.codebook)
 
 
 def at_delta(task: str, model: nn.Module, source: LC | Mapping[str, Compressed]) -> nn.Module:
-    """A copy of `model` at w = Delta(Theta), in evaluation mode. Raises ValueError for a parameter that it has not, or of another shape."""
+    """A copy of `model` at w = Delta(Theta), in evaluation mode. Raises ValueError for a parameter
+    that it has not, or of another shape."""
     net = copy.deepcopy(model).eval()
     parameters = dict(net.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, compressed in compressed_tasks(source).items():
             for parameter, delta in compressed.deltas().items():
                 if parameter not in parameters:
-                    raise ValueError(f"{task}: task {name!r} compresses {parameter!r}, which the model has not")
+                    raise ValueError(
+                        f"{task}: task {name!r} compresses {parameter!r}, which the model has not"
+                    )
                 if parameters[parameter].shape != delta.shape:
                     expected, got = tuple(delta.shape), tuple(parameters[parameter].shape)
-                    raise ValueError(f"{task}: task {name!r} has {parameter!r} of shape {expected}, the model one of {got}")
+                    raise ValueError(
+                        f"{task}: task {name!r} has {parameter!r} of shape {expected}, the model one of {got}"
+                    )
                 parameters[parameter].copy_(delta)
     return net

@@ -14,11 +14,13 @@ PREFIX = "decode/"
 
 
 class Decoder:
-    """Computes one weight in a graph, in the place of its initializer. `ir` is the module onnx_ir."""
+    """Computes one weight in a graph, in the place of its initializer. `ir` is the module
+    onnx_ir."""
 
     def __init__(self, ir: Any, graph: Any, name: str, weight: Any, shape: tuple[int, ...]):
         self.ir, self.graph, self.name, self.weight, self.shape = ir, graph, name, weight, shape
-        self.kind = weight.dtype if weight.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT  # half a float is not computed with everywhere
+        # half a float is not computed with everywhere
+        self.kind = weight.dtype if weight.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
         self.nodes: list[Any] = []
         self.bytes = 0
 
@@ -27,7 +29,9 @@ class Decoder:
         grid = (found if isinstance(found, Grid) else found.grid()) if weights != "codes" else None
         if grid is not None and weights == "nbits" and (how := self.matmul(grid, accuracy_level)):
             return how
-        how, value = (self.dequantize(grid) if grid is not None and weights == "qdq" else None) or self.decode(found)
+        how, value = (
+            self.dequantize(grid) if grid is not None and weights == "qdq" else None
+        ) or self.decode(found)
         if self.kind != self.weight.dtype:
             value = self.node("Cast", value, to=self.weight.dtype)
         if self.bytes >= self.weight.const_value.nbytes:
@@ -44,7 +48,11 @@ class Decoder:
     def decode(self, found: Quantized) -> tuple[str, Any]:
         """Packed integers, shifts and masks, then a codebook or a scale and zero point."""
         integers = found.levels if isinstance(found, Grid) else found.indices
-        values = 2**found.bits if isinstance(found, Grid) else found.codebook.shape[0 if isinstance(found, Vectors) else 1]
+        values = (
+            2**found.bits
+            if isinstance(found, Grid)
+            else found.codebook.shape[0 if isinstance(found, Vectors) else 1]
+        )
         width = max(1, (values - 1).bit_length())
         width = next(w for w in (1, 2, 4, 8, 16) if w >= width)
         integers = integers.cpu().numpy().astype(np.uint16 if width == 16 else np.uint8)
@@ -52,36 +60,61 @@ class Decoder:
         if isinstance(found, Grid):
             how, like = "Cast, Mul", found.scale
             x = self.node("Cast", codes, to=self.kind)
-            x = self.node("Sub", x, self.constant("zero_point", found.zero_point.unsqueeze(-1).to(like)))
+            x = self.node(
+                "Sub", x, self.constant("zero_point", found.zero_point.unsqueeze(-1).to(like))
+            )
             x = self.node("Mul", x, self.constant("scale", like.unsqueeze(-1)))
         else:
             x = self.node("Cast", codes, to=self.ir.DataType.INT32)
             if isinstance(found, Vectors):
                 how, x = "Gather", self.node("Gather", self.constant("codebook", found.codebook), x)
             elif len(found.codebook) == 1:
-                how, x = "Gather", self.node("Gather", self.constant("codebook", found.codebook[0]), x)
+                how, x = (
+                    "Gather",
+                    self.node("Gather", self.constant("codebook", found.codebook[0]), x),
+                )
             else:
-                how, x = "GatherElements", self.node("GatherElements", self.constant("codebook", found.codebook), x, axis=1)
+                how, x = (
+                    "GatherElements",
+                    self.node(
+                        "GatherElements", self.constant("codebook", found.codebook), x, axis=1
+                    ),
+                )
             if not isinstance(found, Vectors) and found.scale is not None:
                 x = self.node("Mul", x, self.constant("scale", found.scale.unsqueeze(-1)))
-        return f"{how}, {width} bits", self.node("Reshape", x, self.constant("shape", np.array(self.shape, dtype=np.int64)))
+        return f"{how}, {width} bits", self.node(
+            "Reshape", x, self.constant("shape", np.array(self.shape, dtype=np.int64))
+        )
 
     def unpack(self, integers: np.ndarray, width: int) -> Any:
-        """Integers (...) of `width` bits, packed from the lowest bits of each byte; padded at the end of all."""
+        """Integers (...) of `width` bits, packed from the lowest bits of each byte; padded at the
+        end of all."""
         if width >= 8:
             return self.constant("codes", integers)
         shifts = np.arange(0, 8, width, dtype=np.uint8)
         packed = self.constant("codes", _packed(integers.ravel(), width)[:, None])
         x = self.node("BitShift", packed, self.constant("shifts", shifts[None]), direction="RIGHT")
-        x = self.node("BitwiseAnd", x, self.constant("mask", np.array([[2**width - 1]], dtype=np.uint8)))
+        x = self.node(
+            "BitwiseAnd", x, self.constant("mask", np.array([[2**width - 1]], dtype=np.uint8))
+        )
         if integers.size * width % 8 == 0:
-            return self.node("Reshape", x, self.constant("runs", np.array(integers.shape, dtype=np.int64)))
+            return self.node(
+                "Reshape", x, self.constant("runs", np.array(integers.shape, dtype=np.int64))
+            )
         x = self.node("Reshape", x, self.constant("all", np.array([-1], dtype=np.int64)))
-        first, last = (self.constant(role, np.array([n], dtype=np.int64)) for role, n in (("first", 0), ("last", integers.size)))
-        return self.node("Reshape", self.node("Slice", x, first, last), self.constant("runs", np.array(integers.shape, dtype=np.int64)))
+        first, last = (
+            self.constant(role, np.array([n], dtype=np.int64))
+            for role, n in (("first", 0), ("last", integers.size))
+        )
+        return self.node(
+            "Reshape",
+            self.node("Slice", x, first, last),
+            self.constant("runs", np.array(integers.shape, dtype=np.int64)),
+        )
 
     def dequantize(self, grid: Grid) -> tuple[str, Any] | None:
-        """DequantizeLinear of the tensor, of its rows, or of blocks of its last dimension; None where the runs are none of these."""
+        """DequantizeLinear of the tensor, of its rows, or of blocks of its last dimension; None
+        where the runs are none of these."""
         grid = grid.widened(4 if grid.bits <= 4 else 8)
         block, attributes, size = grid.block(self.shape), {}, ()
         if self.kind == self.ir.DataType.DOUBLE:
@@ -96,30 +129,58 @@ class Decoder:
         else:
             return None
         kind = self.ir.DataType.UINT4 if grid.bits == 4 else self.ir.DataType.UINT8
-        scale, zero = (x.repeat_interleave(repeats).reshape(size) for x in (grid.scale, grid.zero_point))
+        scale, zero = (
+            x.repeat_interleave(repeats).reshape(size) for x in (grid.scale, grid.zero_point)
+        )
         levels = self.constant("levels", grid.levels.view(self.shape).to(torch.uint8), kind)
-        inputs = levels, self.constant("scale", scale), self.constant("zero_point", zero.to(torch.uint8), kind)
-        return f"DequantizeLinear, {grid.bits} bits", self.node("DequantizeLinear", *inputs, **attributes)
+        inputs = (
+            levels,
+            self.constant("scale", scale),
+            self.constant("zero_point", zero.to(torch.uint8), kind),
+        )
+        return f"DequantizeLinear, {grid.bits} bits", self.node(
+            "DequantizeLinear", *inputs, **attributes
+        )
 
     def matmul(self, grid: Grid, accuracy_level: int) -> str:
-        """MatMulNBits in the place of all products with the weight, or "" where it has other uses or its rows are no multiples of 16."""
+        """MatMulNBits in the place of all products with the weight, or "" where it has other uses
+        or its rows are no multiples of 16."""
         if len(self.shape) != 2 or self.weight.dtype != self.ir.DataType.FLOAT:
             return ""
         rows, columns = self.shape
         length, part = grid.levels.shape[1], grid.block(self.shape)
-        block = next((b for b in (256, 128, 64, 32, 16) if part is not None and part[1] % b == 0), 0)
+        block = next(
+            (b for b in (256, 128, 64, 32, 16) if part is not None and part[1] % b == 0), 0
+        )
         products = list(_products(self.weight))
         if not block or not products:
             return ""
         grid = grid.widened(next(b for b in (2, 4, 8) if b >= grid.bits))
         blocks = columns // block
-        scale, zero = (x.repeat_interleave(length // block).view(rows, blocks) for x in (grid.scale, grid.zero_point))
-        packed = self.constant("levels", _packed(_bytes(grid.levels.view(rows, blocks, block)), grid.bits))
+        scale, zero = (
+            x.repeat_interleave(length // block).view(rows, blocks)
+            for x in (grid.scale, grid.zero_point)
+        )
+        packed = self.constant(
+            "levels", _packed(_bytes(grid.levels.view(rows, blocks, block)), grid.bits)
+        )
         inputs = [packed, self.constant("scale", scale.reshape(-1))]
-        zeros = None if grid.symmetric else self.constant("zero_points", _packed(_bytes(zero), grid.bits).reshape(-1))
-        sizes: dict[str, Any] = {"K": columns, "N": rows, "bits": grid.bits, "block_size": block, "accuracy_level": accuracy_level}
+        zeros = (
+            None
+            if grid.symmetric
+            else self.constant("zero_points", _packed(_bytes(zero), grid.bits).reshape(-1))
+        )
+        sizes: dict[str, Any] = {
+            "K": columns,
+            "N": rows,
+            "bits": grid.bits,
+            "block_size": block,
+            "accuracy_level": accuracy_level,
+        }
         for old, x, bias in products:
-            product = self.node("MatMulNBits", x, *inputs, zeros, None, bias, domain="com.microsoft", **sizes)
+            product = self.node(
+                "MatMulNBits", x, *inputs, zeros, None, bias, domain="com.microsoft", **sizes
+            )
             product.shape, product.type = old.outputs[0].shape, old.outputs[0].type
             self.graph.insert_before(old, self.nodes.pop())
             old.outputs[0].replace_all_uses_with(product, replace_graph_outputs=True)
@@ -130,9 +191,14 @@ class Decoder:
         name = f"{self.name}.{role}"
         if isinstance(x, Tensor):
             dtype = dtype or (self.kind if x.is_floating_point() else None)
-            x = (x.detach().double() if x.is_floating_point() else x.detach()).cpu().numpy()  # numpy has no bfloat16
-        tensor = self.ir.tensor(np.ascontiguousarray(x if dtype is None else x.astype(dtype.numpy())), name=name)
-        value = self.ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype))
+            # numpy has no bfloat16
+            x = (x.detach().double() if x.is_floating_point() else x.detach()).cpu().numpy()
+        tensor = self.ir.tensor(
+            np.ascontiguousarray(x if dtype is None else x.astype(dtype.numpy())), name=name
+        )
+        value = self.ir.Value(
+            name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype)
+        )
         self.graph.register_initializer(value)
         self.bytes += tensor.nbytes
         return value
@@ -149,7 +215,8 @@ def _bytes(x: Tensor) -> np.ndarray:
 
 
 def _packed(integers: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 (..., n) of `bits` bits as bytes (..., n bits / 8 rounded up), from the lowest bits of each byte."""
+    """uint8 (..., n) of `bits` bits as bytes (..., n bits / 8 rounded up), from the lowest bits of
+    each byte."""
     each = 8 // bits
     padded = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, -integers.shape[-1] % each)])
     cut = padded.reshape(*padded.shape[:-1], -1, each) << np.arange(0, 8, bits, dtype=np.uint8)
@@ -161,10 +228,24 @@ def _products(weight: Any) -> Iterator[tuple[Any, Any, Any]]:
     found = []
     for node, index in weight.uses():
         if node.op_type == "Transpose" and len(weight.shape) == 2:
-            found += [(user, user.inputs[0], None) if user.op_type == "MatMul" and at == 1 else None for user, at in node.outputs[0].uses()]
+            found += [
+                (user, user.inputs[0], None) if user.op_type == "MatMul" and at == 1 else None
+                for user, at in node.outputs[0].uses()
+            ]
         else:
-            plain = node.op_type == "Gemm" and index == 1 and [node.attributes.get_float(a, 1.0) for a in ("alpha", "beta")] == [1.0, 1.0]
-            plain = plain and (node.attributes.get_int("transA", 0), node.attributes.get_int("transB", 0)) == (0, 1)
-            found.append((node, node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None) if plain else None)
+            plain = (
+                node.op_type == "Gemm"
+                and index == 1
+                and [node.attributes.get_float(a, 1.0) for a in ("alpha", "beta")] == [1.0, 1.0]
+            )
+            plain = plain and (
+                node.attributes.get_int("transA", 0),
+                node.attributes.get_int("transB", 0),
+            ) == (0, 1)
+            found.append(
+                (node, node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None)
+                if plain
+                else None
+            )
     if None not in found:
         yield from found

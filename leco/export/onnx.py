@@ -1,4 +1,5 @@
-"""ONNX: the net at w = Delta(Theta) in one file, in which quantized weights are integers that the graph itself decodes."""
+"""ONNX: the net at w = Delta(Theta) in one file, in which quantized weights are integers that the
+graph itself decodes."""
 
 import os
 import warnings
@@ -9,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC
-from leco.compressed import Compressed
+from leco.algorithm.compressed import Compressed
+from leco.algorithm.lc import LC
+from leco.atomic import atomically
 from leco.export.codes import at_delta, quantized
 from leco.export.decoder import PREFIX, Decoder
-from leco.run import atomically
 
 LARGEST = 2**31 - 2**24  # bytes of a protobuf, with room for the graph
 OPSET = 21  # the first with 4-bit integers
@@ -28,28 +29,38 @@ def export_onnx(
     weights: Literal["codes", "qdq", "nbits", "dense"] = "codes",
     accuracy_level: Literal[0, 1, 2, 3, 4] = 1,
 ) -> dict[str, str]:
-    """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held. The first dimension of all inputs is dynamic.
+    """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held.
+    The first dimension of all inputs is dynamic.
 
-    With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`, and `VectorCodes` over `Groups`) and uniform grids (`Affine`) are
-    packed integers of 1, 2, 4, 8 or 16 bits in the file, and standard operators make the weights of them: shifts, masks, then Gather or
-    GatherElements in the codebook, or Cast, Sub and Mul. The weights are equal to Delta(Theta) to the bit. onnxruntime computes them once,
-    when the session is made, and runs dense. Of tensors that would not be smaller, and of all other forms, the file holds the dense weights.
-    `leco.factorize` before makes low-rank and tensor forms smaller layers, which are exported as they are, and so are the nets of `leco.narrow`.
+    With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`, and `VectorCodes`
+    over `Groups`) and uniform grids (`Affine`) are packed integers of 1, 2, 4, 8 or 16 bits in the
+    file, and standard operators make the weights of them: shifts, masks, then Gather or
+    GatherElements in the codebook, or Cast, Sub and Mul. The weights are equal to Delta(Theta) to
+    the bit. onnxruntime computes them once, when the session is made, and runs dense. Of tensors
+    that would not be smaller, and of all other forms, the file holds the dense weights.
+    `leco.factorize` before makes low-rank and tensor forms smaller layers, which are exported as
+    they are, and so are the nets of `leco.narrow`.
 
     Args:
-        path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second file, `path` with ".data" behind.
-        model: the net of `compressed`, or one with the same parameters; it is not changed. Exported in evaluation mode.
-        compressed: an `LC` that has its Thetas, or what `leco.thetas` gives; {} for a net that is exported as it is.
+        path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second
+            file, `path` with ".data" behind.
+        model: the net of `compressed`, or one with the same parameters; it is not changed. Exported
+            in evaluation mode.
+        compressed: an `LC` that has its Thetas, or what `leco.thetas` gives; {} for a net that is
+            exported as it is.
         example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes, batch first.
-        weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform, with a scale for the tensor, for each index of
-            dimension 0, or for runs of the last: the form of quantizers for other runtimes; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8
-            bits for the Linear layers on uniform grids whose runs are multiples of 16: they stay packed in memory. Either is "codes" for the
-            other parameters. "dense" for all.
-        accuracy_level: of MatMulNBits: 1 computes in float32; 4 rounds the layer's inputs to 8 bits, with kernels that are much faster.
+        weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform, with
+            a scale for the tensor, for each index of dimension 0, or for runs of the last: the form
+            of quantizers for other runtimes; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8
+            bits for the Linear layers on uniform grids whose runs are multiples of 16: they stay
+            packed in memory. Either is "codes" for the other parameters. "dense" for all.
+        accuracy_level: of MatMulNBits: 1 computes in float32; 4 rounds the layer's inputs to 8
+            bits, with kernels that are much faster.
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: an unknown value of `weights` or `accuracy_level`; a parameter that the model has not, or of another shape.
+        ValueError: an unknown value of `weights` or `accuracy_level`; a parameter that the model
+            has not, or of another shape.
 
     >>> import leco, os, tempfile, torch
     >>> lc = leco.LC(model := torch.nn.Linear(64, 8), {"all": leco.Task("weight", leco.Rows(), leco.Binary())})
@@ -59,19 +70,28 @@ def export_onnx(
     {'weight': 'Gather, 1 bits'}
     """
     if weights not in ("codes", "qdq", "nbits", "dense"):
-        raise ValueError(f"export_onnx: weights = {weights!r} must be 'codes', 'qdq', 'nbits' or 'dense'")
+        raise ValueError(
+            f"export_onnx: weights = {weights!r} must be 'codes', 'qdq', 'nbits' or 'dense'"
+        )
     if accuracy_level not in range(5):
-        raise ValueError(f"export_onnx: accuracy_level = {accuracy_level!r} must be 0, 1, 2, 3 or 4")
+        raise ValueError(
+            f"export_onnx: accuracy_level = {accuracy_level!r} must be 0, 1, 2, 3 or 4"
+        )
     try:
         import onnx_ir as ir
         from onnxscript import optimizer
     except ImportError as error:
-        raise ImportError("export_onnx needs onnx and onnxscript: pip install leco[export]") from error
+        raise ImportError(
+            "export_onnx needs onnx and onnxscript: pip install leco[export]"
+        ) from error
 
     net = at_delta("export_onnx", model, compressed)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning)  # torch's own, in its exporter
+        # torch's own, in its exporter
+        warnings.filterwarnings(
+            "ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning
+        )
         program = torch.onnx.export(
             net,
             inputs,
@@ -83,7 +103,11 @@ def export_onnx(
         )
     assert program is not None
     graph, held = program.model.graph, {}
-    aliases = {id(p): name for name, p in net.named_parameters(remove_duplicate=False) if name in graph.initializers}
+    aliases = {
+        id(p): name
+        for name, p in net.named_parameters(remove_duplicate=False)
+        if name in graph.initializers
+    }
     for name, found in quantized(compressed).items():
         weight = graph.initializers.get(aliases.get(id(net.get_parameter(name)), ""))
         if isinstance(found, str):
@@ -91,12 +115,22 @@ def export_onnx(
         elif weights == "dense" or weight is None:
             held[name] = "dense" if weight is not None else "not in the graph"
         else:
-            held[name] = Decoder(ir, graph, name, weight, tuple(net.get_parameter(name).shape)).replace(found, weights, accuracy_level)
-    optimizer.optimize_ir(program.model, should_fold=lambda node: False if (node.name or "").startswith(PREFIX) else None)
+            held[name] = Decoder(
+                ir, graph, name, weight, tuple(net.get_parameter(name).shape)
+            ).replace(found, weights, accuracy_level)
+    optimizer.optimize_ir(
+        program.model,
+        should_fold=lambda node: False if (node.name or "").startswith(PREFIX) else None,
+    )
     for part in (*graph.all_nodes(), *graph.initializers.values()):
-        part.metadata_props.clear()  # where each came from in the Python source: more bytes than a small net's weights
+        # where each came from in the Python source: more bytes than a small net's weights
+        part.metadata_props.clear()
     path = Path(path)
-    size = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
+    size = sum(
+        value.const_value.nbytes
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
     external = path.name + ".data" if size > LARGEST else None
     atomically(path, lambda temporary: ir.save(program.model, temporary, external_data=external))
     return held

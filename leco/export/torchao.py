@@ -1,29 +1,36 @@
-"""torchao: a net whose weights on uniform grids are torchao's integer tensors, for its kernels and for torch.export."""
+"""torchao: a net whose weights on uniform grids are torchao's integer tensors, for its kernels and
+for torch.export."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from leco.algorithm import LC
-from leco.compressed import Compressed
+from leco.algorithm.compressed import Compressed
+from leco.algorithm.lc import LC
 from leco.export.codes import Grid, at_delta, grid_of, quantized
-from leco.layers import users_of
+from leco.layers.factorize import users_of
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv2d)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def export_torchao(model: nn.Module, compressed: LC | Mapping[str, Compressed]) -> tuple[nn.Module, dict[str, str]]:
-    """A copy of the net at w = Delta(Theta), with the weights that are on uniform grids as torchao's integers; and how each parameter is held.
+def export_torchao(
+    model: nn.Module, compressed: LC | Mapping[str, Compressed]
+) -> tuple[nn.Module, dict[str, str]]:
+    """A copy of the net at w = Delta(Theta), with the weights that are on uniform grids as
+    torchao's integers; and how each parameter is held.
 
-    Made are torchao's `IntxUnpackedToInt8Tensor`s of 1 to 8 bits, from the integers, scales and zero points of Theta as they are: `Uniform`,
-    `Binary`, `Ternary`, `PowersOfTwo` and given values that are small multiples of one step, per tensor, row, or run of a row that divides
-    it. In memory and in a file a weight takes a byte, whatever its bits. The layers compute in floating point, from the weights that
-    `dequantize()` gives: those are Delta(Theta) to the bit in float32, to a rounding in float16 and bfloat16. All else is dense.
+    Made are torchao's `IntxUnpackedToInt8Tensor`s of 1 to 8 bits, from the integers, scales and
+    zero points of Theta as they are: `Uniform`, `Binary`, `Ternary`, `PowersOfTwo` and given values
+    that are small multiples of one step, per tensor, row, or run of a row that divides it. In
+    memory and in a file a weight takes a byte, whatever its bits. The layers compute in floating
+    point, from the weights that `dequantize()` gives: those are Delta(Theta) to the bit in float32,
+    to a rounding in float16 and bfloat16. All else is dense.
 
     Args:
-        model: the net of `compressed`, or one with the same parameters; it is not changed. The copy is in evaluation mode.
+        model: the net of `compressed`, or one with the same parameters; it is not changed. The copy
+            is in evaluation mode.
         compressed: an `LC` that has its Thetas, or what `leco.thetas` gives.
 
     Raises:
@@ -53,10 +60,17 @@ def export_torchao(model: nn.Module, compressed: LC | Mapping[str, Compressed]) 
             held[name] = f"dense ({grid})"
         elif block is None:
             held[name] = "dense (scales of runs that cross the rows)"
-        elif weight.dtype not in DTYPES or not all(type(module) in LAYERS and module.weight is weight for module in users):
-            held[name] = f"dense ({weight.dtype} of {', '.join(type(module).__name__ for module in users)})"
+        elif weight.dtype not in DTYPES or not all(
+            type(module) in LAYERS and module.weight is weight for module in users
+        ):
+            held[name] = (
+                f"dense ({weight.dtype} of {', '.join(type(module).__name__ for module in users)})"
+            )
         else:
-            sizes, middle = [n // b for n, b in zip(weight.shape, block, strict=True)], 2 ** (grid.bits - 1)
+            sizes, middle = (
+                [n // b for n, b in zip(weight.shape, block, strict=True)],
+                2 ** (grid.bits - 1),
+            )
             integers = IntxUnpackedToInt8Tensor(
                 qdata=(grid.levels - middle).to(torch.int8).view(weight.shape),
                 scale=grid.scale.to(weight.dtype).reshape(sizes).clone(),

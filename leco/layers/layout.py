@@ -1,4 +1,5 @@
-"""The part of a Theta that is one parameter: its codes in the parameter's own order, so that it is decoded alone and needs no view."""
+"""The part of a Theta that is one parameter: its codes in the parameter's own order, so that it is
+decoded alone and needs no view."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Theta, VectorCodes, ZeroCodes
+from leco.theta import (
+    Affine,
+    Codes,
+    Dense,
+    Fixed,
+    GroupSparse,
+    NMSparse,
+    Scaled,
+    Sparse,
+    Theta,
+    VectorCodes,
+    ZeroCodes,
+)
 from leco.views import Shapes, View
 
 
@@ -30,13 +43,15 @@ class Through:
 
 
 def entries(view: View, shapes: Shapes, which: int, device: torch.device) -> Tensor:
-    """Where the entries of tensor `which` are in the view's array, flattened; of the tensor's shape."""
+    """Where the entries of tensor `which` are in the view's array, flattened; of the tensor's
+    shape."""
     shape = view.shape(shapes)
     return view.backward(torch.arange(math.prod(shape), device=device).view(shape), shapes)[which]
 
 
 def take(theta: Theta, at: Tensor) -> Theta | None:
-    """The Theta of Delta(theta).flatten()[at], `at` (...) int64; None where these entries have no Theta of that form of their own."""
+    """The Theta of Delta(theta).flatten()[at], `at` (...) int64; None where these entries have no
+    Theta of that form of their own."""
     match theta:
         case Dense(values):
             return _replaced(theta, values=pick(values, at))
@@ -50,7 +65,13 @@ def take(theta: Theta, at: Tensor) -> Theta | None:
                 return None
             kept = mask.reshape(-1)[which]
             rows = (mask.reshape(-1).cumsum(0) - 1)[which][kept]
-            return _replaced(theta, mask=kept, values=pick(values, rows.unsqueeze(1) * size + torch.arange(size, device=rows.device)))
+            return _replaced(
+                theta,
+                mask=kept,
+                values=pick(
+                    values, rows.unsqueeze(1) * size + torch.arange(size, device=rows.device)
+                ),
+            )
         case NMSparse(pattern, values, m):
             n = (values if isinstance(values, Tensor) else values.decompress()).shape[-1]
             which = blocks(at, m)
@@ -61,7 +82,13 @@ def take(theta: Theta, at: Tensor) -> Theta | None:
         case VectorCodes(indices, codebook):
             which = blocks(at, codebook.shape[-1])
             return None if which is None else _coded(theta, indices, which)
-        case Codes(indices, _) | ZeroCodes(indices, _) | Fixed(indices, _) | Scaled(indices, _, _) | Affine(indices, _, _):
+        case (
+            Codes(indices, _)
+            | ZeroCodes(indices, _)
+            | Fixed(indices, _)
+            | Scaled(indices, _, _)
+            | Affine(indices, _, _)
+        ):
             return _coded(theta, indices, at)
     return None
 
@@ -76,7 +103,9 @@ def blocks(at: Tensor, size: int) -> Tensor | None:
     if at.numel() % size:
         return None
     runs = at.reshape(-1, size)
-    whole = bool((runs[:, 0] % size == 0).all()) and bool((runs == runs[:, :1] + torch.arange(size, device=at.device)).all())
+    whole = bool((runs[:, 0] % size == 0).all()) and bool(
+        (runs == runs[:, :1] + torch.arange(size, device=at.device)).all()
+    )
     return runs[:, 0] // size if whole else None
 
 
@@ -92,8 +121,16 @@ def _coded(theta: Any, indices: Tensor, at: Tensor) -> Theta | None:
     """One codebook and scale for all entries; or one for each row, and whole rows."""
     lead, extra = indices.ndim - 1, int(isinstance(theta, VectorCodes))
     fields = {name: getattr(theta, name) for name in OWN if hasattr(theta, name)}
-    batched = [name for name, field in fields.items() if field.ndim == lead + OWN[name] + (extra if name == "codebook" else 0)]
+    batched = [
+        name
+        for name, field in fields.items()
+        if field.ndim == lead + OWN[name] + (extra if name == "codebook" else 0)
+    ]
     if batched == ["indices"] or not lead:
         return theta._replace(indices=indices.reshape(-1)[at])
     rows = blocks(at, indices.shape[-1])
-    return None if rows is None else theta._replace(**{name: fields[name].flatten(0, lead - 1)[rows] for name in batched})
+    return (
+        None
+        if rows is None
+        else theta._replace(**{name: fields[name].flatten(0, lead - 1)[rows] for name in batched})
+    )

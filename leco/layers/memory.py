@@ -1,4 +1,5 @@
-"""A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by tensor operations that compile and export.
+"""A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by
+tensor operations that compile and export.
 
     Coded, Grid  codebooks, signs, grids, codewords (`leco.layers.codes`)
     Scattered    0 but for some entries, or groups of them
@@ -17,10 +18,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-from leco.layers.codes import Coded, Grid, Integers, select
+from leco.layers.integers import Coded, Grid, Integers, select
 from leco.layers.layout import Through, entries, take
-from leco.nested import leaves
-from leco.theta import Affine, Codes, Dense, Fixed, GroupSparse, NMSparse, Scaled, Sparse, Sum, Theta, VectorCodes, ZeroCodes, patterns
+from leco.theta import (
+    Affine,
+    Codes,
+    Dense,
+    Fixed,
+    GroupSparse,
+    NMSparse,
+    Scaled,
+    Sparse,
+    Sum,
+    Theta,
+    VectorCodes,
+    ZeroCodes,
+    patterns,
+)
+from leco.theta.tree import leaves
 from leco.views import Kernel, Shapes, View
 
 
@@ -38,16 +53,25 @@ class Floats(nn.Module):
 
 
 class Scattered(nn.Module):
-    """0, but for the groups where `mask` (groups,) is True: those have the rows of `values` (number of True, size), in order."""
+    """0, but for the groups where `mask` (groups,) is True: those have the rows of `values` (number
+    of True, size), in order."""
 
     def __init__(self, mask: Tensor, values: nn.Module):
         super().__init__()
         self.groups, self.values = mask.numel(), values
-        gaps = Integers(mask.reshape(-1).nonzero().squeeze(1).diff(prepend=torch.full((1,), -1, device=mask.device)) - 1)
+        gaps = Integers(
+            mask.reshape(-1)
+            .nonzero()
+            .squeeze(1)
+            .diff(prepend=torch.full((1,), -1, device=mask.device))
+            - 1
+        )
         bits = Integers(mask.reshape(-1), 2)
         self.gaps: Any
         self.mask: Any
-        self.gaps, self.mask = (gaps, None) if gaps.codes.nbytes < bits.codes.nbytes else (None, bits)
+        self.gaps, self.mask = (
+            (gaps, None) if gaps.codes.nbytes < bits.codes.nbytes else (None, bits)
+        )
 
     def forward(self) -> Tensor:
         values = self.values()
@@ -61,12 +85,15 @@ class Scattered(nn.Module):
         return values.new_zeros(self.groups, values.shape[1]).index_copy_(0, at, values).view(-1)
 
     def _places(self) -> Tensor:
-        """For each group its place among those that are kept, from 1; 0 for the others. Byte by byte: a masked_scatter takes several times longer."""
+        """For each group its place among those that are kept, from 1; 0 for the others. Byte by
+        byte: a masked_scatter takes several times longer."""
         digits, codes = self.mask.digits(), self.mask.codes.int()
         ranks = torch.where(digits > 0, digits.cumsum(1, dtype=torch.int32), -(2**30))
         counts = digits.sum(1, dtype=torch.int32).index_select(0, codes)
         before = counts.cumsum(0, dtype=torch.int32) - counts
-        return embedding(codes, ranks).add_(before.unsqueeze(1)).clamp_(min=0).view(-1)[: self.groups]
+        return (
+            embedding(codes, ranks).add_(before.unsqueeze(1)).clamp_(min=0).view(-1)[: self.groups]
+        )
 
 
 class Patterned(nn.Module):
@@ -95,7 +122,10 @@ class Summed(nn.Module):
         self.parts, self.weights = nn.ModuleList(parts), weights
 
     def forward(self) -> Tensor:
-        found = [part().reshape(-1) if weight == 1 else part().reshape(-1) / weight for part, weight in zip(self.parts, self.weights, strict=True)]
+        found = [
+            part().reshape(-1) if weight == 1 else part().reshape(-1) / weight
+            for part, weight in zip(self.parts, self.weights, strict=True)
+        ]
         return functools.reduce(torch.add, found)
 
 
@@ -124,7 +154,8 @@ class Whole(nn.Module):
 
 
 class _Field(nn.Module):
-    """A field of a Theta, as its `decompress` takes it: a Theta in it is decoded, and stands as `Dense`."""
+    """A field of a Theta, as its `decompress` takes it: a Theta in it is decoded, and stands as
+    `Dense`."""
 
     def __init__(self, field: Any):
         super().__init__()
@@ -133,10 +164,16 @@ class _Field(nn.Module):
             self.constant = field
         elif not isinstance(field, Tensor) and not hasattr(field, "_fields"):
             self.packed = nn.ModuleList(_Field(member) for member in field)
-        elif isinstance(field, Tensor) and (field.is_floating_point() or (field.numel() and int(field.min()) < 0)):
+        elif isinstance(field, Tensor) and (
+            field.is_floating_point() or (field.numel() and int(field.min()) < 0)
+        ):
             self.packed = Floats(field)
         elif isinstance(field, Tensor):
-            self.packed, self.shape, self.dtype = Integers(field.reshape(-1)), field.shape, field.dtype
+            self.packed, self.shape, self.dtype = (
+                Integers(field.reshape(-1)),
+                field.shape,
+                field.dtype,
+            )
         else:
             self.packed, self.shape = part(field), field.decompress().shape
 
@@ -156,12 +193,15 @@ def _values(field: Any) -> nn.Module:
 
 
 def part(theta: Theta, columns: int = 0) -> nn.Module:
-    """What decodes Delta(theta), as an array of any shape with its entries in row-major order. `columns`: see `Coded`."""
+    """What decodes Delta(theta), as an array of any shape with its entries in row-major order.
+    `columns`: see `Coded`."""
     match theta:
         case Codes(indices, codebook):
             return Coded(indices, codebook.reshape(-1, codebook.shape[-1], 1), columns=columns)
         case ZeroCodes(indices, codebook):
-            return Coded(indices, pad(codebook, (1, 0)).view(-1, codebook.shape[-1] + 1, 1), columns=columns)
+            return Coded(
+                indices, pad(codebook, (1, 0)).view(-1, codebook.shape[-1] + 1, 1), columns=columns
+            )
         case VectorCodes(indices, codebook):
             return Coded(indices, codebook.reshape(-1, *codebook.shape[-2:]), columns=columns)
         case Fixed(indices, values):
@@ -172,8 +212,15 @@ def part(theta: Theta, columns: int = 0) -> nn.Module:
             scale, zero_point = scale.reshape(-1, 1), zero_point.to(scale.dtype).reshape(-1, 1)
             if int(indices.max()) >= 16:
                 shift = zero_point - 128
-                return Grid(indices.bitwise_xor(128).view(torch.int8), scale, shift if bool(shift.any()) else None, columns)
-            levels = torch.arange(2 ** int(indices.max()).bit_length(), dtype=scale.dtype, device=scale.device)
+                return Grid(
+                    indices.bitwise_xor(128).view(torch.int8),
+                    scale,
+                    shift if bool(shift.any()) else None,
+                    columns,
+                )
+            levels = torch.arange(
+                2 ** int(indices.max()).bit_length(), dtype=scale.dtype, device=scale.device
+            )
             return Coded(indices, levels.view(1, -1, 1), scale, zero_point, columns)
         case Sparse(mask, values) | GroupSparse(mask, values):
             return Scattered(mask, _values(values))
@@ -193,7 +240,8 @@ class UnpackableError(ValueError):
 
 
 def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int = 0) -> nn.Module:
-    """What decodes the tensor `which` of those that `view` makes one array of, flattened. Raises UnpackableError."""
+    """What decodes the tensor `which` of those that `view` makes one array of, flattened. Raises
+    UnpackableError."""
     if isinstance(theta, Sum):
         return _sum(theta, view, shapes, which)
     if not isinstance(view.shape(shapes), torch.Size):
@@ -204,7 +252,13 @@ def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int =
     found = theta if len(shapes) == 1 and in_order else take(theta, at)
     if found is not None:
         return part(found, columns)
-    alone = theta if len(shapes) == 1 else take(theta, run) if bool((entries(view, [at.shape], 0, at.device) + at.min() == at).all()) else None
+    alone = (
+        theta
+        if len(shapes) == 1
+        else take(theta, run)
+        if bool((entries(view, [at.shape], 0, at.device) + at.min() == at).all())
+        else None
+    )
     if alone is None:
         raise UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
     return Viewed(part(alone), view, at.shape)
@@ -213,10 +267,19 @@ def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int =
 def _sum(theta: Sum, view: View, shapes: Shapes, which: int) -> nn.Module:
     blocks = [torch.Size(shape) for shape in theta.shapes]
     if theta.single:
-        found = [(term, content(term.theta, Through(term.view, blocks[0], view), shapes, which)) for term in theta.terms]
+        found = [
+            (term, content(term.theta, Through(term.view, blocks[0], view), shapes, which))
+            for term in theta.terms
+        ]
     else:
         terms = [term for term in theta.terms if which in term.at]
-        found = [(term, content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which))) for term in terms]
+        found = [
+            (
+                term,
+                content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which)),
+            )
+            for term in terms
+        ]
     if not found:
         raise UnpackableError("is in no term of the sum")
     return Summed([packed for _, packed in found], [term.weight for term, _ in found])

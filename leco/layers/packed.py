@@ -1,4 +1,5 @@
-"""Layers that keep their weight packed in memory, and decode it to compute; and which parameters of a net become one.
+"""Layers that keep their weight packed in memory, and decode it to compute; and which parameters of
+a net become one.
 
 What a Theta takes in memory and how it is decoded is in `leco.layers.memory`.
 """
@@ -11,30 +12,38 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import LC
-from leco.compressed import Compressed, compressed_tasks
-from leco.layers import factored, rebuilt, users_of
-from leco.layers.codes import Coded, Grid
+from leco.algorithm.compressed import Compressed, compressed_tasks
+from leco.algorithm.lc import LC
+from leco.layers.factorize import factored, rebuilt, users_of
+from leco.layers.integers import Coded, Grid
 from leco.layers.memory import UnpackableError, content
 
 Cache = Literal["none", "keep"]
 INT8_ROWS = 16
-"""Up to so many rows of input torch's int8 kernel is faster than decoding first: its time grows with the rows, that of decoding does not."""
+"""Up to so many rows of input torch's int8 kernel is faster than decoding first: its time grows
+with the rows, that of decoding does not."""
 
 
-def pack(model: nn.Module, compressed: LC | Mapping[str, Compressed], cache: Cache = "none") -> nn.Module:
-    """A copy of `model` at w = Delta(Theta) whose compressed weights stay packed in memory, and are decoded to compute.
+def pack(
+    model: nn.Module, compressed: LC | Mapping[str, Compressed], cache: Cache = "none"
+) -> nn.Module:
+    """A copy of `model` at w = Delta(Theta) whose compressed weights stay packed in memory, and are
+    decoded to compute.
 
-    Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d and Embedding; low-rank and tensor Thetas become smaller layers, as
-    by `factorize`. The others stay dense, at Delta(Theta): `unpacked` says which and why. A weight that several layers share is
-    packed once. The packed layers are of torch's classes, with `weight` decoded where it is read; an Embedding decodes the rows that it is
-    asked for. All numbers are buffers: the net computes and gives gradients of its inputs and dense parameters, but does not train Theta.
+    Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d and Embedding; low-rank
+    and tensor Thetas become smaller layers, as by `factorize`. The others stay dense, at
+    Delta(Theta): `unpacked` says which and why. A weight that several layers share is packed once.
+    The packed layers are of torch's classes, with `weight` decoded where it is read; an Embedding
+    decodes the rows that it is asked for. All numbers are buffers: the net computes and gives
+    gradients of its inputs and dense parameters, but does not train Theta.
 
     Args:
-        model: the net of `compressed`, or one with the same parameters; it is not changed, and dense weights that are replaced are not copied.
+        model: the net of `compressed`, or one with the same parameters; it is not changed, and
+            dense weights that are replaced are not copied.
         compressed: an `LC` that has its Thetas, or the tasks of a file (`leco.thetas`).
-        cache: "none" decodes at each forward pass, and frees what it decoded. "keep" decodes at the first one in evaluation mode and keeps the
-            dense weight, until `train()`, `to(...)` or `load_state_dict`: the memory and speed of the dense net from then on. Compiled and
+        cache: "none" decodes at each forward pass, and frees what it decoded. "keep" decodes at the
+            first one in evaluation mode and keeps the dense weight, until `train()`, `to(...)` or
+            `load_state_dict`: the memory and speed of the dense net from then on. Compiled and
             exported nets always decode.
 
     >>> import leco, torch
@@ -70,11 +79,18 @@ class PackedWeight(nn.Module):
 
     def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
         super().__init__()
-        self.content, self.shape, self.form, self.cache = content.to(weight.device), weight.shape, form, cache
-        self.register_buffer("like", weight.new_empty(0), persistent=False)  # the weight's type, which `to` converts
+        self.content, self.shape, self.form, self.cache = (
+            content.to(weight.device),
+            weight.shape,
+            form,
+            cache,
+        )
+        # the weight's type, which `to` converts
+        self.register_buffer("like", weight.new_empty(0), persistent=False)
         self._kept: Tensor | None = None
         decoded = content()
-        if decoded.dtype != weight.dtype:  # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
+        # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
+        if decoded.dtype != weight.dtype:
             rounded = copy.deepcopy(content).to(weight.dtype)
             self.content = rounded if torch.equal(rounded(), decoded.to(weight.dtype)) else content
 
@@ -96,7 +112,11 @@ class PackedWeight(nn.Module):
 
     def bits(self) -> float:
         """Bits a weight."""
-        return 8 * sum(value.nbytes for value in self.state_dict().values()) / max(math.prod(self.shape), 1)
+        return (
+            8
+            * sum(value.nbytes for value in self.state_dict().values())
+            / max(math.prod(self.shape), 1)
+        )
 
     def train(self, mode: bool = True) -> "PackedWeight":
         self._kept = None if mode else self._kept
@@ -137,25 +157,45 @@ class PackedLayer(nn.Module):
 class PackedLinear(PackedLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // max(self.in_features, 1)
-        if self.int8 and 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype and not self._recorded(input):
+        if (
+            self.int8
+            and 0 < rows <= INT8_ROWS
+            and input.dtype == self.packed.dtype
+            and not self._recorded(input)
+        ):
             grid: Any = self.packed.content
-            scale = grid.affine.scale.expand(self.out_features, 1).to(input.dtype).contiguous().view(-1)
-            y = torch._weight_int8pack_mm(input.reshape(rows, -1).contiguous(), grid.codes.view(self.out_features, -1), scale)
+            scale = (
+                grid.affine.scale.expand(self.out_features, 1).to(input.dtype).contiguous().view(-1)
+            )
+            y = torch._weight_int8pack_mm(
+                input.reshape(rows, -1).contiguous(), grid.codes.view(self.out_features, -1), scale
+            )
             y = y.view(*input.shape[:-1], -1)
             return y if self.bias is None else y + self.bias
         return super().forward(input)
 
     @property
     def int8(self) -> bool:
-        """Whether torch has a kernel that computes from the levels: of a symmetric grid, with a scale a row, in half precision on a CPU."""
+        """Whether torch has a kernel that computes from the levels: of a symmetric grid, with a
+        scale a row, in half precision on a CPU."""
         grid: Any = self.packed.content
-        half = isinstance(self.packed.content, Grid) and grid.affine.shift is None and self.packed.dtype in (torch.bfloat16, torch.float16)
-        return half and self.packed.cache == "none" and grid.codes.device.type == "cpu" and len(grid.affine.scale) in (1, self.out_features)
+        half = (
+            isinstance(self.packed.content, Grid)
+            and grid.affine.shift is None
+            and self.packed.dtype in (torch.bfloat16, torch.float16)
+        )
+        return (
+            half
+            and self.packed.cache == "none"
+            and grid.codes.device.type == "cpu"
+            and len(grid.affine.scale) in (1, self.out_features)
+        )
 
     def _recorded(self, input: Tensor) -> bool:
         """The kernel has no gradient, and its choice by rows must not be written into a graph."""
         return torch.compiler.is_compiling() or (
-            torch.is_grad_enabled() and (input.requires_grad or (self.bias is not None and self.bias.requires_grad))
+            torch.is_grad_enabled()
+            and (input.requires_grad or (self.bias is not None and self.bias.requires_grad))
         )
 
     def extra_repr(self) -> str:
@@ -184,7 +224,11 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         decoder = self.packed.content
         if isinstance(decoder, Coded | Grid) and decoder.by_rows:
-            return decoder(input.reshape(-1)).to(self.packed.dtype).view(*input.shape, self.embedding_dim)
+            return (
+                decoder(input.reshape(-1))
+                .to(self.packed.dtype)
+                .view(*input.shape, self.embedding_dim)
+            )
         return super().forward(input)
 
 
@@ -196,14 +240,20 @@ def _packed_layer(layer: Any, weight: PackedWeight) -> Any:
     """`layer`, with its options and hooks, but with a packed weight, and its bias to come."""
     kind: Any = KINDS[type(layer)]
     made = kind.__new__(kind)
-    made.__dict__ |= {name: copy.copy(value) if isinstance(value, dict) else value for name, value in vars(layer).items()}
+    made.__dict__ |= {
+        name: copy.copy(value) if isinstance(value, dict) else value
+        for name, value in vars(layer).items()
+    }
     del made._parameters["weight"]
     made.packed = weight
     return made
 
 
-def _plan(model: nn.Module, tasks: dict[str, Compressed], cache: Cache) -> tuple[dict[Any, nn.Module], dict[str, Tensor], dict[str, str]]:
-    """The modules that are replaced, each with the new one; Delta of the parameters that stay dense; and why they do."""
+def _plan(
+    model: nn.Module, tasks: dict[str, Compressed], cache: Cache
+) -> tuple[dict[Any, nn.Module], dict[str, Tensor], dict[str, str]]:
+    """The modules that are replaced, each with the new one; Delta of the parameters that stay
+    dense; and why they do."""
     replaced: dict[Any, nn.Module] = {}
     weights: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
@@ -224,8 +274,11 @@ def _plan(model: nn.Module, tasks: dict[str, Compressed], cache: Cache) -> tuple
     return replaced, weights, reasons
 
 
-def _packed(model: nn.Module, task: Compressed, which: int, name: str, cache: Cache) -> dict[Any, nn.Module]:
-    """The layers that have the parameter `name`, each with a packed one. They share the packed weight."""
+def _packed(
+    model: nn.Module, task: Compressed, which: int, name: str, cache: Cache
+) -> dict[Any, nn.Module]:
+    """The layers that have the parameter `name`, each with a packed one. They share the packed
+    weight."""
     weight, users = model.get_parameter(name), users_of(model, name)
     for module, own in users:
         if type(module) not in KINDS or own != "weight":
@@ -237,5 +290,7 @@ def _packed(model: nn.Module, task: Compressed, which: int, name: str, cache: Ca
     decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
     packed = PackedWeight(decoder, weight.detach(), type(task.theta).__name__, cache)
     if packed.bits() >= 8 * weight.itemsize:
-        raise UnpackableError(f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense")
+        raise UnpackableError(
+            f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense"
+        )
     return {module: _packed_layer(module, packed) for module, _ in users}

@@ -1,12 +1,32 @@
-"""The compressed forms Theta, each with its decompression Delta(Theta): every Delta of the library is in this folder.
+"""The compressed forms Theta, each with its decompression Delta(Theta): every Delta of the library
+is in this folder.
 
-A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was found: several compressions share one form, and a file
-of Thetas loads without the compressions, options or costs that made them.
+A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was found: several
+compressions share one form, and a file of Thetas loads without the compressions, options or costs
+that made them.
 """
 
-from leco.theta.factors import ConvFactors, CPFactors, Dense, Factors, TrainFactors, TuckerFactors, mode_product
+from leco.theta.factors import (
+    ConvFactors,
+    CPFactors,
+    Dense,
+    Factors,
+    TrainFactors,
+    TuckerFactors,
+    mode_product,
+)
 from leco.theta.protocol import Array, Theta, shape_of, values
-from leco.theta.quantized import Affine, Codes, Fixed, HashedValues, Scaled, VectorCodes, ZeroCodes, hashed_positions, lookup
+from leco.theta.quantized import (
+    Affine,
+    Codes,
+    Fixed,
+    HashedValues,
+    Scaled,
+    VectorCodes,
+    ZeroCodes,
+    hashed_positions,
+    lookup,
+)
 from leco.theta.sparse import GroupSparse, NMSparse, Sparse, patterns
 from leco.theta.sums import Sum, Term
 

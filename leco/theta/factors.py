@@ -1,4 +1,5 @@
-"""Matrices and tensors as they are, or as products of smaller ones: low rank, Tucker, CP, tensor train."""
+"""Matrices and tensors as they are, or as products of smaller ones: low rank, Tucker, CP, tensor
+train."""
 
 import functools
 import math
@@ -34,7 +35,10 @@ class Factors(NamedTuple):
     def shape(self) -> torch.Size:
         *batch, m, r = shape_of(self.u)
         *same, q, n = shape_of(self.v)
-        require(batch == same and r == q <= min(m, n), f"factors {m} x {r} and {q} x {n} of batches {batch} and {same} do not fit")
+        require(
+            batch == same and r == q <= min(m, n),
+            f"factors {m} x {r} and {q} x {n} of batches {batch} and {same} do not fit",
+        )
         return torch.Size([*batch, m, n])
 
     def decompress(self) -> Tensor:
@@ -47,7 +51,8 @@ class Factors(NamedTuple):
 class ConvFactors(NamedTuple):
     """Low rank of a convolution kernel (out, in, height, width), as two smaller convolutions.
 
-    scheme 1: the matrix out x (in height width); scheme 2: the matrix (out height) x (in width). `u` (rows, r), `v` (r, columns).
+    scheme 1: the matrix out x (in height width); scheme 2: the matrix (out height) x (in width).
+    `u` (rows, r), `v` (r, columns).
     """
 
     u: Tensor
@@ -60,8 +65,14 @@ class ConvFactors(NamedTuple):
         rows, columns = Factors(self.u, self.v).shape()
         height, width = self.height, self.width
         down, along = (1, height * width) if self.scheme == 1 else (height, width)
-        require(self.scheme in (1, 2) and is_count(height) and is_count(width) and down > 0 < along, f"scheme {self.scheme}, {height} x {width}")
-        require(rows % down == 0 == columns % along, f"a matrix {rows} x {columns} has no kernels of {height} x {width} by scheme {self.scheme}")
+        require(
+            self.scheme in (1, 2) and is_count(height) and is_count(width) and down > 0 < along,
+            f"scheme {self.scheme}, {height} x {width}",
+        )
+        require(
+            rows % down == 0 == columns % along,
+            f"a matrix {rows} x {columns} has no kernels of {height} x {width} by scheme {self.scheme}",
+        )
         return torch.Size([rows // down, columns // along, height, width])
 
     def decompress(self) -> Tensor:
@@ -80,14 +91,17 @@ def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
 
 
 class TuckerFactors(NamedTuple):
-    """Tucker: x = core x_1 U_1 ... x_K U_K over the first K modes. `core` (r_1, ..., r_K, n_{K+1}, ..., n_N), `factors` of (n_k, r_k)."""
+    """Tucker: x = core x_1 U_1 ... x_K U_K over the first K modes. `core` (r_1, ..., r_K, n_{K+1},
+    ..., n_N), `factors` of (n_k, r_k)."""
 
     core: Tensor
     factors: tuple[Tensor, ...]
 
     def shape(self) -> torch.Size:
         core, sides = shape_of(self.core), [shape_of(factor) for factor in self.factors]
-        fit = len(sides) <= len(core) and all(len(side) == 2 and side[1] == r <= side[0] for side, r in zip(sides, core, strict=False))
+        fit = len(sides) <= len(core) and all(
+            len(side) == 2 and side[1] == r <= side[0] for side, r in zip(sides, core, strict=False)
+        )
         require(fit, f"factors {[tuple(side) for side in sides]} do not fit a core {tuple(core)}")
         return torch.Size([*(n for n, _ in sides), *core[len(sides) :]])
 
@@ -102,7 +116,8 @@ class TuckerFactors(NamedTuple):
 
 
 class CPFactors(NamedTuple):
-    """CP: x = sum over r of the outer products of the r-th columns. `factors` of (n_k, rank), one for each mode."""
+    """CP: x = sum over r of the outer products of the r-th columns. `factors` of (n_k, rank), one
+    for each mode."""
 
     factors: tuple[Tensor, ...]
 
@@ -111,13 +126,19 @@ class CPFactors(NamedTuple):
         fit = bool(sides) and all(len(side) == 2 and side[1] == sides[0][1] for side in sides)
         require(fit, f"factors {[tuple(side) for side in sides]} do not fit")
         shape = torch.Size(n for n, _ in sides)
-        require(sides[0][1] * max(shape) <= shape.numel(), f"a tensor of shape {tuple(shape)} has no rank {sides[0][1]}")
+        require(
+            sides[0][1] * max(shape) <= shape.numel(),
+            f"a tensor of shape {tuple(shape)} has no rank {sides[0][1]}",
+        )
         return shape
 
     def halves(self) -> list[tuple[Any, ...]]:
-        """x as a matrix of its first modes against the others, as even as it can be: their factors."""
+        """x as a matrix of its first modes against the others, as even as it can be: their
+        factors."""
         sizes = [shape_of(factor)[0] for factor in self.factors]
-        cut = min(range(1, len(sizes) + 1), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:]))
+        cut = min(
+            range(1, len(sizes) + 1), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:])
+        )
         return [self.factors[:cut], self.factors[cut:]]
 
     def decompress(self) -> Tensor:
@@ -130,22 +151,34 @@ class CPFactors(NamedTuple):
 
 
 def _khatri_rao(factors: list[Tensor]) -> Tensor:
-    return functools.reduce(lambda product, factor: (product.unsqueeze(1) * factor).flatten(0, 1), factors)
+    return functools.reduce(
+        lambda product, factor: (product.unsqueeze(1) * factor).flatten(0, 1), factors
+    )
 
 
 class TrainFactors(NamedTuple):
-    """Tensor train: x[i_1, ..., i_N] = G_1[:, i_1] G_2[:, i_2] ... G_N[:, i_N]. `cores` of (r_{k-1}, n_k, r_k), r_0 = r_N = 1."""
+    """Tensor train: x[i_1, ..., i_N] = G_1[:, i_1] G_2[:, i_2] ... G_N[:, i_N]. `cores` of
+    (r_{k-1}, n_k, r_k), r_0 = r_N = 1."""
 
     cores: tuple[Tensor, ...]
 
     def shape(self) -> torch.Size:
         sides = [shape_of(core) for core in self.cores]
-        require(all(len(side) == 3 for side in sides), f"cores {[tuple(side) for side in sides]} must have three dimensions each")
+        require(
+            all(len(side) == 3 for side in sides),
+            f"cores {[tuple(side) for side in sides]} must have three dimensions each",
+        )
         left, right = [r for r, _, _ in sides], [r for _, _, r in sides]
         shape = torch.Size(n for _, n, _ in sides)
-        require(left[0] == right[-1] == 1 and left[1:] == right[:-1], f"cores {[tuple(side) for side in sides]} do not fit")
+        require(
+            left[0] == right[-1] == 1 and left[1:] == right[:-1],
+            f"cores {[tuple(side) for side in sides]} do not fit",
+        )
         for k, r in enumerate(right):
-            require(r <= min(shape[: k + 1].numel(), shape[k + 1 :].numel()), f"a tensor of shape {tuple(shape)} has no rank {r} after mode {k + 1}")
+            require(
+                r <= min(shape[: k + 1].numel(), shape[k + 1 :].numel()),
+                f"a tensor of shape {tuple(shape)} has no rank {r} after mode {k + 1}",
+            )
         return shape
 
     def decompress(self) -> Tensor:

@@ -12,13 +12,16 @@ Array = Tensor | tuple[Tensor, ...]
 
 @runtime_checkable
 class Theta(Protocol):
-    """What the algorithm and the file need of a compressed form. A new form is a NamedTuple with these two methods.
+    """What the algorithm and the file need of a compressed form. A new form is a NamedTuple with
+    these two methods.
 
-    A field is a tensor, an int, another Theta (quantized values of the kept weights), a view, or a tuple of these. `free` names the float
-    fields that stay free once the discrete choices (indices, masks, ranks) are fixed: what retraining moves.
+    A field is a tensor, an int, another Theta (quantized values of the kept weights), a view, or a
+    tuple of these. `free` names the float fields that stay free once the discrete choices (indices,
+    masks, ranks) are fixed: what retraining moves.
 
-    The library's forms have a third one, which yours may have: `shape()`, that of Delta(Theta), from the shapes of the fields alone. It raises
-    ValueError where fields do not fit each other. A file's sizes are checked with it before any memory is taken.
+    The library's forms have a third one, which yours may have: `shape()`, that of Delta(Theta),
+    from the shapes of the fields alone. It raises ValueError where fields do not fit each other. A
+    file's sizes are checked with it before any memory is taken.
     """
 
     _fields: tuple[str, ...]
@@ -49,5 +52,8 @@ def is_count(value: Any) -> bool:
 
 
 def integers(name: str, x: Tensor) -> torch.Size:
-    require(not x.is_floating_point() and x.dim() > 0, f"{name} {tuple(x.shape)} of {x.dtype} must be integers, (..., n)")
+    require(
+        not x.is_floating_point() and x.dim() > 0,
+        f"{name} {tuple(x.shape)} of {x.dtype} must be integers, (..., n)",
+    )
     return x.shape

@@ -1,4 +1,5 @@
-"""Quantized weights: indices into values that are learned, given, scaled, or shared by position; a uniform grid."""
+"""Quantized weights: indices into values that are learned, given, scaled, or shared by position; a
+uniform grid."""
 
 from typing import NamedTuple
 
@@ -9,17 +10,22 @@ from leco.theta.protocol import integers, is_count, require
 
 
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
-    """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result (..., n); differentiable in `values`."""
-    if values.shape[-1] == 2:  # one bit: exact at weights 0 and 1; on a CPU many times as fast as a select, whose branches can't be foreseen
+    """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result
+    (..., n); differentiable in `values`."""
+    # one bit: exact at weights 0 and 1; on a CPU many times as fast as a select, whose branches
+    # can't be foreseen
+    if values.shape[-1] == 2:
         return torch.lerp(values[..., :1], values[..., 1:], indices.to(values.dtype))
-    if values.dim() == 1:  # half the memory of a gather, whose indices are int64, and three times as fast
+    # half the memory of a gather, whose indices are int64, and three times as fast
+    if values.dim() == 1:
         return values.index_select(0, indices.reshape(-1).int()).view(indices.shape)
     values = values.expand(*indices.shape[:-1], values.shape[-1])
     return values.gather(-1, indices.long())
 
 
 class Codes(NamedTuple):
-    """Learned codebook: w_i = codebook[indices_i]. `indices` (..., n) integers, `codebook` (..., K) floats."""
+    """Learned codebook: w_i = codebook[indices_i]. `indices` (..., n) integers, `codebook` (..., K)
+    floats."""
 
     indices: Tensor
     codebook: Tensor
@@ -35,7 +41,8 @@ class Codes(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """Given codebook: w_i = values[indices_i]. `indices` (..., n) integers, `values` (K,) floats that nothing moves."""
+    """Given codebook: w_i = values[indices_i]. `indices` (..., n) integers, `values` (K,) floats
+    that nothing moves."""
 
     indices: Tensor
     values: Tensor
@@ -51,7 +58,8 @@ class Fixed(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """Given codebook, learned scale: w_i = scale * values[indices_i]. `indices` (..., n), `values` (K,), `scale` (...)."""
+    """Given codebook, learned scale: w_i = scale * values[indices_i]. `indices` (..., n), `values`
+    (K,), `scale` (...)."""
 
     indices: Tensor
     values: Tensor
@@ -69,7 +77,8 @@ class Scaled(NamedTuple):
 
 
 class ZeroCodes(NamedTuple):
-    """Learned values beside 0: w_i = 0 where indices_i = 0, else codebook[indices_i - 1]. `indices` (..., n), `codebook` (..., K) floats."""
+    """Learned values beside 0: w_i = 0 where indices_i = 0, else codebook[indices_i - 1]. `indices`
+    (..., n), `codebook` (..., K) floats."""
 
     indices: Tensor
     codebook: Tensor
@@ -85,29 +94,43 @@ class ZeroCodes(NamedTuple):
 
 
 class VectorCodes(NamedTuple):
-    """Learned codewords of d weights: w_i = codebook[indices_i]. `indices` (..., n) integers, `codebook` (..., K, d) floats; w (..., n, d)."""
+    """Learned codewords of d weights: w_i = codebook[indices_i]. `indices` (..., n) integers,
+    `codebook` (..., K, d) floats; w (..., n, d)."""
 
     indices: Tensor
     codebook: Tensor
 
     def shape(self) -> torch.Size:
         *batch, _, d = self.codebook.shape
-        require(tuple(batch) == self.indices.shape[:-1], f"codewords {tuple(self.codebook.shape)} do not fit indices {tuple(self.indices.shape)}")
+        require(
+            tuple(batch) == self.indices.shape[:-1],
+            f"codewords {tuple(self.codebook.shape)} do not fit indices {tuple(self.indices.shape)}",
+        )
         return torch.Size([*integers("indices", self.indices), d])
 
     def decompress(self) -> Tensor:
-        first = self.codebook.shape[-2] * torch.arange(self.indices.shape[:-1].numel(), device=self.indices.device)
+        first = self.codebook.shape[-2] * torch.arange(
+            self.indices.shape[:-1].numel(), device=self.indices.device
+        )
         rows = self.indices.long() + first.view(self.indices.shape[:-1]).unsqueeze(-1)
-        return self.codebook.flatten(0, -2).index_select(0, rows.view(-1)).view(*self.indices.shape, -1)
+        return (
+            self.codebook.flatten(0, -2)
+            .index_select(0, rows.view(-1))
+            .view(*self.indices.shape, -1)
+        )
 
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
 
 
-def hashed_positions(k: int, seed: int, start: int, stop: int, device: torch.device | None = None) -> Tensor:
-    """h(i) for start <= i < stop, int64: (k mix(i + mix(seed + 1) mod 2^32)) >> 32. Files depend on it: it must not change.
+def hashed_positions(
+    k: int, seed: int, start: int, stop: int, device: torch.device | None = None
+) -> Tensor:
+    """h(i) for start <= i < stop, int64: (k mix(i + mix(seed + 1) mod 2^32)) >> 32. Files depend on
+    it: it must not change.
 
-    mix, on 32-bit integers: twice y <- ((y >> 16) xor y) 0x45d9f3b mod 2^32, then y <- (y >> 16) xor y. All products are below 2^63.
+    mix, on 32-bit integers: twice y <- ((y >> 16) xor y) 0x45d9f3b mod 2^32, then y <- (y >> 16)
+    xor y. All products are below 2^63.
     """
 
     def mix(y: Tensor) -> Tensor:
@@ -116,23 +139,37 @@ def hashed_positions(k: int, seed: int, start: int, stop: int, device: torch.dev
         return (y >> 16).bitwise_xor_(y)
 
     offset = int(mix(torch.tensor(seed + 1)))
-    return mix(torch.arange(start + offset, stop + offset, device=device).bitwise_and_(0xFFFFFFFF)).mul_(k).bitwise_right_shift_(32)
+    return (
+        mix(torch.arange(start + offset, stop + offset, device=device).bitwise_and_(0xFFFFFFFF))
+        .mul_(k)
+        .bitwise_right_shift_(32)
+    )
 
 
 class HashedValues(NamedTuple):
-    """Values shared by position: w_i = values[h(i)], i = 0..length - 1. `values` (..., K) floats; h is `hashed_positions`, by `seed`."""
+    """Values shared by position: w_i = values[h(i)], i = 0..length - 1. `values` (..., K) floats; h
+    is `hashed_positions`, by `seed`."""
 
     values: Tensor
     length: int
     seed: int
 
     def shape(self) -> torch.Size:
-        require(is_count(self.length) and type(self.seed) is int, f"length = {self.length} and seed = {self.seed} must be integers, the first >= 0")
+        require(
+            is_count(self.length) and type(self.seed) is int,
+            f"length = {self.length} and seed = {self.seed} must be integers, the first >= 0",
+        )
         return torch.Size([*self.values.shape[:-1], self.length])
 
     def decompress(self) -> Tensor:
-        k, parts = self.values.shape[-1], [(first, min(first + 2**17, self.length)) for first in range(0, self.length, 2**17)]
-        indices = [hashed_positions(k, self.seed, *part, self.values.device).int() for part in parts]  # a part stays in cache
+        k, parts = (
+            self.values.shape[-1],
+            [(first, min(first + 2**17, self.length)) for first in range(0, self.length, 2**17)],
+        )
+        # a part stays in cache
+        indices = [
+            hashed_positions(k, self.seed, *part, self.values.device).int() for part in parts
+        ]
         return self.values.index_select(-1, torch.cat(indices))
 
     def free(self) -> tuple[str, ...]:
@@ -140,7 +177,8 @@ class HashedValues(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """Uniform grid: w_i = scale * (indices_i - zero_point). `indices` (..., n) uint8, `scale` (...) float, `zero_point` (...) uint8."""
+    """Uniform grid: w_i = scale * (indices_i - zero_point). `indices` (..., n) uint8, `scale` (...)
+    float, `zero_point` (...) uint8."""
 
     indices: Tensor
     scale: Tensor
@@ -148,11 +186,16 @@ class Affine(NamedTuple):
 
     def shape(self) -> torch.Size:
         batch = self.indices.shape[:-1]
-        require(self.scale.shape == batch == self.zero_point.shape, f"scale and zero_point must be {tuple(batch)}, as the indices are")
+        require(
+            self.scale.shape == batch == self.zero_point.shape,
+            f"scale and zero_point must be {tuple(batch)}, as the indices are",
+        )
         return integers("indices", self.indices)
 
     def decompress(self) -> Tensor:
-        levels = self.indices.to(self.scale.dtype) - self.zero_point.to(self.scale.dtype).unsqueeze(-1)
+        levels = self.indices.to(self.scale.dtype) - self.zero_point.to(self.scale.dtype).unsqueeze(
+            -1
+        )
         return self.scale.unsqueeze(-1) * levels
 
     def free(self) -> tuple[str, ...]:
@@ -162,6 +205,8 @@ class Affine(NamedTuple):
 def _looked_up(indices: Tensor, batch: torch.Size) -> torch.Size:
     """The shape of `lookup` with values (*batch, K)."""
     own = integers("indices", indices)[:-1]
-    fit = len(batch) <= len(own) and all(b in (1, n) for b, n in zip(reversed(batch), reversed(own), strict=False))
+    fit = len(batch) <= len(own) and all(
+        b in (1, n) for b, n in zip(reversed(batch), reversed(own), strict=False)
+    )
     require(fit, f"values for {tuple(batch)} problems do not fit {tuple(own)}")
     return indices.shape

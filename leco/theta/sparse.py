@@ -10,26 +10,33 @@ from leco.theta.protocol import integers, is_count, require, shape_of, values
 
 
 class Sparse(NamedTuple):
-    """w = 0 where `mask` is False, and `values` in order where it is True. `mask` (..., n) bool, `values` (number of True,)."""
+    """w = 0 where `mask` is False, and `values` in order where it is True. `mask` (..., n) bool,
+    `values` (number of True,)."""
 
     mask: Tensor
     values: Tensor
 
     def shape(self) -> torch.Size:
         kept, n = shape_of(self.values), self.mask.numel()
-        require(len(kept) == 1 and kept[0] <= n, f"values {tuple(kept)} must be one for each True of {n} in the mask")
+        require(
+            len(kept) == 1 and kept[0] <= n,
+            f"values {tuple(kept)} must be one for each True of {n} in the mask",
+        )
         return _mask(self.mask)
 
     def decompress(self) -> Tensor:
         kept = values(self.values)
-        return torch.zeros(self.mask.shape, dtype=kept.dtype, device=self.mask.device).masked_scatter(self.mask, kept)
+        return torch.zeros(
+            self.mask.shape, dtype=kept.dtype, device=self.mask.device
+        ).masked_scatter(self.mask, kept)
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
 
 
 class GroupSparse(NamedTuple):
-    """Whole groups: w_g = 0 where `mask` is False, and the rows of `values` in order where it is True.
+    """Whole groups: w_g = 0 where `mask` is False, and the rows of `values` in order where it is
+    True.
 
     `mask` (..., groups) bool, `values` (number of True, size); w (..., groups, size).
     """
@@ -39,13 +46,18 @@ class GroupSparse(NamedTuple):
 
     def shape(self) -> torch.Size:
         kept, groups = shape_of(self.values), self.mask.numel()
-        require(len(kept) == 2 and kept[0] <= groups, f"values {tuple(kept)} must be a row for each True of {groups} in the mask")
+        require(
+            len(kept) == 2 and kept[0] <= groups,
+            f"values {tuple(kept)} must be a row for each True of {groups} in the mask",
+        )
         return torch.Size([*_mask(self.mask), kept[1]])
 
     def decompress(self) -> Tensor:
         kept = values(self.values)
         x = torch.zeros(self.mask.numel(), kept.shape[-1], dtype=kept.dtype, device=kept.device)
-        return x.index_copy(0, self.mask.view(-1).nonzero().squeeze(1), kept).view(*self.mask.shape, -1)
+        return x.index_copy(0, self.mask.view(-1).nonzero().squeeze(1), kept).view(
+            *self.mask.shape, -1
+        )
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -53,7 +65,8 @@ class GroupSparse(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def patterns(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All ways to choose n of m <= 16 places: the places (C, n), int64, and the number of each by its bits (bit j for place j), (2^m,).
+    """All ways to choose n of m <= 16 places: the places (C, n), int64, and the number of each by
+    its bits (bit j for place j), (2^m,).
 
     Their order is that of the bits. Files depend on it: it must not change.
     """
@@ -65,7 +78,8 @@ def patterns(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class NMSparse(NamedTuple):
-    """n weights in each block of m neighbours, at the places of the block's pattern (`patterns`), 0 elsewhere.
+    """n weights in each block of m neighbours, at the places of the block's pattern (`patterns`), 0
+    elsewhere.
 
     `pattern` (..., k) integers below (m over n), `values` (..., k, n); w (..., k m).
     """
@@ -76,8 +90,14 @@ class NMSparse(NamedTuple):
 
     def shape(self) -> torch.Size:
         *blocks, n = shape_of(self.values)
-        require(tuple(blocks) == self.pattern.shape, f"values ({blocks}, {n}) do not fit patterns {tuple(self.pattern.shape)}")
-        require(is_count(self.m) and 1 <= n <= self.m <= 16, f"{n} of m = {self.m} must be at least 1 of at most 16")
+        require(
+            tuple(blocks) == self.pattern.shape,
+            f"values ({blocks}, {n}) do not fit patterns {tuple(self.pattern.shape)}",
+        )
+        require(
+            is_count(self.m) and 1 <= n <= self.m <= 16,
+            f"{n} of m = {self.m} must be at least 1 of at most 16",
+        )
         *batch, k = integers("pattern", self.pattern)
         return torch.Size([*batch, k * self.m])
 
@@ -85,12 +105,17 @@ class NMSparse(NamedTuple):
         kept = values(self.values)
         places, _ = patterns(kept.shape[-1], self.m, kept.device)
         x = torch.zeros(*kept.shape[:-1], self.m, dtype=kept.dtype, device=kept.device)
-        return x.scatter(-1, places.index_select(0, self.pattern.view(-1).int()).view(kept.shape), kept).flatten(-2)
+        return x.scatter(
+            -1, places.index_select(0, self.pattern.view(-1).int()).view(kept.shape), kept
+        ).flatten(-2)
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
 
 
 def _mask(x: Tensor) -> torch.Size:
-    require(x.dtype == torch.bool and x.dim() > 0, f"a mask {tuple(x.shape)} of {x.dtype} must be bools, (..., n)")
+    require(
+        x.dtype == torch.bool and x.dim() > 0,
+        f"a mask {tuple(x.shape)} of {x.dtype} must be bools, (..., n)",
+    )
     return x.shape

@@ -1,4 +1,5 @@
-"""Sums of Thetas, each seen through a view of its own: additive combinations, and several blocks in one task."""
+"""Sums of Thetas, each seen through a view of its own: additive combinations, and several blocks in
+one task."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from leco.views import View
 
 
 class Term(NamedTuple):
-    """A Theta seen through `view`, over `weight`: Delta of the blocks `at`, of the shapes that the `Sum` it stands in lists.
+    """A Theta seen through `view`, over `weight`: Delta of the blocks `at`, of the shapes that the
+    `Sum` it stands in lists.
 
     `candidate` says which one of a `leco.Choice` it is.
     """
@@ -33,7 +35,8 @@ class Term(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Block b is the sum of the terms that have b among their blocks; 0 where none has. `single`: 1 for one tensor, 0 for a tuple of blocks."""
+    """Block b is the sum of the terms that have b among their blocks; 0 where none has. `single`: 1
+    for one tensor, 0 for a tuple of blocks."""
 
     terms: tuple[Term, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -41,10 +44,20 @@ class Sum(NamedTuple):
 
     def shape(self) -> Any:
         shapes = tuple(torch.Size(shape) for shape in self.shapes)
-        require(any(term.at for term in self.terms) and self.single in (0, 1) and (len(shapes) == 1 or not self.single), "a sum of no blocks")
+        require(
+            any(term.at for term in self.terms)
+            and self.single in (0, 1)
+            and (len(shapes) == 1 or not self.single),
+            "a sum of no blocks",
+        )
         for t, term in enumerate(self.terms):
-            places = all(is_count(b) and b < len(shapes) for b in term.at) and len(set(term.at)) == len(term.at)
-            require(places and 0 < term.weight < math.inf, f"term {t} is at {term.at} of {len(shapes)} blocks, with weight {term.weight}")
+            places = all(is_count(b) and b < len(shapes) for b in term.at) and len(
+                set(term.at)
+            ) == len(term.at)
+            require(
+                places and 0 < term.weight < math.inf,
+                f"term {t} is at {term.at} of {len(shapes)} blocks, with weight {term.weight}",
+            )
             expected, got = term.view.shape([shapes[b] for b in term.at]), term.shape()
             require(expected == got, f"term {t} needs the shape {expected} and has {got}")
         return shapes[0] if self.single else shapes
@@ -52,12 +65,16 @@ class Sum(NamedTuple):
     def blocks(self) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
         for term in self.terms:
-            parts = term.view.backward(term.decompress(), [torch.Size(self.shapes[b]) for b in term.at])
+            parts = term.view.backward(
+                term.decompress(), [torch.Size(self.shapes[b]) for b in term.at]
+            )
             for b, part in zip(term.at, parts, strict=True):
                 part = part if term.weight == 1 else part / term.weight
                 found[b] = found[b] + part if b in found else part
         like = next(iter(found.values()))
-        return tuple(found[b] if b in found else like.new_zeros(shape) for b, shape in enumerate(self.shapes))
+        return tuple(
+            found[b] if b in found else like.new_zeros(shape) for b, shape in enumerate(self.shapes)
+        )
 
     def decompress(self) -> Array:
         blocks = self.blocks()

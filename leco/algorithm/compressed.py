@@ -1,0 +1,56 @@
+"""A compressed task by itself: its parameters, the view, the Theta. What a file gives, and what
+packed layers and exports are made from."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leco.algorithm.lc import LC
+from leco.theta import Theta
+from leco.views import View
+
+
+class Compressed(NamedTuple):
+    """Parameters by name with their shapes, the view that makes them one array, and the Theta of
+    that array."""
+
+    shapes: dict[str, torch.Size]
+    view: View
+    theta: Theta
+
+    def deltas(self) -> dict[str, Tensor]:
+        """Delta(Theta), by parameter name."""
+        return dict(
+            zip(
+                self.shapes,
+                self.view.backward(self.theta.decompress(), list(self.shapes.values())),
+                strict=True,
+            )
+        )
+
+
+def compressed_tasks(source: LC | Mapping[str, Compressed]) -> dict[str, Compressed]:
+    """By task name, those of an `LC` that has its Thetas; a mapping as it is.
+
+    >>> import leco, torch
+    >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    >>> lc.mu = 1.0
+    >>> leco.algorithm.compressed.compressed_tasks(lc)["all"].shapes
+    {'weight': torch.Size([2, 4])}
+    """
+    if not isinstance(source, LC):
+        return dict(source)
+    if not source.thetas:
+        raise ValueError(
+            "there is no Theta yet; set lc.mu first, which makes the direct compression"
+        )
+    return {
+        task: Compressed(
+            {name: source.params[name].shape for name in names},
+            source.tasks[task].view,
+            source.thetas[task],
+        )
+        for task, names in source.names.items()
+    }

@@ -1,0 +1,61 @@
+"""What the algorithm reports after a step, what it keeps of a net, and norms over many
+parameters."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from leco.theta import Theta
+
+
+class Record(NamedTuple):
+    """What one step reports; `leco.run` fills in the fields that need the training and the
+    evaluation."""
+
+    step: int
+    mu: float
+    gap: float
+    """||w - Delta(Theta)|| over all tasks, after the C step."""
+    relative_gap: float
+    """gap / ||w||."""
+    multiplier_norm: float
+    price: float
+    """alpha C(Theta) of the penalty forms, summed over the tasks."""
+    bits: int
+    """Of the coded Thetas, as `leco.save` writes them."""
+    c_seconds: float
+    l_seconds: float = math.nan
+    loss: float = math.nan
+    """What the L step returned."""
+    compressed_loss: float = math.nan
+    compressed_error: float = math.nan
+    changed: float = math.nan
+    """The share of Theta's indices, and of what its masks keep, that differ from direct compression
+    (from the first step with the present compressions, where `leco.run` changes them); NaN where
+    Theta has none."""
+
+
+class Snapshot(NamedTuple):
+    """A compressed net: the Thetas, and copies of all other parameters and buffers."""
+
+    thetas: dict[str, Theta]
+    rest: dict[str, Tensor]
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """In float64, a part at a time: vector_norm adds float32 numbers one by one, which is 1 % off
+    at 25 million."""
+    parts = [part for t in tensors for part in t.detach().reshape(-1).split(2**20)]
+    squares = [torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]
+    return math.sqrt(sum(float(torch.stack(same).sum()) for same in by_device(squares)))
+
+
+def by_device(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """So that the host waits once for each device, not for each tensor."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found.values()

@@ -1,0 +1,340 @@
+"""Sums of compressions: w = Delta_1(Theta_1) + Delta_2(Theta_2) + ..., so that each does what it is
+best at.
+
+Idelbayev and Carreira-Perpinan, "More general and effective model compression via an additive
+combination of compressions", ECML-PKDD 2021 (Part V, arXiv 2107.04380).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from leco.compressions.checks import check_count, check_finite
+from leco.compressions.kmeans1d import sort_
+from leco.compressions.lowrank import LowRank, RankSelection
+from leco.compressions.parts import OfParts, Part, block_shapes, join
+from leco.compressions.protocol import Compression
+from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
+from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
+from leco.theta import Array, Scaled, Sum, Theta
+from leco.views import Vector, View, array_shape, blocks
+
+COLD = 5  # times as many sweeps where there is no Theta to start from
+ENOUGH = 1e-4  # relative decrease of the objective, by a sweep, that is not worth another one
+CHUNK = 2**20  # weights
+
+SPARSE = (TopK, L1Ball, L0Penalty, L1Penalty)
+LOW_RANK = (LowRank, RankSelection)
+
+
+@dataclass(frozen=True)
+class Additive(OfParts, Compression[Sum]):
+    """min mu/2 ||x - Delta_1(Theta_1) - ... - Delta_T(Theta_T)||^2 + (the terms' prices), over all
+    Theta_t. Part V.
+
+    A descent step: block coordinate descent, Theta_t <- the C step of term t at x less the other
+    terms, warm-started from its last Theta_t. That solves the problem over Theta_t with the others
+    fixed, so that the objective never rises. It starts from the last Thetas. Without them, each
+    term is tried as the first one, at x itself, with the others in the order given at what is left,
+    and the best start
+    goes on: it is no worse than any term alone, where the sets of the others hold 0. A sweep costs
+    one C step of each term.
+
+    Exact, and in one pass whatever the start, where
+
+    (a) each term is a codebook without scale (`FixedCodebook`, `PowersOfTwo`, `Binary` or
+    `Ternary`) or sparse (`TopK`, `L1Ball`,
+        `L0Penalty`, `L1Penalty`), and no two of one kind share a block: the nearest value q(x),
+        then the sparse term at r = x - q(x).
+        Proof: with the codes fixed, the best sparse term costs a function of r that does not fall
+        in any |r_i|. For if |r_i| <= |r'_i| for all i, and s' is best for r', then s_i = sign(r_i)
+        min(|s'_i|, |r_i|) has no more entries that are not 0, and no larger ones, than s', so that
+        it is in the same set at no higher a price, and |r_i - s_i| = max(|r_i| - |s'_i|, 0) <=
+        |r'_i - s'_i|. The nearest values make all |r_i| least at once. (l2 terms, gamma in `TopK`,
+        fall with the |s_i| too.)
+    (b) the terms are `Binary()` and `TopK(kappa)`, both through `Vector()` of the same blocks: a is
+    the mean of those n - kappa consecutive
+        values of the sorted |x_i| that have the least variance. Proof: the kappa corrected weights
+        cost nothing, the others (|x_i| - a)^2 each, with the sign of x_i. With a fixed, those n -
+        kappa of the |x_i| that are nearest to a stay, a window of the sorted values; with the
+        window fixed, a is its mean and the cost n - kappa times its variance. O(n log n).
+
+    Args:
+        terms: `leco.Part`s, or (view, compression) pairs that take all blocks jointly. Every block
+            needs a term.
+        sweeps: at most so many from a warm start, and 5 times as many from none.
+
+    Raises:
+        ValueError: fewer than two terms; a block without a term (it would be 0); two terms for the
+            same freedom, such as two low ranks of one matrix, whose sum is one low rank.
+
+    >>> import torch, leco
+    >>> x = torch.tensor([1.0, -1.1, 0.9, 9.0])
+    >>> additive = leco.Additive([(leco.Vector(), leco.Binary()), (leco.Vector(), leco.TopK(1))])
+    >>> additive.compress(x, mu=1.0).decompress()
+    tensor([ 1., -1.,  1.,  9.])
+    """
+
+    terms: Sequence[Part | tuple[View, Compression[Any]]]
+    sweeps: int = 6
+
+    def __post_init__(self) -> None:
+        check_count("Additive: sweeps", self.sweeps, 1)
+        object.__setattr__(
+            self,
+            "terms",
+            tuple(term if isinstance(term, Part) else Part(*term) for term in self.terms),
+        )
+        if len(self.terms) < 2:
+            raise ValueError(
+                f"Additive: terms = {self.terms} must be at least two; a single one is a compression by itself"
+            )
+        for t, part in enumerate(self.parts):
+            if part.weight != 1:
+                raise ValueError(
+                    f"Additive: term {t} has weight = {part.weight}, which must be 1: the terms share one distortion"
+                )
+        self._check_rivals([part.at for part in self.parts], lambda one, other: one == other)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.terms  # pyright: ignore[reportReturnType]
+
+    def check(self, shape: Any) -> None:
+        shapes = block_shapes(shape)
+        for t, part in enumerate(self.parts):
+            try:
+                part.check(shapes)
+            except ValueError as error:
+                raise ValueError(f"Additive: term {t}: {error}") from error
+        places = [part.places(len(shapes)) for part in self.parts]
+        missing = sorted(set(range(len(shapes))) - set().union(*places))
+        if missing:
+            raise ValueError(
+                f"Additive: block {missing[0]}, of shape {tuple(shapes[missing[0]])}, has no term and would be 0; give it one"
+            )
+        self._check_rivals(places, lambda one, other: not set(one).isdisjoint(other))
+        for t, (part, own) in enumerate(zip(self.parts, places, strict=True)):
+            array = part.view.shape([shapes[b] for b in own])
+            if _is_full(part.compression, array) and any(
+                s != t and not set(own).isdisjoint(places[s]) for s in range(len(places))
+            ):
+                raise ValueError(
+                    f"Additive: term {t}, {part.compression}, holds any array of shape {tuple(array)}: nothing is left for others"
+                )
+
+    def _check_rivals(self, places: Sequence[Any], meet: Callable[[Any, Any], bool]) -> None:
+        for t, part in enumerate(self.parts):
+            for s in range(t):
+                reason = meet(places[s], places[t]) and _rivals(
+                    self.parts[s], part, places[s] == places[t]
+                )
+                if reason:
+                    raise ValueError(
+                        f"Additive: terms {s} and {t}, {self.parts[s].compression} and {part.compression}, compete: {reason}"
+                    )
+
+    def price(self, theta: Sum) -> float:
+        return sum(
+            part.compression.price(term.theta)
+            for part, term in zip(self.parts, theta.terms, strict=True)
+        )
+
+    def compress(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
+        self.check(array_shape(x))
+        whole = blocks(x)
+        for block in whole:
+            check_finite(block)
+        exact = self._one_pass(whole, mu) or self._window(whole, mu)
+        return join(self.parts, exact or self._descend(whole, mu, theta), x)
+
+    def _left(
+        self, x: Sequence[Tensor], thetas: Sequence[Theta | None], t: int
+    ) -> dict[int, Tensor]:
+        """The blocks of term t, less the other terms that have a Theta."""
+        left = {b: x[b] for b in self.parts[t].places(len(x))}
+        for s, (part, theta) in enumerate(zip(self.parts, thetas, strict=True)):
+            if s != t and theta is not None and not left.keys().isdisjoint(part.places(len(x))):
+                for b, delta in part.delta(theta, [block.shape for block in x]).items():
+                    if b in left:
+                        left[b] = left[b] - delta
+        return left
+
+    def _descend(self, x: Sequence[Tensor], mu: float, start: Sum | None) -> list[Theta]:
+        """Sweeps from the start, or from the best of the cold ones, each with another term
+        first."""
+        shapes, terms = tuple(tuple(block.shape) for block in x), range(len(self.parts))
+        warm = start is not None and len(start.terms) == len(terms) and start.shapes == shapes
+        if start is not None and warm:
+            state, sweeps = (
+                self._sweep(
+                    x,
+                    mu,
+                    _State(
+                        [term.theta for term in start.terms], [0.0] * len(terms), [0.0] * len(x)
+                    ),
+                    terms,
+                ),
+                self.sweeps,
+            )
+        else:
+            nothing = _State([None] * len(terms), [0.0] * len(terms), [0.0] * len(x))
+            orders = [(t, *(s for s in terms if s != t)) for t in terms]
+            state, sweeps = (
+                min(
+                    (self._sweep(x, mu, nothing, order) for order in orders),
+                    key=lambda s: s.objective(mu),
+                ),
+                COLD * self.sweeps,
+            )
+        for _ in range(sweeps - 1):
+            last, state = state, self._sweep(x, mu, state, terms, guarded=True)
+            if not state.objective(mu) < last.objective(mu) * (1 - ENOUGH):
+                break
+        return state.thetas
+
+    def _sweep(
+        self,
+        x: Sequence[Tensor],
+        mu: float,
+        state: "_State",
+        order: Sequence[int],
+        guarded: bool = False,
+    ) -> "_State":
+        """The C step of each term. A first sweep takes what they give: retrained Thetas need not be
+        in the set that they start from."""
+        thetas, prices, errors = list(state.thetas), list(state.prices), list(state.errors)
+        for t in order:
+            part, left = self.parts[t], self._left(x, thetas, t)
+            theta = part.compression.compress(part.view.forward(list(left.values())), mu, thetas[t])
+            delta, price = (
+                part.delta(theta, [block.shape for block in x]),
+                part.compression.price(theta),
+            )
+            reached = {b: distance(left[b], delta[b]) for b in left}
+            rise = (
+                mu / 2 * (sum(reached.values()) - sum(errors[b] for b in reached))
+                + price
+                - prices[t]
+            )
+            if not guarded or rise < 0:
+                thetas[t], prices[t] = theta, price
+                for b, error in reached.items():
+                    errors[b] = error
+        return _State(thetas, prices, errors)
+
+    def _one_pass(self, x: Sequence[Tensor], mu: float) -> list[Theta] | None:
+        """Case (a) of the docstring."""
+        sparse = [isinstance(part.compression, SPARSE) for part in self.parts]
+        taken = [
+            b
+            for part, own in zip(self.parts, sparse, strict=True)
+            if own
+            for b in part.places(len(x))
+        ]
+        if len(set(taken)) < len(taken) or not all(
+            own or _is_fixed(part.compression) for part, own in zip(self.parts, sparse, strict=True)
+        ):
+            return None
+        thetas: list[Any] = [None] * len(self.parts)
+        for t in sorted(range(len(self.parts)), key=lambda t: sparse[t]):
+            thetas[t] = self.parts[t].compression.compress(
+                self.parts[t].view.forward(list(self._left(x, thetas, t).values())), mu
+            )
+        return thetas
+
+    def _window(self, x: Sequence[Tensor], mu: float) -> list[Theta] | None:
+        """Case (b) of the docstring."""
+        kinds = [
+            next((k for k in (Binary, TopK) if isinstance(part.compression, k)), None)
+            for part in self.parts
+        ]
+        one, other = self.parts[0], self.parts[-1]
+        if (
+            len(kinds) > 2
+            or set(kinds) != {Binary, TopK}
+            or one.places(len(x)) != other.places(len(x))
+            or {one.view, other.view} != {Vector()}
+        ):
+            return None
+        binary, top = kinds.index(Binary), kinds.index(TopK)
+        corrections: Any = self.parts[top].compression
+        if corrections.gamma:
+            return None
+        whole = Vector().forward([x[b] for b in one.places(len(x))])
+        thetas: list[Any] = [None, None]
+        signs: Any = self.parts[binary].compression.compress(whole, mu)
+        thetas[binary] = Scaled(
+            signs.indices, signs.values, _narrowest(whole, corrections.count(len(whole)))
+        )
+        thetas[top] = corrections.compress(whole - thetas[binary].decompress(), mu)
+        return thetas
+
+
+class _State(NamedTuple):
+    """Thetas and prices of the terms, and ||x - Delta(Theta)||^2 of each block."""
+
+    thetas: list[Any]
+    prices: list[float]
+    errors: list[float]
+
+    def objective(self, mu: float) -> float:
+        return mu / 2 * sum(self.errors) + sum(self.prices)
+
+
+def _narrowest(x: Tensor, kappa: int) -> Tensor:
+    """The mean of the n - kappa consecutive values of the sorted |x| (n,) of least variance. O(n
+    log n); float64 for the kappa ends only."""
+    values = sort_(x.abs().contiguous())
+    size = len(values) - kappa
+    # sums around it do not cancel where all values are nearly equal
+    center = values[len(values) // 2].double()
+    first, second = torch.zeros_like(center), torch.zeros_like(center)
+    for part in values[:size].split(CHUNK):
+        apart = part.double() - center
+        first, second = first + apart.sum(), second + apart.square().sum()
+    out, into = values[:kappa].double() - center, values[size:].double() - center
+    sums = torch.cat([first.view(1), first + (into - out).cumsum(0)])
+    squares = torch.cat([second.view(1), second + (into.square() - out.square()).cumsum(0)])
+    best = (squares - sums.square() / size).argmin()
+    return (center + sums[best] / size).to(x.dtype)
+
+
+def distance(x: Tensor, delta: Tensor) -> float:
+    """||x - delta||^2, a part at a time: no temporaries, and sums in float64."""
+    pairs = zip(x.reshape(-1).split(CHUNK), delta.reshape(-1).split(CHUNK), strict=True)
+    return float(torch.stack([(a - b).square_().sum(dtype=torch.float64) for a, b in pairs]).sum())
+
+
+def _is_fixed(compression: Any) -> bool:
+    return (
+        isinstance(compression, (FixedCodebook, PowersOfTwo, Binary, Ternary))
+        and not compression.scale
+    )
+
+
+def _is_full(compression: Any, shape: Any) -> bool:
+    """Whether every array of the shape is in the set."""
+    if isinstance(compression, LowRank):
+        return compression.rank >= min(shape[-2:])
+    return isinstance(compression, TopK) and compression.count(shape[-1]) == shape[-1]
+
+
+def _rivals(one: Part, other: Part, same: bool) -> str | None:
+    """Why two terms that meet in a block, or in all of them (`same`), are not a sum of two."""
+    a, b = one.compression, other.compression
+    same = same and one.view == other.view
+    if isinstance(a, L2Ball) or isinstance(b, L2Ball):
+        return "an l2 ball leaves every weight free, and with another term takes more bytes than the dense weights; drop one of them"
+    if _is_fixed(a) and _is_fixed(b):
+        return "their sum is one fixed codebook; write FixedCodebook(values) with all sums of their values"
+    if same and isinstance(a, LowRank) and isinstance(b, LowRank):
+        return f"their sum is one low rank; write LowRank({a.rank + b.rank})"
+    if same and isinstance(a, LOW_RANK) and isinstance(b, LOW_RANK):
+        return "their sum is one low rank; write one RankSelection"
+    if same and isinstance(a, SPARSE) and isinstance(b, SPARSE):
+        return "both correct the same weights; write one of them, with the kappa, or the price, of both"
+    return None

@@ -1,0 +1,139 @@
+"""CP: a sum of outer products."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco.compressions.checks import check_count, check_finite
+from leco.compressions.protocol import Compression
+from leco.compressions.tensors import FLAT, SWEEPS, left_vectors, no_worse, sizes_of, unfold
+from leco.theta import CPFactors, Dense, values
+
+
+@dataclass(frozen=True)
+class CP(Compression[CPFactors | Dense]):
+    """min ||x - sum_r a_r o b_r o c_r o ...||^2, a sum of `rank` outer products: alternating least
+    squares. Descent.
+
+    Cold, the best of several starts: leading singular vectors, the largest fibres, four fixed
+    random draws. Each least squares problem has a
+    proximal term (a multiple of the rounding error, to the present factor), with which no sweep
+    raises the error. As layers: 1 x 1 convolution in -> rank, one depthwise convolution along each
+    of height and width, 1 x 1 rank -> out. O(rank numel) for each mode and sweep. Kolda and Bader
+    2009 (SIAM Review 51), section 3.4; for convolutions, Lebedev et al., ICLR 2015.
+
+    Args:
+        rank: from 1 to numel / (the largest size), at which every tensor is exact: x itself.
+    """
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        check_count("CP: rank", self.rank, 1)
+
+    def check(self, shape: torch.Size) -> None:
+        if len(shape) < 2:
+            raise ValueError(
+                f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+            )
+        check_count("CP: rank", self.rank, 1, shape.numel() // max(shape))
+
+    def compress(
+        self, x: Tensor, mu: float, theta: CPFactors | Dense | None = None
+    ) -> CPFactors | Dense:
+        self.check(x.shape)
+        check_finite(x)
+        x = x.contiguous()
+        if self.rank == x.numel() // max(x.shape):
+            return Dense(x.clone())
+        if not x.any():  # least squares leaves factors of rounding size on some processors
+            return CPFactors(tuple(x.new_zeros(n, self.rank) for n in x.shape))
+        if isinstance(theta, CPFactors) and sizes_of(theta.factors) == [
+            (n, self.rank) for n in x.shape
+        ]:
+            return no_worse(x, _als(x, [values(a).unsqueeze(0) for a in theta.factors]), theta)
+        return _als(
+            x, [torch.stack(factors) for factors in zip(*_cp_starts(x, self.rank), strict=True)]
+        )
+
+
+def _cp_starts(x: Tensor, rank: int) -> Iterator[list[Tensor]]:
+    """Factors (n_k, rank) of a first sweep, which needs all but the first of them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
+
+    vectors = [left_vectors(unfold(x, k), rank) for k in range(x.ndim)]
+    yield [torch.cat([u, draw(len(u), rank - u.shape[1]) / len(u) ** 0.5], dim=1) for u in vectors]
+    longest = max(range(x.ndim), key=lambda k: x.shape[k])
+    fibres, sizes = unfold(x, longest), [n for k, n in enumerate(x.shape) if k != longest]
+    largest = fibres.square().sum(0).topk(rank).indices
+    units = [
+        torch.nn.functional.one_hot(at, n).mT.to(x)
+        for at, n in zip(torch.unravel_index(largest, sizes), sizes, strict=True)
+    ]
+    yield [*units[:longest], fibres[:, largest], *units[longest:]]
+    for _ in range(4):
+        yield [draw(n, rank) for n in x.shape]
+
+
+def _times_others(x: Tensor, factors: list[Tensor], mode: int) -> Tensor:
+    """The unfolding of `mode` times the Khatri-Rao product of the other factors, (starts, n_mode,
+    rank), the longest mode contracted first."""
+    start, column, modes = x.ndim, x.ndim + 1, list(range(x.ndim))
+    for k in sorted(modes, key=lambda k: -factors[k].shape[1]):
+        if k != mode:
+            left = [start, *(m for m in modes if m not in (k, start, column)), column]
+            x = torch.einsum(x, modes, factors[k], [start, k, column], left)
+            modes = left
+    return x
+
+
+def _als(x: Tensor, factors: list[Tensor]) -> CPFactors:
+    """From `factors` of (starts, n_k, rank): each in turn the least squares optimum for the others,
+    near the present one. The best start."""
+    total, error = (
+        x.square().sum(),
+        torch.full((len(factors[0]),), torch.inf, dtype=x.dtype, device=x.device),
+    )
+    number, one = (
+        torch.finfo(x.dtype),
+        torch.eye(factors[0].shape[-1], dtype=x.dtype, device=x.device),
+    )
+    for _ in range(SWEEPS):
+        gram = target = x
+        for k, a in enumerate(factors):
+            gram = math.prod(
+                (b.mT @ b for j, b in enumerate(factors) if j != k), start=torch.ones_like(one)
+            )
+            target = _times_others(x, factors, k)
+            near = (
+                10 * number.eps * gram.diagonal(dim1=-2, dim2=-1).sum(-1).view(-1, 1, 1)
+                + number.tiny
+            )
+            factors[k] = torch.linalg.solve(gram + near * one, (target + near * a).mT).mT
+        last, error = (
+            error,
+            total
+            - 2 * (target * factors[-1]).sum((-2, -1))
+            + (gram * (factors[-1].mT @ factors[-1])).sum((-2, -1)),
+        )
+        factors = _balanced(factors)
+        if (last - error <= FLAT * error.abs()).all():
+            break
+    best = int(error.argmin())
+    return CPFactors(tuple(a[best].contiguous() for a in factors))
+
+
+def _balanced(factors: list[Tensor]) -> list[Tensor]:
+    """The same tensor, with columns of one norm in all factors."""
+    norms = torch.stack([torch.linalg.vector_norm(a, dim=-2, keepdim=True) for a in factors])
+    common = norms.log().mean(0).exp()
+    return [
+        torch.where(common > 0, a * (common / norm), a)
+        for a, norm in zip(factors, norms, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The file format: `save` writes, `load` reads, the other files are its parts."""

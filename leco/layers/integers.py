@@ -1,0 +1,185 @@
+"""Codes in memory: integers packed in bytes, and the weights that they stand for.
+
+    Integers     as many base-K digits to a byte as fit, or 2 to 4 bytes each
+    Coded        w = scale (values[index] - shift): codebooks, signs, small grids, codewords
+    Grid         w = scale (level - shift), levels of 8 bits
+
+A byte of digits is decoded by one look-up, in a table of the values of all its digits.
+"""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, pad
+
+BASES = {8: 2, 5: 3, 4: 4, 3: 6, 2: 16, 1: 256}
+"""How many numbers a byte holds, and what they are below."""
+
+
+def per_byte(count: int) -> int:
+    """How many numbers below `count` a byte holds: 0 where one is longer than a byte."""
+    return next((per for per, base in BASES.items() if count <= base), 0)
+
+
+def select(values: Tensor, at: Tensor) -> Tensor:
+    """values[at]: `values` (K, d), result (..., d). A look-up of single numbers is about twice as
+    fast in a vector as in a matrix."""
+    return (
+        values.view(-1).index_select(0, at.reshape(-1)).view(*at.shape, 1)
+        if values.shape[1] == 1
+        else embedding(at, values)
+    )
+
+
+class Integers(nn.Module):
+    """Integers from 0 to count - 1. `codes` uint8: (..., bytes), packed along the last dimension,
+    or (2 to 4, ...), the lowest byte first."""
+
+    codes: Tensor
+
+    def __init__(self, x: Tensor, count: int = 0):
+        super().__init__()
+        self.length = x.shape[-1]
+        self.count = count or (int(x.max()) + 1 if x.numel() else 1)
+        self.per = per_byte(self.count)
+        if self.per:
+            base, x = (
+                BASES[self.per],
+                pad(x.to(torch.uint8), (0, -self.length % self.per)).unflatten(-1, (-1, self.per)),
+            )
+            codes = functools.reduce(torch.add, (x[..., j] * base**j for j in range(self.per)))
+        else:
+            codes = torch.stack(
+                [
+                    (x >> 8 * j & 255).to(torch.uint8)
+                    for j in range(-(-(self.count - 1).bit_length() // 8))
+                ]
+            )
+        self.register_buffer("codes", codes.contiguous())
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """All of them, or those of some rows of a matrix: uint8, or int32 where they are longer
+        than a byte."""
+        codes = self.codes if rows is None else self.codes.index_select(0 if self.per else 1, rows)
+        if not self.per:
+            return functools.reduce(
+                torch.add, (byte.int() << 8 * j for j, byte in enumerate(codes.unbind()))
+            )
+        if self.per == 1:
+            return codes
+        return self._unpacked(
+            self.digits().to(torch.uint8).index_select(0, codes.int().view(-1)), codes
+        )
+
+    def lookup(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """values[integers]: `values` (count, d), result (..., length, d)."""
+        if self.per < 2:
+            return select(values, self(rows).int())
+        codes = self.codes if rows is None else self.codes.index_select(0, rows)
+        table = embedding(self.digits(), values).flatten(1)
+        return self._unpacked(embedding(codes.int(), table), codes).unflatten(
+            -1, (-1, values.shape[1])
+        )
+
+    def _unpacked(self, x: Tensor, codes: Tensor) -> Tensor:
+        """A byte's numbers stand beside one another in `x`: (..., length times their size), without
+        those that fill the last byte."""
+        size = x.shape[-1] // self.per
+        return x.reshape(*codes.shape[:-1], -1)[..., : self.length * size]
+
+    def digits(self) -> Tensor:
+        """The numbers in each byte that occurs, (bytes, per), int32."""
+        base = BASES[self.per]
+        byte = torch.arange(base**self.per, dtype=torch.int32, device=self.codes.device)
+        return torch.stack([byte // base**j % base for j in range(self.per)], 1).clamp_(
+            max=self.count - 1
+        )
+
+
+class Coded(nn.Module):
+    """w = scale (values[index] - shift), in the order of the indices. `values` (rows or 1, K, d),
+    `scale` and `shift` (rows or 1, 1) or None.
+
+    With `columns`, the indices of a matrix that has that many columns are packed row by row, so
+    that some rows can be decoded alone.
+    """
+
+    values: Tensor
+
+    def __init__(
+        self,
+        indices: Tensor,
+        values: Tensor,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        columns: int = 0,
+    ):
+        super().__init__()
+        rows = _rows(indices, columns // values.shape[2], values, scale, shift)
+        self.by_rows = rows > 0
+        self.indices = Integers(indices.reshape(rows or -1, *[-1] * self.by_rows), values.shape[1])
+        self.affine = Scale(scale, shift)
+        self.register_buffer("values", values.detach().clone())
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """All entries, or those of some rows, flattened."""
+        count, k, d = self.values.shape
+        values = self.values.flatten(0, 1)
+        if self.affine.of_all:
+            values = self.affine(values.clone().view(-1)).view(-1, d)
+        if count == 1:
+            w = self.indices.lookup(values, rows).reshape(-1)
+        else:
+            first = k * (torch.arange(count, device=values.device) if rows is None else rows)
+            at = self.indices(rows).reshape(len(first), -1).int() + first.int().unsqueeze(1)
+            w = select(values, at).view(-1)
+        return w if self.affine.of_all else self.affine(w, rows)
+
+
+class Grid(nn.Module):
+    """w = scale (level - shift), levels of 8 bits with sign; as `Coded`, but a conversion is faster
+    than a look-up for 8 bits."""
+
+    codes: Tensor
+
+    def __init__(self, levels: Tensor, scale: Tensor, shift: Tensor | None, columns: int = 0):
+        super().__init__()
+        rows = _rows(levels, columns, scale, shift)
+        self.by_rows = rows > 0
+        self.affine = Scale(scale, shift)
+        self.register_buffer("codes", levels.reshape(rows or -1, *[-1] * self.by_rows).clone())
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        codes = self.codes if rows is None else self.codes.index_select(0, rows)
+        scale = self.affine.scale
+        assert scale is not None
+        return self.affine(codes.to(scale.dtype).view(-1), rows)
+
+
+class Scale(nn.Module):
+    """scale (x - shift), in place, with `scale` and `shift` (rows or 1, 1) or None. `of_all`: the
+    same for all rows."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, scale: Tensor | None, shift: Tensor | None):
+        super().__init__()
+        self.of_all = all(t is None or len(t) == 1 for t in (scale, shift))
+        for name, value in (("scale", scale), ("shift", shift)):
+            self.register_buffer(name, None if value is None else value.detach().clone())
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        for own, operation in ((self.shift, torch.Tensor.sub_), (self.scale, torch.Tensor.mul_)):
+            if own is not None:
+                own = own if rows is None or len(own) == 1 else own.index_select(0, rows)
+                operation(x.view(len(own), -1), own)
+        return x
+
+
+def _rows(indices: Tensor, columns: int, *others: Tensor | None) -> int:
+    """How many rows of `columns` entries there are, if each has its own place in the others, or
+    none has; else 0."""
+    rows = indices.numel() // columns if columns and indices.numel() % columns == 0 else 0
+    return rows if all(t is None or len(t) in (1, rows) for t in others) else 0

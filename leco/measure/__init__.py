@@ -1,0 +1,1 @@
+"""A net before and after: bytes, multiply-adds, time; and tables for people."""

@@ -1,0 +1,128 @@
+"""Thetas that hold Thetas: their tensors, those that retraining moves, and their description by
+plain dicts, lists, numbers and tensors."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from leco.theta import Theta
+from leco.views import VIEWS
+
+
+def leaves(field: Any) -> list[Tensor]:
+    """All tensors of a Theta, those of the Thetas in it included, in order."""
+    if isinstance(field, Tensor):
+        return [field]
+    return [leaf for member in field for leaf in leaves(member)] if isinstance(field, tuple) else []
+
+
+def choices(thetas: Iterable[Theta]) -> list[Tensor]:
+    """The discrete tensors of Thetas: indices and masks, which training within the compression
+    leaves as they are."""
+    return [leaf for theta in thetas for leaf in leaves(theta) if not leaf.is_floating_point()]
+
+
+def share_changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The share of indices that differ, and of what masks keep that was exchanged; NaN where there
+    are none."""
+    changed = total = 0
+    for old, new in zip(before, after, strict=False):
+        if old.shape != new.shape or old.dtype != new.dtype:  # another candidate of a choice
+            changed, total = changed + new.numel(), total + new.numel()
+            continue
+        kept = old.dtype == torch.bool
+        changed += int((new & ~old).sum()) if kept else int((old != new).sum())
+        total += int(new.sum()) if kept else new.numel()
+    return changed / total if total else math.nan
+
+
+def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:
+    """The Theta whose `leaves` are the next ones of `new`."""
+    if isinstance(field, Tensor):
+        return next(new)
+    if not isinstance(field, tuple):
+        return field
+    members = [with_leaves(member, new) for member in field]
+    return cast(Any, type(field))(*members) if hasattr(field, "_fields") else tuple(members)
+
+
+def free_leaves(theta: Theta) -> list[Tensor]:
+    """The float tensors of a Theta, and of the Thetas in it, that stay free."""
+    found: list[Tensor] = []
+    for name in theta.free():
+        field = getattr(theta, name)
+        for member in field if type(field) is tuple else (field,):
+            found += [member] if isinstance(member, Tensor) else free_leaves(member)
+    return found
+
+
+def with_free_leaves(theta: Theta, new: Sequence[Tensor]) -> Theta:
+    """The Theta whose `free_leaves` are `new`."""
+    rest = iter(new)
+
+    def fill(field: Any) -> Any:
+        if isinstance(field, Tensor):
+            return next(rest)
+        if type(field) is tuple:
+            return tuple(fill(member) for member in field)
+        return field._replace(**{name: fill(getattr(field, name)) for name in field.free()})
+
+    filled = fill(theta)
+    assert next(rest, None) is None
+    return filled
+
+
+def theta_state(field: Any) -> Any:
+    """A Theta as a dict with the name of its form, and its fields, likewise all that stands in it;
+    tensors and ints as they are."""
+    if hasattr(field, "_fields"):
+        return {
+            "form": type(field).__name__,
+            "fields": {
+                name: theta_state(member) for name, member in zip(field._fields, field, strict=True)
+            },
+        }
+    if isinstance(field, tuple):
+        return [theta_state(member) for member in field]
+    if is_dataclass(field):
+        return {
+            "view": type(field).__name__,
+            "options": {f.name: getattr(field, f.name) for f in fields(field)},
+        }
+    return field
+
+
+def theta_from_state(
+    state: Any, forms: Sequence[type], device: torch.device, views: Sequence[type] = VIEWS
+) -> Any:
+    """The Theta that `theta_state` described, on `device`. Raises ValueError for a form or view
+    that is not among `forms`, `views`."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, (list, tuple)):
+        return tuple(theta_from_state(member, forms, device, views) for member in state)
+    if not isinstance(state, Mapping):
+        return state
+    kind, known = ("form", forms) if "form" in state else ("view", views)
+    found = cast(Any, next((f for f in known if f.__name__ == state[kind]), None))
+    if found is None:
+        raise ValueError(
+            f"unknown {'form of Theta' if kind == 'form' else kind} {state[kind]!r}; known are {sorted(f.__name__ for f in known)}"
+        )
+    if kind == "view":
+        return found(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in state["options"].items()
+            }
+        )
+    return found(
+        **{
+            name: theta_from_state(member, forms, device, views)
+            for name, member in state["fields"].items()
+        }
+    )

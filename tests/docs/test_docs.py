@@ -1,0 +1,72 @@
+"""The pages run: every ```python block of a page, in order, in one namespace; and what they list is
+what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from leco.compressions import ALL
+
+ROOT = Path(__file__).parents[2]
+NAMES = (
+    "index",
+    "algorithm",
+    "compressions",
+    "your-own-compression",
+    "training-loops",
+    "file",
+    "export",
+)
+PAGES = [
+    path for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md") if path.exists()
+]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SOURCE = re.compile(r"`((?:leco|tests|examples|benchmarks)/[\w/.-]+\.py)`")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def blocks(path: Path) -> list[str]:
+    """The page's blocks, each behind as many empty lines as stand before it: a traceback names the
+    line of the page."""
+    text = path.read_text(encoding="utf-8")
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in BLOCK.finditer(text)]
+
+
+def test_every_page_has_blocks():
+    assert {path.stem for path in PAGES} >= set(NAMES)
+    for name in NAMES:
+        assert blocks(ROOT / "docs" / f"{name}.md"), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    for block in blocks(path):
+        exec(compile(block, path, "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_files_exist(path: Path):
+    text = path.read_text(encoding="utf-8")
+    targets = [target for target in LINK.findall(text) if "://" not in target]
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+    assert [file for file in SOURCE.findall(text) if not (ROOT / file).exists()] == []
+
+
+def test_map_names_every_room():
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rooms = [path for path in (ROOT / "leco").iterdir() if path.is_dir() and path.stem[0] != "_"]
+    names = [f"leco/{room.name}/" for room in rooms]
+    names += [f"leco/{path.name}" for path in (ROOT / "leco").glob("[a-z]*.py")]
+    assert len(rooms) > 5
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_table_names_every_compression():
+    page = (ROOT / "docs" / "compressions.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [
+        c.__name__ for c in ALL if not any(row.startswith(f"| `{c.__name__}(") for row in rows)
+    ] == []
