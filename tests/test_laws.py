@@ -90,7 +90,9 @@ class Case:
         exact_work = 0 if self.descent else quantization.EXACT_WORK
         with (
             mock.patch.object(quantization, "EXACT_WORK", exact_work),
-            *(mock.patch.object(room, "SWEEPS", 10) for room in (cp, train, tucker)),
+            mock.patch.object(cp, "SWEEPS", 10),
+            mock.patch.object(train, "SWEEPS", 10),
+            mock.patch.object(tucker, "SWEEPS", 10),
         ):
             return self.compression.compress(x, MU, theta)
 

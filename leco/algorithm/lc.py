@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.penalty import hooks, mean_curvature, penalty_value
-from leco.algorithm.record import Record, Snapshot, by_device, norm
+from leco.algorithm.record import Record, Snapshot, norm
 from leco.coding.tensors import bits
-from leco.compressions.checks import known_finite
 from leco.compressions.protocol import Compression
 from leco.task import Task, check_shapes, resolve
 from leco.theta import THETAS, Theta
@@ -257,27 +256,15 @@ class LC:
         mu = self.mu
         self._require_outside("c_step")
         thetas = {}
-        with known_finite() if self._bounded(mu) else nullcontext():
-            for name, task in self.tasks.items():
-                try:
-                    last = None if name in self._cold else self.thetas.get(name)
-                    thetas[name] = task.compression.compress(self._array(name), mu, last)
-                except ValueError as error:
-                    bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
-                    raise ValueError(
-                        f"task {name!r}, {'parameter ' + repr(bad[0]) + ', ' if bad else ''}mu = {mu:g}: {error}"
-                    ) from error
+        for name, task in self.tasks.items():
+            last = None if name in self._cold else self.thetas.get(name)
+            try:
+                thetas[name] = task.compression.compress(self._array(name), mu, last)
+            except ValueError as error:
+                bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
+                where = f"parameter {bad[0]!r}, " if bad else ""
+                raise ValueError(f"task {name!r}, {where}mu = {mu:g}: {error}") from error
         self._set_thetas(thetas)
-
-    def _bounded(self, mu: float) -> bool:
-        """Whether ||w|| + ||lambda||/mu, which bounds each |x|, is finite: looked at once for all
-        tasks, where the device's host waits once."""
-        # many times as fast on a CPU as the largest |w|
-        sizes = [torch.linalg.vector_norm(p.detach()).float() for p in self._params.values()]
-        sizes += [
-            torch.linalg.vector_norm(value).float() / mu for value in self.multipliers.values()
-        ]
-        return all(math.isfinite(float(torch.stack(same).sum())) for same in by_device(sizes))
 
     @torch.no_grad()
     def multipliers_step(self) -> None:

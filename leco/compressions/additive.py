@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite
+from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import sort_
 from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.protocol import Compression
+from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
 from leco.theta import Array, Scaled, Sum, Theta
-from leco.views import Vector, View, array_shape, blocks
+from leco.views import Vector, View, blocks
 
 COLD = 5  # times as many sweeps where there is no Theta to start from
 ENOUGH = 1e-4  # relative decrease of the objective, by a sweep, that is not worth another one
@@ -99,6 +99,9 @@ class Additive(OfParts, Compression[Sum]):
                 )
         self._check_rivals([part.at for part in self.parts], lambda one, other: one == other)
 
+    def scaling(self) -> int | None:
+        return common_scaling(part.compression for part in self.parts)
+
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.terms  # pyright: ignore[reportReturnType]
@@ -143,11 +146,8 @@ class Additive(OfParts, Compression[Sum]):
             for part, term in zip(self.parts, theta.terms, strict=True)
         )
 
-    def compress(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
-        self.check(array_shape(x))
+    def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
-        for block in whole:
-            check_finite(block)
         exact = self._one_pass(whole, mu) or self._window(whole, mu)
         return join(self.parts, exact or self._descend(whole, mu, theta), x)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leco.compressions.checks import check_number
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.protocol import Compression, Offer, is_penalty
+from leco.compressions.protocol import Compression, Offer, common_scaling, is_penalty
 from leco.theta import Array, Sum, Theta
 from leco.views import blocks
 
@@ -85,6 +85,9 @@ class Budget(OfParts, Compression[Sum]):
                     "a penalty form is needed, such as leco.L0Penalty, leco.RankSelection, or leco.Choice among candidates"
                 )
 
+    def scaling(self) -> int | None:
+        return common_scaling(part.compression for part in self.parts)
+
     @property
     def parts(self) -> tuple[Part, ...]:
         return tuple(self.members)
@@ -98,7 +101,7 @@ class Budget(OfParts, Compression[Sum]):
             self._menus([torch.zeros(()).expand(block) for block in shapes], 1.0, None), HUGE
         )
 
-    def compress(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
+    def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
         menus = self._menus(whole, mu, theta)

@@ -1,36 +1,39 @@
 """Checks of a compression's options, and of what it is given."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_known_finite = ContextVar("known_finite", default=False)
 
+def largest_magnitude(x: Sequence[Tensor]) -> float:
+    """The largest absolute value in all tensors. Raises ValueError where one holds NaN or infinity.
 
-@contextmanager
-def known_finite() -> Iterator[None]:
-    """Inside, `check_finite` takes its arrays for finite: for who has looked at all of them at
-    once, as each look makes the host wait."""
-    token = _known_finite.set(True)
-    try:
-        yield
-    finally:
-        _known_finite.reset(token)
-
-
-def check_finite(x: Tensor) -> None:
-    """Raise ValueError where `x` has a NaN or an infinity: one pass over memory, no temporaries."""
-    if _known_finite.get():
-        return
-    low, high = torch.aminmax(x)
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
+    One pass over memory, and one wait for each device.
+    """
+    ends = [end.double() for block in x if block.numel() for end in torch.aminmax(block.detach())]
+    largest = max((abs(float(end)) for end in ends), default=0.0)
+    if not largest < float("inf") or any(end.isnan() for end in ends):
         raise ValueError(
-            "the array to compress holds NaN or infinite entries; the L step diverged (lower its learning rate)"
+            "the array to compress holds NaN or infinite entries; the L step diverged (lower its "
+            "learning rate)"
+        )
+    return largest
+
+
+def check_array(name: str, shape: Any) -> None:
+    """Raise ValueError where a shape is that of several blocks, or of a single number."""
+    if not isinstance(shape, torch.Size):
+        raise ValueError(
+            f"{name}: takes one array, not the {len(shape)} blocks of the view leco.Blocks(); use "
+            "another view, such as leco.Vector()"
+        )
+    if not shape:
+        raise ValueError(
+            f"{name}: takes an array of at least one dimension, not a single number; use the view "
+            "leco.Vector()"
         )
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from leco.coding.tensors import bits
-from leco.compressions.checks import check_finite, check_number
+from leco.compressions.checks import check_number
 from leco.compressions.parts import OfParts, Part, block_shapes
-from leco.compressions.protocol import Compression, Offer, Penalty, is_penalty
+from leco.compressions.protocol import Compression, Offer, Penalty, common_scaling, is_penalty
 from leco.theta import Array, Dense, Sum, Term, Theta
-from leco.views import View, array_shape, blocks
+from leco.views import View, blocks
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,10 @@ class Uncompressed(Compression[Dense]):
     320
     """
 
-    def compress(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0
+
+    def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         return Dense(x.clone())
 
 
@@ -96,6 +98,9 @@ class Choice(OfParts, Penalty[Sum]):
                     f"Choice: candidates[{k}] has at = {part.at}, which must be None: each candidate is tried on every block"
                 )
 
+    def scaling(self) -> int | None:
+        return 2 if common_scaling(part.compression for part in self.parts) is not None else None
+
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.candidates  # pyright: ignore[reportReturnType]
@@ -104,16 +109,12 @@ class Choice(OfParts, Penalty[Sum]):
         for b, block in enumerate(block_shapes(shape)):
             self._fitting(b, block)
 
-    def compress(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
-        return self.family(x, mu, theta)(self.alpha)
-
     def family(self, x: Array, mu: float, theta: Sum | None = None) -> Callable[[float], Sum]:
         select = self.offers(x, mu, theta)[0]
         return lambda alpha: select(alpha)[0]
 
     def offers(self, x: Array, mu: float, theta: Sum | None = None) -> list[Offer]:
         """The choice; and, of one block, each candidate by itself."""
-        self.check(array_shape(x))
         shapes = tuple(tuple(block.shape) for block in blocks(x))
         last = {} if theta is None else {term.at[0]: term for term in theta.terms}
         menus = [self._menu(b, block, mu, last.get(b)) for b, block in enumerate(blocks(x))]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from leco.compressions.additive import distance
-from leco.compressions.checks import check_count, check_finite
+from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import midpoints
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
-from leco.compressions.protocol import Compression
+from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.quantization import cells_of
 from leco.theta import (
@@ -84,6 +84,9 @@ class Compose(Compression[Any]):
         check_count("Compose: sweeps", self.sweeps, 1)
         _ = self._part
 
+    def scaling(self) -> int | None:
+        return common_scaling((self.first, self.then))
+
     @property
     def _part(self) -> Part:
         return Part(self.view, self.then)
@@ -97,6 +100,7 @@ class Compose(Compression[Any]):
         return own_views([self._part])
 
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         self.first.check(shape)
         for name, own in _fields(self.first, shape).items():
             try:
@@ -113,9 +117,7 @@ class Compose(Compression[Any]):
             self.then.price(field) for field in inner if field is not None
         )
 
-    def compress(self, x: Tensor, mu: float, theta: Any = None) -> Any:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Any = None) -> Any:
         warm = (
             isinstance(theta, (Sparse, Dense, Factors, ConvFactors))
             and theta.decompress().shape == x.shape

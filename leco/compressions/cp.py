@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite
+from leco.compressions.checks import check_count
 from leco.compressions.protocol import Compression
 from leco.compressions.tensors import FLAT, SWEEPS, left_vectors, no_worse, sizes_of, unfold
 from leco.theta import CPFactors, Dense, values
@@ -34,18 +34,20 @@ class CP(Compression[CPFactors | Dense]):
     def __post_init__(self) -> None:
         check_count("CP: rank", self.rank, 1)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) < 2:
             raise ValueError(
                 f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
             )
         check_count("CP: rank", self.rank, 1, shape.numel() // max(shape))
 
-    def compress(
+    def c_step(
         self, x: Tensor, mu: float, theta: CPFactors | Dense | None = None
     ) -> CPFactors | Dense:
-        self.check(x.shape)
-        check_finite(x)
         x = x.contiguous()
         if self.rank == x.numel() // max(x.shape):
             return Dense(x.clone())

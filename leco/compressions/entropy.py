@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leco.coding.contexts import PlaceLengths, code_bits, position_bits
-from leco.compressions.checks import check_count, check_finite, check_number
+from leco.compressions.checks import check_count, check_number
 from leco.compressions.kmeans1d import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
 from leco.compressions.protocol import Penalty
 from leco.compressions.quantization import cells_of
@@ -66,15 +66,12 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
         check_number("EntropyCodebook: alpha", self.alpha)
         check_count("EntropyCodebook: k", self.k, 1, 256)
 
-    def compress(
-        self, x: Tensor, mu: float, theta: ZeroCodes | Codes | None = None
-    ) -> ZeroCodes | Codes:
-        return self.family(x, mu, theta)(self.alpha)
+    def scaling(self) -> int | None:
+        return 2
 
     def family(
         self, x: Tensor, mu: float, theta: ZeroCodes | Codes | None = None
     ) -> Callable[[float], ZeroCodes | Codes]:
-        check_finite(x)
         data = Sorted(x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1]))
         starts = _starts(data, self.k, self.zero, theta)
         return lambda alpha: _theta(
@@ -118,19 +115,19 @@ class EntropyMatrix(Penalty[ZeroCodes]):
         check_number("EntropyMatrix: alpha", self.alpha)
         check_count("EntropyMatrix: k", self.k, 2, 256)
 
+    def scaling(self) -> int | None:
+        return 2
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) != 2:
             raise ValueError(
                 f"EntropyMatrix: takes one matrix, not an array of shape {tuple(shape)}; use the view leco.Matrix()"
             )
 
-    def compress(self, x: Tensor, mu: float, theta: ZeroCodes | None = None) -> ZeroCodes:
-        return self.family(x, mu, theta)(self.alpha)
-
     def family(
         self, x: Tensor, mu: float, theta: ZeroCodes | None = None
     ) -> Callable[[float], ZeroCodes]:
-        self.check(x.shape)
         flat = EntropyCodebook(0.0, self.k).family(x.reshape(-1), mu)
 
         def descend(alpha: float) -> ZeroCodes:

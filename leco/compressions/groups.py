@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite, check_number, check_share, share
+from leco.compressions.checks import check_count, check_number, check_share, share
 from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.pruning import TopK
 from leco.theta import GroupSparse, NMSparse, Sparse, patterns
@@ -20,7 +20,6 @@ CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache
 
 
 def _norms(x: Tensor) -> Tensor:
-    check_finite(x)
     return torch.linalg.vector_norm(x, dim=-1)
 
 
@@ -59,15 +58,18 @@ class GroupTopK(Compression[GroupSparse]):
     def __post_init__(self) -> None:
         check_share("GroupTopK: kappa", self.kappa)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         _check_groups("GroupTopK", shape)
         if share(self.kappa, shape[-2]) > shape[-2]:
             raise ValueError(
                 f"GroupTopK: kappa = {self.kappa} must be at most {shape[-2]}, the number of groups"
             )
 
-    def compress(self, x: Tensor, mu: float, theta: GroupSparse | None = None) -> GroupSparse:
-        self.check(x.shape)
+    def c_step(self, x: Tensor, mu: float, theta: GroupSparse | None = None) -> GroupSparse:
         return _kept(x, TopK(share(self.kappa, x.shape[-2])).compress(_norms(x), mu).mask)
 
 
@@ -87,6 +89,7 @@ class _GroupPenalty(Penalty[GroupSparse]):
             check_number(f"{name}: costs", cost)
 
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         name = type(self).__name__
         _check_groups(name, shape)
         if isinstance(self.costs, tuple) and len(self.costs) != shape[-2]:
@@ -97,9 +100,6 @@ class _GroupPenalty(Penalty[GroupSparse]):
     def prices(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """c_g, (groups,) or ()."""
         return torch.tensor(self.costs, dtype=dtype, device=device)
-
-    def compress(self, x: Tensor, mu: float, theta: GroupSparse | None = None) -> GroupSparse:
-        return self.family(x, mu)(self.alpha)
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,12 @@ class GroupL0Penalty(_GroupPenalty):
             [0., 0.]])
     """
 
+    def scaling(self) -> int | None:
+        return 2
+
     def family(
         self, x: Tensor, mu: float, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        self.check(x.shape)
         norms, costs = _norms(x), self.prices(x.dtype, x.device)
         return lambda alpha: _kept(x, norms > (costs * (2 * alpha / mu)).sqrt())
 
@@ -158,7 +160,6 @@ class GroupL1Penalty(_GroupPenalty):
     def family(
         self, x: Tensor, mu: float, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        self.check(x.shape)
         norms, costs = _norms(x), self.prices(x.dtype, x.device)
 
         def shrink(alpha: float) -> GroupSparse:
@@ -206,20 +207,22 @@ class NM(Compression[NMSparse | Sparse]):
         check_count("NM: m", self.m, 1)
         check_count("NM: n", self.n, 1, self.m)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if not shape or shape[-1] % self.m:
             raise ValueError(
                 f"NM: m = {self.m} must divide the last dimension of an array of shape {tuple(shape)}"
             )
 
-    def compress(
+    def c_step(
         self, x: Tensor, mu: float, theta: NMSparse | Sparse | None = None
     ) -> NMSparse | Sparse:
-        self.check(x.shape)
         if self.m > 16:
             kept = TopK(self.n).compress(x.unflatten(-1, (-1, self.m)), mu)
             return Sparse(kept.mask.flatten(-2), kept.values)
-        check_finite(x)
         blocks = x.reshape(-1, self.m)
         places, numbers = patterns(self.n, self.m, x.device)
         places_of_bits = places[numbers.int()]

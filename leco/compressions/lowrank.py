@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite, check_number
+from leco.compressions.checks import check_count, check_number
 from leco.compressions.costs import RankCost, storage
 from leco.compressions.protocol import Compression, Offer, Penalty, offer_of
 from leco.theta import ConvFactors, Dense, Factors
@@ -50,15 +50,15 @@ class LowRank(Compression[Factors | Dense]):
     def __post_init__(self) -> None:
         check_count("LowRank: rank", self.rank, 0)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         _check_matrix("LowRank", shape)
         check_count("LowRank: rank", self.rank, 0, min(shape[-2:]))
 
-    def compress(
-        self, x: Tensor, mu: float, theta: Factors | Dense | None = None
-    ) -> Factors | Dense:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
         if self.rank >= min(x.shape[-2:]):
             return Dense(x.clone())
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
@@ -88,18 +88,17 @@ class RankSelection(Penalty[Factors | Dense]):
     def __post_init__(self) -> None:
         check_number("RankSelection: alpha", self.alpha)
 
+    def scaling(self) -> int | None:
+        return 2
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         _check_matrix("RankSelection", shape)
         if len(shape) != 2:
             raise ValueError(
                 f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks"
             )
         _costs(self.cost, shape)
-
-    def compress(
-        self, x: Tensor, mu: float, theta: Factors | Dense | None = None
-    ) -> Factors | Dense:
-        return self.family(x, mu)(self.alpha)
 
     def family(
         self, x: Tensor, mu: float, theta: Factors | Dense | None = None
@@ -112,8 +111,6 @@ class RankSelection(Penalty[Factors | Dense]):
         return [offer_of(self, family) for family in self._families(x, mu)]
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], Factors | Dense]]:
-        self.check(x.shape)
-        check_finite(x)
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         costs = _costs(self.cost, x.shape)
 
@@ -156,18 +153,17 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
                 f"ConvRankSelection: schemes = {self.schemes} must be (1,), (2,) or (1, 2)"
             )
 
+    def scaling(self) -> int | None:
+        return 2
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) != 4:
             raise ValueError(
                 f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}"
             )
         for scheme in self.schemes:
             _costs(self.cost, _scheme_view(scheme).shape([shape]))
-
-    def compress(
-        self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None
-    ) -> ConvFactors | Dense:
-        return self.family(x, mu)(self.alpha)
 
     def family(
         self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None
@@ -179,8 +175,6 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         return [offer_of(self, family) for family in self._families(x, mu)]
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], ConvFactors | Dense]]:
-        self.check(x.shape)
-        check_finite(x)
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
         decompositions = {
             scheme: torch.linalg.svd(matrix, full_matrices=False)

@@ -70,9 +70,10 @@ class Part:
 
     def array(self, x: Sequence[Tensor]) -> Any:
         """What the compression sees of the blocks x."""
-        return self.view.forward(
+        array = self.view.forward(
             [x[b] if self.weight == 1 else x[b] * self.weight for b in self.places(len(x))]
         )
+        return array.contiguous() if isinstance(array, Tensor) else array
 
     def delta(self, theta: Theta, shapes: Sequence[torch.Size]) -> dict[int, Tensor]:
         """Delta(Theta) by block."""

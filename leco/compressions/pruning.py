@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_finite, check_number, check_share, share
+from leco.compressions.checks import check_number, check_share, share
 from leco.compressions.kmeans1d import Sorted
 from leco.compressions.protocol import Compression, Penalty
 from leco.theta import Dense, Sparse
@@ -74,19 +74,21 @@ class TopK(Compression[Sparse]):
         check_share("TopK: kappa", self.kappa)
         check_number("TopK: gamma", self.gamma)
 
+    def scaling(self) -> int | None:
+        return 0 if not self.gamma else None
+
     def count(self, n: int) -> int:
         """The number of weights kept of n."""
         return share(self.kappa, n)
 
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if self.count(shape[-1]) > shape[-1]:
             raise ValueError(
                 f"TopK: kappa = {self.kappa} must be at most {shape[-1]}, the number of weights"
             )
 
-    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         kappa = self.count(x.shape[-1])
         if kappa == 0:
             return _sparse(x, torch.zeros(x.shape, dtype=torch.bool, device=x.device))
@@ -124,8 +126,7 @@ class L1Ball(Compression[Sparse]):
     def __post_init__(self) -> None:
         check_number("L1Ball: kappa", self.kappa)
 
-    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         tau = _l1_threshold(x.abs().contiguous(), self.kappa).to(x.dtype)
         # exactly, whatever the rounding of tau
         mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)
@@ -174,8 +175,7 @@ class L2Ball(Compression[Dense]):
     def __post_init__(self) -> None:
         check_number("L2Ball: kappa", self.kappa)
 
-    def compress(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64).to(x.dtype)
         return Dense(
             torch.where(
@@ -201,13 +201,12 @@ class L0Penalty(Penalty[Sparse]):
     def __post_init__(self) -> None:
         check_number("L0Penalty: alpha", self.alpha)
 
-    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
-        return self.family(x, mu)(self.alpha)
+    def scaling(self) -> int | None:
+        return 2
 
     def family(
         self, x: Tensor, mu: float, theta: Sparse | None = None
     ) -> Callable[[float], Sparse]:
-        check_finite(x)
         magnitude = x.abs()
         return lambda alpha: _sparse(x, magnitude > (2 * alpha / mu) ** 0.5)
 
@@ -230,8 +229,7 @@ class L1Penalty(Penalty[Sparse]):
     def __post_init__(self) -> None:
         check_number("L1Penalty: alpha", self.alpha)
 
-    def compress(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         threshold = self.alpha / mu
         return _shrunk(x, x.abs() > threshold, threshold)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite
+from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import (
     COARSE_CUTS,
     EXACT_WORK,
@@ -94,7 +94,11 @@ class Codebook(Compression[Codes]):
     def __post_init__(self) -> None:
         check_count("Codebook: k", self.k, 1, 65536)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if self.k > shape[-1]:
             raise ValueError(
                 f"Codebook: k = {self.k} must be at most {shape[-1]}, the number of weights that share a codebook"
@@ -115,9 +119,7 @@ class Codebook(Compression[Codes]):
         rows = math.prod(shape[:-1])
         return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
 
-    def compress(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
         data = Sorted(_copy(x))
         if self.k == 2 and self.exact is not False:
             codebook = best_split(data)
@@ -201,8 +203,10 @@ class FixedCodebook(Compression[Fixed | Scaled]):
         if self.scale and not any(self.values):
             raise ValueError("FixedCodebook: values = (0.0,) can't be scaled; it prunes everything")
 
-    def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0 if self.scale else None
+
+    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         return _compress_fixed(
             x, torch.tensor(self.values, dtype=x.dtype, device=x.device), self.scale, theta
         )
@@ -226,8 +230,10 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
     def __post_init__(self) -> None:
         check_count("PowersOfTwo: c", self.c, 0, 126)
 
-    def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0 if self.scale else None
+
+    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         powers = torch.exp2(-torch.arange(self.c + 1, dtype=x.dtype, device=x.device))
         return _compress_fixed(
             x, torch.cat([-powers, powers.new_zeros(1), powers.flip(0)]), self.scale, theta
@@ -246,8 +252,10 @@ class Binary(Compression[Fixed | Scaled]):
 
     scale: bool = True
 
-    def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0 if self.scale else None
+
+    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         indices = (x >= 0).view(torch.uint8)
         values = torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)
         if not self.scale:
@@ -271,8 +279,10 @@ class Ternary(Compression[Fixed | Scaled]):
 
     scale: bool = True
 
-    def compress(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0 if self.scale else None
+
+    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         values = torch.arange(-1, 2, dtype=x.dtype, device=x.device)
         a = (
             _ternary_scale(x)
@@ -325,8 +335,10 @@ class Uniform(Compression[Affine]):
     def __post_init__(self) -> None:
         check_count("Uniform: bits", self.bits, 2, 8)
 
-    def compress(self, x: Tensor, mu: float, theta: Affine | None = None) -> Affine:
-        check_finite(x)
+    def scaling(self) -> int | None:
+        return 0
+
+    def c_step(self, x: Tensor, mu: float, theta: Affine | None = None) -> Affine:
         data = Sorted(_copy(x))
         levels, middle = 2**self.bits, 2 ** (self.bits - 1)
         low, high = (

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_finite
 from leco.compressions.protocol import Compression
 from leco.compressions.tensors import (
     FLAT,
@@ -45,7 +44,11 @@ class TensorTrain(Compression[TrainFactors | Dense]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple_of_ranks("TensorTrain", self.ranks))
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         check_modes("TensorTrain", self.ranks, len(shape) - 1, shape)
         around = (1, *self.ranks, 1)
         bounds = [
@@ -53,11 +56,9 @@ class TensorTrain(Compression[TrainFactors | Dense]):
         ]
         check_bounds("TensorTrain", self.ranks, bounds)
 
-    def compress(
+    def c_step(
         self, x: Tensor, mu: float, theta: TrainFactors | Dense | None = None
     ) -> TrainFactors | Dense:
-        self.check(x.shape)
-        check_finite(x)
         x = x.contiguous()
         if all(
             r == min(x.shape[: k + 1].numel(), x.shape[k + 1 :].numel())

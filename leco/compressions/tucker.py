@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite, check_number
+from leco.compressions.checks import check_count, check_number
 from leco.compressions.costs import TuckerCost, tucker_storage
 from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.tensors import (
@@ -55,17 +55,20 @@ class Tucker2(Compression[TuckerFactors | Dense]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple_of_ranks("Tucker2", self.ranks, 2))
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) < 2:
             raise ValueError(
                 f"Tucker2: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
             )
         check_bounds("Tucker2", self.ranks, shape[:2])
 
-    def compress(
+    def c_step(
         self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
     ) -> TuckerFactors | Dense:
-        self.check(x.shape)
         return _tucker(x, self.ranks, theta)
 
 
@@ -83,14 +86,17 @@ class Tucker(Compression[TuckerFactors | Dense]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranks", tuple_of_ranks("Tucker", self.ranks))
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         check_modes("Tucker", self.ranks, len(shape), shape)
         check_bounds("Tucker", self.ranks, shape)
 
-    def compress(
+    def c_step(
         self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
     ) -> TuckerFactors | Dense:
-        self.check(x.shape)
         return _tucker(x, self.ranks, theta)
 
 
@@ -120,23 +126,20 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         if self.modes is not None:
             check_count("TuckerSelection: modes", self.modes, 1)
 
+    def scaling(self) -> int | None:
+        return 2
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) < max(2, self.modes or 2):
             raise ValueError(
                 f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array of shape {tuple(shape)} has"
             )
         self.cost(shape, tuple(shape[: self.modes]))
 
-    def compress(
-        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
-    ) -> TuckerFactors | Dense:
-        return self.family(x, mu, theta)(self.alpha)
-
     def family(
         self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
     ) -> Callable[[float], TuckerFactors | Dense]:
-        self.check(x.shape)
-        check_finite(x)
         x = x.contiguous()
         sizes = x.shape[: self.modes]
         bases = [left_vectors(unfold(x, k), n) for k, n in enumerate(sizes)]
@@ -206,7 +209,6 @@ def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
 def _tucker(
     x: Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None
 ) -> TuckerFactors | Dense:
-    check_finite(x)
     if ranks == x.shape[: len(ranks)]:
         return Dense(x.clone())
     x = x.contiguous()

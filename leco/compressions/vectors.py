@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_finite
+from leco.compressions.checks import check_count
 from leco.compressions.protocol import Compression
 from leco.compressions.quantization import Codebook
 from leco.theta import Codes, HashedValues, VectorCodes, hashed_positions
@@ -64,7 +64,11 @@ class VectorCodebook(Compression[VectorCodes]):
         check_count("VectorCodebook: k", self.k, 1, 65536)
         check_count("VectorCodebook: sweeps", self.sweeps, 1)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if len(shape) < 2:
             raise ValueError(
                 f"VectorCodebook: an array of shape {tuple(shape)} must be (..., n, d), as Groups(d) and Subvectors(d) give it"
@@ -74,9 +78,7 @@ class VectorCodebook(Compression[VectorCodes]):
                 f"VectorCodebook: k = {self.k} must be at most {shape[-2]}, the number of vectors that share a codebook"
             )
 
-    def compress(self, x: Tensor, mu: float, theta: VectorCodes | None = None) -> VectorCodes:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: VectorCodes | None = None) -> VectorCodes:
         *batch, n, d = x.shape
         start = (
             theta.codebook
@@ -267,15 +269,17 @@ class Hashed(Compression[HashedValues]):
         check_count("Hashed: k", self.k, 1, 2**31 - 1)
         check_count("Hashed: seed", self.seed, 0, 2**32 - 1)
 
+    def scaling(self) -> int | None:
+        return 0
+
     def check(self, shape: torch.Size) -> None:
+        super().check(shape)
         if self.k > shape[-1]:
             raise ValueError(
                 f"Hashed: k = {self.k} must be at most {shape[-1]}, the number of weights that share the values"
             )
 
-    def compress(self, x: Tensor, mu: float, theta: HashedValues | None = None) -> HashedValues:
-        self.check(x.shape)
-        check_finite(x)
+    def c_step(self, x: Tensor, mu: float, theta: HashedValues | None = None) -> HashedValues:
         n = x.shape[-1]
         sums, counts = (
             x.new_zeros(*x.shape[:-1], self.k, dtype=torch.float64),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.theta.protocol import is_count, require, shape_of, values
+from leco.theta.protocol import is_count, require, shape_of, times, values
 
 
 class Dense(NamedTuple):
@@ -21,6 +21,9 @@ class Dense(NamedTuple):
 
     def decompress(self) -> Tensor:
         return values(self.values)
+
+    def scaled(self, c: float) -> "Dense":
+        return self._replace(values=times(self.values, c))
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -43,6 +46,9 @@ class Factors(NamedTuple):
 
     def decompress(self) -> Tensor:
         return values(self.u) @ values(self.v)
+
+    def scaled(self, c: float) -> "Factors":
+        return self._replace(u=times(self.u, c))
 
     def free(self) -> tuple[str, ...]:
         return ("u", "v")
@@ -81,6 +87,9 @@ class ConvFactors(NamedTuple):
             return matrix.unflatten(1, (-1, self.height, self.width))
         return matrix.unflatten(1, (-1, self.width)).unflatten(0, (-1, self.height)).transpose(1, 2)
 
+    def scaled(self, c: float) -> "ConvFactors":
+        return self._replace(u=times(self.u, c))
+
     def free(self) -> tuple[str, ...]:
         return ("u", "v")
 
@@ -110,6 +119,9 @@ class TuckerFactors(NamedTuple):
         for mode, factor in enumerate(self.factors):
             x = mode_product(x, values(factor), mode)
         return x.contiguous()
+
+    def scaled(self, c: float) -> "TuckerFactors":
+        return self._replace(core=times(self.core, c))
 
     def free(self) -> tuple[str, ...]:
         return ("core", "factors")
@@ -145,6 +157,9 @@ class CPFactors(NamedTuple):
         left, right = ([values(factor) for factor in half] for half in self.halves())
         product = _khatri_rao(left) @ _khatri_rao(right).mT if right else _khatri_rao(left).sum(1)
         return product.view([len(factor) for factor in (*left, *right)])
+
+    def scaled(self, c: float) -> "CPFactors":
+        return self._replace(factors=(times(self.factors[0], c), *self.factors[1:]))
 
     def free(self) -> tuple[str, ...]:
         return ("factors",)
@@ -186,6 +201,9 @@ class TrainFactors(NamedTuple):
         for core in self.cores[1:]:
             x = torch.tensordot(x, values(core), 1)
         return x.squeeze(0).squeeze(-1)
+
+    def scaled(self, c: float) -> "TrainFactors":
+        return self._replace(cores=(times(self.cores[0], c), *self.cores[1:]))
 
     def free(self) -> tuple[str, ...]:
         return ("cores",)

@@ -19,7 +19,7 @@ class Theta(Protocol):
     tuple of these. `free` names the float fields that stay free once the discrete choices (indices,
     masks, ranks) are fixed: what retraining moves.
 
-    The library's forms have a third one, which yours may have: `shape()`, that of Delta(Theta),
+    The library's forms have two more, which yours may have: `scaled(c)`, the Theta of c Delta(Theta); and `shape()`, that of Delta(Theta),
     from the shapes of the fields alone. It raises ValueError where fields do not fit each other. A
     file's sizes are checked with it before any memory is taken.
     """
@@ -35,6 +35,11 @@ class Theta(Protocol):
 def values(field: Any) -> Any:
     """The numbers of a field that is a tensor, or a Theta of it."""
     return field if isinstance(field, Tensor) else field.decompress()
+
+
+def times(field: Any, c: float) -> Any:
+    """c times a field that is a tensor, or a Theta of c times its Delta."""
+    return c * field if isinstance(field, Tensor) else field.scaled(c)
 
 
 def shape_of(field: Any) -> Any:

@@ -36,6 +36,9 @@ class Codes(NamedTuple):
     def decompress(self) -> Tensor:
         return lookup(self.codebook, self.indices)
 
+    def scaled(self, c: float) -> "Codes":
+        return self._replace(codebook=c * self.codebook)
+
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
 
@@ -52,6 +55,9 @@ class Fixed(NamedTuple):
 
     def decompress(self) -> Tensor:
         return lookup(self.values, self.indices)
+
+    def scaled(self, c: float) -> "Fixed":
+        return self._replace(values=c * self.values)
 
     def free(self) -> tuple[str, ...]:
         return ()
@@ -72,6 +78,9 @@ class Scaled(NamedTuple):
     def decompress(self) -> Tensor:
         return lookup(self.scale.unsqueeze(-1) * self.values, self.indices)
 
+    def scaled(self, c: float) -> "Scaled":
+        return self._replace(scale=c * self.scale)
+
     def free(self) -> tuple[str, ...]:
         return ("scale",)
 
@@ -88,6 +97,9 @@ class ZeroCodes(NamedTuple):
 
     def decompress(self) -> Tensor:
         return lookup(torch.nn.functional.pad(self.codebook, (1, 0)), self.indices)
+
+    def scaled(self, c: float) -> "ZeroCodes":
+        return self._replace(codebook=c * self.codebook)
 
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
@@ -118,6 +130,9 @@ class VectorCodes(NamedTuple):
             .index_select(0, rows.view(-1))
             .view(*self.indices.shape, -1)
         )
+
+    def scaled(self, c: float) -> "VectorCodes":
+        return self._replace(codebook=c * self.codebook)
 
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
@@ -172,6 +187,9 @@ class HashedValues(NamedTuple):
         ]
         return self.values.index_select(-1, torch.cat(indices))
 
+    def scaled(self, c: float) -> "HashedValues":
+        return self._replace(values=c * self.values)
+
     def free(self) -> tuple[str, ...]:
         return ("values",)
 
@@ -197,6 +215,9 @@ class Affine(NamedTuple):
             -1
         )
         return self.scale.unsqueeze(-1) * levels
+
+    def scaled(self, c: float) -> "Affine":
+        return self._replace(scale=c * self.scale)
 
     def free(self) -> tuple[str, ...]:
         return ("scale",)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leco.theta.protocol import integers, is_count, require, shape_of, values
+from leco.theta.protocol import integers, is_count, require, shape_of, times, values
 
 
 class Sparse(NamedTuple):
@@ -29,6 +29,9 @@ class Sparse(NamedTuple):
         return torch.zeros(
             self.mask.shape, dtype=kept.dtype, device=self.mask.device
         ).masked_scatter(self.mask, kept)
+
+    def scaled(self, c: float) -> "Sparse":
+        return self._replace(values=times(self.values, c))
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -58,6 +61,9 @@ class GroupSparse(NamedTuple):
         return x.index_copy(0, self.mask.view(-1).nonzero().squeeze(1), kept).view(
             *self.mask.shape, -1
         )
+
+    def scaled(self, c: float) -> "GroupSparse":
+        return self._replace(values=times(self.values, c))
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
@@ -108,6 +114,9 @@ class NMSparse(NamedTuple):
         return x.scatter(
             -1, places.index_select(0, self.pattern.view(-1).int()).view(kept.shape), kept
         ).flatten(-2)
+
+    def scaled(self, c: float) -> "NMSparse":
+        return self._replace(values=times(self.values, c))
 
     def free(self) -> tuple[str, ...]:
         return ("values",)

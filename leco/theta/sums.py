@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from leco.theta.protocol import Array, Theta, is_count, require, shape_of
+from leco.theta.protocol import Array, Theta, is_count, require, shape_of, times
 from leco.views import View
 
 
@@ -29,6 +29,9 @@ class Term(NamedTuple):
 
     def decompress(self) -> Any:
         return self.theta.decompress()
+
+    def scaled(self, c: float) -> "Term":
+        return self._replace(theta=times(self.theta, c))
 
     def free(self) -> tuple[str, ...]:
         return ("theta",)
@@ -79,6 +82,9 @@ class Sum(NamedTuple):
     def decompress(self) -> Array:
         blocks = self.blocks()
         return blocks[0] if self.single else blocks
+
+    def scaled(self, c: float) -> "Sum":
+        return self._replace(terms=tuple(term.scaled(c) for term in self.terms))
 
     def free(self) -> tuple[str, ...]:
         return ("terms",)
