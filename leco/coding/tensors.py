@@ -82,7 +82,7 @@ def encode(x: Tensor) -> Coded:
     back to the bit.
 
     >>> import torch
-    >>> from leco.coding import decode, encode
+    >>> from leco.coding.tensors import decode, encode
     >>> payload, coding = encode(torch.tensor([2, 0, 1, 1, 2, 0]))
     >>> len(payload), coding
     (2, {'name': 'digits', 'base': 3})

@@ -26,9 +26,6 @@ class Uncompressed(Compression[Dense]):
     320
     """
 
-    def scaling(self) -> int | None:
-        return 0
-
     def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         return Dense(x.clone())
 

@@ -95,7 +95,8 @@ class Penalty(Compression[T]):
     def family(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], T]:
         """alpha to its C step, for one x as `c_step` takes it: what does not depend on alpha, such
         as an SVD, is done once."""
-        return lambda alpha: dataclasses.replace(cast(Any, self), alpha=alpha).c_step(x, mu, theta)
+        twin = cast(Any, self)
+        return lambda alpha: dataclasses.replace(twin, alpha=alpha).compress(x, mu, theta)
 
     def offers(self, x: Any, mu: float, theta: T | None = None) -> list[Offer]:
         """`family` with the C(Theta) of each Theta, for one who looks for an alpha. After the first
