@@ -270,6 +270,7 @@ class Comparison:
             lc,
             l_step,
             leco.exponential(s.mu, s.factor, s.steps),
+            from_delta=False,
             evaluate=lambda: evaluate(lc.model, chosen),
             checkpoint=self.folder / f"{_slug(name)}-lc.checkpoint",
             stateful={"optimizer": optimizer},

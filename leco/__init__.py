@@ -3,9 +3,9 @@ L(w) subject to w = Delta(Theta)."""
 
 from leco.algorithm.batchnorm import recalibrate_
 from leco.algorithm.lc import LC
-from leco.algorithm.record import Record, Snapshot
+from leco.algorithm.record import Record, Result, Snapshot
 from leco.algorithm.retrain import Retraining, iterated_direct_compression
-from leco.algorithm.run import Result, run
+from leco.algorithm.run import Run, run
 from leco.algorithm.schedules import automatic, exponential, stable_lr, steady_mu
 from leco.coding.tensors import bits
 from leco.compressions import (
@@ -117,6 +117,7 @@ __all__ = [
     "Result",
     "Retraining",
     "Rows",
+    "Run",
     "Snapshot",
     "Subvectors",
     "Table",

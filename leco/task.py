@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from leco.compressions.protocol import Compression
+from leco.names import known, named_parameters
 from leco.views import View
 
 
@@ -61,12 +62,13 @@ def resolve(
     """The tasks' parameters under their first names, and those names by task, after every check."""
     params: dict[str, nn.Parameter] = {}
     names: dict[str, tuple[str, ...]] = {}
-    every = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(p): name for name, p in model.named_parameters()}
+    every = named_parameters(model, ties=True)
+    first = {id(p): name for name, p in named_parameters(model).items()}
     owner: dict[str, str] = {}
     for task_name, task in tasks.items():
         own: list[str] = []
-        for given in task.params:
+        for name in task.params:
+            given = known(name, every)
             if given not in every:
                 close = difflib.get_close_matches(given, list(every), n=3)
                 raise ValueError(

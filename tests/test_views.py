@@ -282,17 +282,17 @@ def test_exponential_and_its_bounds():
 
 
 def test_automatic_goes_from_below_the_curvature_to_above_it():
-    mus = leco.automatic(0.5, 9, start=0.01, end=100.0, power=1)
+    mus = leco.automatic(0.5, 9, start=0.01, end=100.0, power=1, from_delta=False)
     assert len(mus) == 9
     assert mus[0] == pytest.approx(0.005)
     assert mus[-1] == pytest.approx(50)
     assert len({round(b / a, 9) for a, b in itertools.pairwise(mus)}) == 1
     assert leco.automatic(0.5, 1, start=0.1) == [0.05]
     # tenfold in all, from a two-thousandth of the curvature
-    near = leco.automatic(0.5, 9, from_delta=True)
+    near = leco.automatic(0.5, 9)
     assert (near[0], near[4], near[-1]) == pytest.approx((2.5e-4, 2.5e-4 * 10**0.5, 2.5e-3))
-    assert leco.automatic(0.5, 9, 0.01, 100.0, 1, from_delta=True) == mus
-    slow = leco.automatic(0.5, 9, start=0.01, end=100.0)
+    assert leco.automatic(0.5, 9, 0.01, 100.0, 1) == mus
+    slow = leco.automatic(0.5, 9, start=0.01, end=100.0, from_delta=False)
     assert slow[4] == pytest.approx(0.005 * 1e4 ** (0.5**1.5))
     assert (slow[0], slow[-1]) == pytest.approx((mus[0], mus[-1]))
     for bad, message in (

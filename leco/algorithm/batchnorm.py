@@ -1,9 +1,8 @@
 """Batch-norm statistics. They belong to the weights they were measured with: w, not
 Delta(Theta)."""
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,12 +41,13 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     them.
 
     Args:
-        batches: inputs, each passed as `model(batch)`, or `model(*batch)` for a tuple; some
+        batches: inputs, each passed as `model(batch)`, `model(*batch)` for a tuple, or
+            `model(**batch)` for a dict; some
             thousand examples in all are enough. Augmented ones where the net was trained on
             augmented ones: the rest of the net is fitted to their statistics
             (docs/training-loops.md, "Batch norm", has the loss of accuracy otherwise).
 
-    Raises:
+    Raises (the statistics are then as before):
         ValueError: no batches.
         TypeError: a list, as a DataLoader of inputs and targets gives.
 
@@ -60,29 +60,42 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     layers = _layers(model)
     if not layers:
         return
-    remaining = iter(batches)
-    first = next(remaining, None)
-    if first is None:
-        raise ValueError("recalibrate_: batches is empty; give at least one batch of inputs")
-    modes = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers.values()}
-    model.eval()
-    for layer in layers.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average over the batches
-        layer.train()
+    modes = {module: module.training for module in model.modules()}
+    before = {name: value.clone() for name, value in batchnorm_statistics(model).items()}
     try:
-        for batch in itertools.chain([first], remaining):
-            if isinstance(batch, list):
-                raise TypeError(
-                    "recalibrate_: batches must give inputs, not lists of inputs and targets; pass (x for x, y in loader)"
-                )
-            model(*batch) if isinstance(batch, tuple) else model(batch)
+        model.eval()
+        for layer in layers.values():
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain average over the batches
+            layer.train()
+        if not _pass_through(model, batches):
+            raise ValueError("recalibrate_: batches is empty; give at least one batch of inputs")
+    except BaseException:
+        for name, value in batchnorm_statistics(model).items():
+            value.copy_(before[name])
+        raise
     finally:
         for layer, momentum in momenta.items():
             layer.momentum = momentum
         for module, training in modes.items():
             module.training = training
+
+
+def _pass_through(model: nn.Module, batches: Iterable[Any]) -> int:
+    """Call the model with each batch; how many there were."""
+    count = 0
+    for count, batch in enumerate(batches, 1):  # noqa: B007
+        if isinstance(batch, list):
+            raise TypeError(
+                "recalibrate_: batches must give inputs, not lists of inputs and targets; pass "
+                "(x for x, y in loader)"
+            )
+        if isinstance(batch, Mapping):
+            model(**batch)
+        else:
+            model(*batch) if isinstance(batch, tuple) else model(batch)
+    return count
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def compressed_tasks(source: LC | Mapping[str, Compressed]) -> dict[str, Compres
         raise ValueError(
             "there is no Theta yet; set lc.mu first, which makes the direct compression"
         )
+    source.check_current()
     return {
         task: Compressed(
             {name: source.params[name].shape for name in names},

@@ -2,8 +2,9 @@
 parameters."""
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ class Record(NamedTuple):
     multiplier_norm: float
     price: float
     """alpha C(Theta) of the penalty forms, summed over the tasks."""
-    bits: int
-    """Of the coded Thetas, as `leco.save` writes them."""
+    bits: int | None
+    """Of the coded Thetas, as `leco.save` writes them; None where they were not counted, as counting
+    codes all of them (`lc.bits()`)."""
     c_seconds: float
     l_seconds: float = math.nan
     loss: float = math.nan
@@ -43,6 +45,21 @@ class Snapshot(NamedTuple):
 
     thetas: dict[str, Theta]
     rest: dict[str, Tensor]
+    made_by: Mapping[str, Any] | None = None
+    """The compression that each Theta is of."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` gives. `records[0]` is direct compression, before any L step; `best` is the
+    compressed net of least validation error."""
+
+    records: list[Record]
+    best: Snapshot
+    best_step: int
+    stopped: str
+    """One of "schedule" (all mu were used), "gap" (the relative gap is below the tolerance),
+    "interrupted", "diverged"."""
 
 
 def norm(tensors: Iterable[Tensor]) -> float:

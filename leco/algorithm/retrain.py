@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leco.algorithm.attach import before_step
 from leco.algorithm.lc import LC
-from leco.algorithm.penalty import before_step
 from leco.algorithm.record import Record
 from leco.theta import Theta
 from leco.theta.tree import free_leaves, with_free_leaves
@@ -146,14 +146,15 @@ class Retraining:
 
     @torch.no_grad()
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        thetas = {}
+        for name, free in self._free.items():
+            moved = self._theta(name, [p.detach().clone() for p in free])
+            thetas[name] = self._lc.tasks[name].compression.feasible(moved)
+            for p, value in zip(free, free_leaves(thetas[name]), strict=True):
+                p.copy_(value)
         for p in self._lc.params.values():
             p.grad = None
-        self._lc.set_thetas(
-            {
-                name: self._theta(name, [p.detach().clone() for p in free])
-                for name, free in self._free.items()
-            }
-        )
+        self._lc.set_thetas(thetas)
         self._lc.project_()
 
 

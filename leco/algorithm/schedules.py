@@ -33,7 +33,7 @@ def automatic(
     end: float | None = None,
     power: float | None = None,
     *,
-    from_delta: bool = False,
+    from_delta: bool = True,
 ) -> list[float]:
     """mu_k = start h (end/start)^((k/(steps - 1))^power), h the curvature of the loss from w to
     Delta(Theta) that `lc.curvature` measures.
@@ -44,16 +44,18 @@ def automatic(
     Args:
         curvature: h.
         steps: the number of values.
-        start, end, power: 0.05, 7 and 1.5. With a power above 1 most steps are at small mu, where
-            indices and masks still change, and the last ones close the gap; 1 is `exponential`.
-        from_delta: for L steps that start at Delta(Theta), as those of `leco.run(from_delta=True)`:
-            the defaults are 0.0005, 0.005 and 1 then, for 40 steps of some 10 rounds each.
+        start, end, power: 0.0005, 0.005 and 1, for 40 steps of some 10 rounds each; 1 is
+            `exponential`.
+        from_delta: False for L steps that start where the last one ended, as those of
+            `leco.run(from_delta=False)`: the defaults are 0.05, 7 and 1.5 then. With a power above
+            1 most steps are at small mu, where indices and masks still change, and the last ones
+            close the gap.
 
     >>> import leco
-    >>> [round(mu, 5) for mu in leco.automatic(0.1, steps=5)]
-    [0.005, 0.00927, 0.02869, 0.12386, 0.7]
-    >>> [round(mu, 6) for mu in leco.automatic(0.1, steps=3, from_delta=True)]
+    >>> [round(mu, 6) for mu in leco.automatic(0.1, steps=3)]
     [5e-05, 0.000158, 0.0005]
+    >>> [round(mu, 5) for mu in leco.automatic(0.1, steps=5, from_delta=False)]
+    [0.005, 0.00927, 0.02869, 0.12386, 0.7]
     """
     defaults = FROM_DELTA if from_delta else FROM_LAST
     start, end, power = (

@@ -102,6 +102,9 @@ class Choice(OfParts, Penalty[Sum]):
     def parts(self) -> tuple[Part, ...]:
         return self.candidates  # pyright: ignore[reportReturnType]
 
+    def _members(self, theta: Sum) -> list[int]:
+        return [term.candidate for term in theta.terms]
+
     def check(self, shape: Any) -> None:
         for b, block in enumerate(block_shapes(shape)):
             self._fitting(b, block)

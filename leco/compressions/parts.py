@@ -148,6 +148,18 @@ class OfParts:
     def views(self) -> tuple[type, ...]:
         return own_views(self.parts)
 
+    def feasible(self, theta: Sum) -> Sum:
+        """Each term within its own set."""
+        terms = [
+            term._replace(theta=self.parts[which].compression.feasible(term.theta))
+            for which, term in zip(self._members(theta), theta.terms, strict=True)
+        ]
+        return theta._replace(terms=tuple(terms))
+
+    def _members(self, theta: Sum) -> Iterable[int]:
+        """The part that each term is of."""
+        return range(len(theta.terms))
+
 
 def block_shapes(shape: Any) -> tuple[torch.Size, ...]:
     """Of an array or of blocks: the shapes of the blocks."""

@@ -71,6 +71,11 @@ class Compression(Generic[T]):
             found = cast(Any, found).scaled(c)
         return found if dtype == first.dtype else _cast(found, first.dtype)
 
+    def feasible(self, theta: T) -> T:
+        """A Theta of the set, with the discrete choices of one whose floats were moved freely.
+        Most sets hold every such Theta already."""
+        return theta
+
     def price(self, theta: T) -> float:
         """alpha C(Theta): 0 for a set, the price paid in the objective for a penalty form."""
         return 0.0

@@ -126,6 +126,10 @@ class L1Ball(Compression[Sparse]):
     def __post_init__(self) -> None:
         check_number("L1Ball: kappa", self.kappa)
 
+    def feasible(self, theta: Sparse) -> Sparse:
+        delta = theta.decompress()
+        return theta._replace(values=self.c_step(delta, 1.0).decompress()[theta.mask])
+
     def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
         tau = _l1_threshold(x.abs().contiguous(), self.kappa).to(x.dtype)
         # exactly, whatever the rounding of tau
@@ -174,6 +178,9 @@ class L2Ball(Compression[Dense]):
 
     def __post_init__(self) -> None:
         check_number("L2Ball: kappa", self.kappa)
+
+    def feasible(self, theta: Dense) -> Dense:
+        return self.c_step(theta.decompress(), 1.0)
 
     def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64).to(x.dtype)

@@ -63,6 +63,9 @@ def save(
         raise ValueError(
             f"leco.save: dtype = {dtype} must be torch.float16, torch.bfloat16 or None"
         )
+    if snapshot is None:
+        lc.check_saved()
+    lc.check_current()
     net = snapshot or Snapshot(lc.thetas, lc.rest())
     if not net.thetas:
         raise ValueError(

@@ -84,5 +84,7 @@ def history(records: list[Record]) -> str:
         )
         texts = ["" if math.isnan(n) else f"{n:.4g}" for n in numbers]
         seconds = ["" if math.isnan(n) else f"{n:.2f}" for n in (r.l_seconds, r.c_seconds)]
-        table.add_row(str(r.step), *texts, f"{-(-r.bits // 8):,}", *seconds)
+        table.add_row(
+            str(r.step), *texts, "" if r.bits is None else f"{-(-r.bits // 8):,}", *seconds
+        )
     return render(table)

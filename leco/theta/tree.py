@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from leco.theta import Theta
+from leco.theta import Theta, ZeroCodes, lookup
 from leco.views import VIEWS
 
 
@@ -21,23 +21,58 @@ def leaves(field: Any) -> list[Tensor]:
 
 
 def choices(thetas: Iterable[Theta]) -> list[Tensor]:
-    """The discrete tensors of Thetas: indices and masks, which training within the compression
-    leaves as they are."""
-    return [leaf for theta in thetas for leaf in leaves(theta) if not leaf.is_floating_point()]
+    """The discrete tensors of Thetas, indices and masks, which training within the compression
+    leaves as they are; behind indices of learned values beside 0, these values."""
+    found = list[Tensor]()
+    for theta in thetas:
+        for form in _forms(theta):
+            own = [field for field in form if isinstance(field, Tensor)]
+            found += [field for field in own if not field.is_floating_point()]
+            if isinstance(form, ZeroCodes):
+                found.append(form.codebook)
+    return found
+
+
+def _forms(field: Any) -> Iterator[Any]:
+    """A Theta and all Thetas in it."""
+    if isinstance(field, tuple):
+        if hasattr(field, "_fields"):
+            yield field
+        for member in field:
+            yield from _forms(member)
 
 
 def share_changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The share of indices that differ, and of what masks keep that was exchanged; NaN where there
-    are none."""
+    """The share of indices that differ, and of what masks keep that was exchanged, between two
+    lists of `choices`; NaN where there are none.
+
+    Where the number of learned values has changed, each new value counts as the old one that is
+    nearest to it.
+    """
     changed = total = 0
-    for old, new in zip(before, after, strict=False):
+    pairs = list(zip(before, after, strict=False))
+    following = [*pairs[1:], (torch.zeros(0), torch.zeros(0))]
+    for (old, new), (old_book, new_book) in zip(pairs, following, strict=bool(pairs)):
+        if new.is_floating_point():
+            continue
         if old.shape != new.shape or old.dtype != new.dtype:  # another candidate of a choice
             changed, total = changed + new.numel(), total + new.numel()
             continue
+        if old_book.is_floating_point() and old_book.shape != new_book.shape:
+            new = _in_terms_of(old_book, new_book, new)
         kept = old.dtype == torch.bool
         changed += int((new & ~old).sum()) if kept else int((old != new).sum())
         total += int(new.sum()) if kept else new.numel()
     return changed / total if total else math.nan
+
+
+def _in_terms_of(old: Tensor, new: Tensor, indices: Tensor) -> Tensor:
+    """Indices of 0 and the values `new` (..., K), as indices of 0 and the nearest values of
+    `old` (..., J)."""
+    if not old.shape[-1] or not new.shape[-1]:
+        return torch.zeros_like(indices)
+    nearest = (new.unsqueeze(-1) - old.unsqueeze(-2)).abs().argmin(-1) + 1
+    return lookup(torch.nn.functional.pad(nearest, (1, 0)), indices).to(indices.dtype)
 
 
 def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:

@@ -58,6 +58,7 @@ class Problem:
             "evaluate": self.evaluate,
             "batches": lambda: [X],
             "progress": False,
+            "from_delta": False,
             "stateful": {"optimizer": self.optimizer},
             **options,
         }

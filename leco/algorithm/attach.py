@@ -1,0 +1,164 @@
+"""The penalty's gradient in an optimizer's step: the training code stays as it is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import penalty
+
+STABLE = {False: lambda b: 2 * (1 + b), True: lambda b: 2 * (1 + b) / (1 + 2 * b)}
+"""By Nesterov or not: the bound on lr mu below which SGD with momentum b is stable on the penalty."""
+
+
+class Penalized(Protocol):
+    """What the hook needs of an `LC`."""
+
+    thetas: Mapping[str, Any]
+    names: Mapping[str, Sequence[str]]
+
+    @property
+    def params(self) -> Mapping[str, nn.Parameter]: ...
+    @property
+    def multipliers(self) -> Mapping[str, Tensor]: ...
+    @property
+    def delta(self) -> Mapping[str, Tensor]: ...
+    @property
+    def mu(self) -> float: ...
+    def applied(self, unstable: str) -> None: ...
+
+
+class Hook:
+    """An optimizer's step pre-hook that adds mu (w - Delta(Theta)) - lambda to `.grad`.
+
+    A class, so that an attached optimizer can be pickled and copied.
+    """
+
+    def __init__(self, lc: Penalized, names: Sequence[str]):
+        self.lc, self.names = lc, tuple(names)
+
+    def __call__(self, optimizer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return before_step(lambda: self.add_gradient(optimizer), args, kwargs)
+
+    @torch.no_grad()
+    def add_gradient(self, optimizer: Any) -> None:
+        """Nothing before mu is set: that is plain training."""
+        lc = self.lc
+        if not lc.thetas:
+            return
+        every, deltas, multipliers = lc.params, lc.delta, lc.multipliers
+        names = [name for name in self.names if every[name].requires_grad]  # frozen since
+        params: list[Any] = [every[name] for name in names]
+        for p in params:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            elif p.grad.is_sparse:  # the penalty moves all rows
+                p.grad = p.grad.to_dense()
+        # GradScaler leaves the unscaling to fused optimizers
+        scaler = getattr(optimizer, "grad_scale", None)
+        penalty.add_gradient_(
+            [p.grad for p in params],
+            params,
+            [deltas[name] for name in names],
+            [multipliers[name] for name in names] if multipliers else [],
+            lc.mu,
+            1.0 if scaler is None else float(scaler),
+        )
+        lc.applied(_unstable(optimizer, lc.mu))
+
+
+def hook(lc: Penalized, optimizers: Sequence[Any]) -> list[Any]:
+    """Hook every optimizer that holds compressed parameters; return the handles.
+
+    Raises:
+        TypeError: something that is no optimizer, or one that can't take the penalty's gradient.
+        ValueError: a compressed parameter that no optimizer holds, that is frozen, or that another
+            LC adds its penalty to.
+    """
+    inner = [innermost(optimizer) for optimizer in optimizers]
+    for optimizer in inner:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                "LC: LBFGS needs the value of the penalty in its line search; add lc.penalty() to "
+                "the loss instead of attach"
+            )
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            raise TypeError(
+                "LC: SparseAdam takes sparse gradients only, and the penalty moves all weights; "
+                "use torch.optim.Adam for compressed parameters"
+            )
+    held = [{id(p) for g in optimizer.param_groups for p in g["params"]} for optimizer in inner]
+    _check(lc, inner, held)
+    handles = []
+    for optimizer, ids in zip(inner, held, strict=True):
+        names = [name for name, p in lc.params.items() if id(p) in ids]
+        if names:
+            handles.append(optimizer.register_step_pre_hook(Hook(lc, names)))
+    return handles
+
+
+def innermost(optimizer: Any) -> Any:
+    """The torch optimizer inside wrappers that keep it as `.optimizer`, as accelerate's does."""
+    found = optimizer
+    while "_optimizer_step_pre_hooks" not in getattr(found, "__dict__", {}):
+        found = getattr(found, "optimizer", None)
+        if found is None:
+            raise TypeError(
+                f"LC: attach takes optimizers of torch.optim, or wrappers that keep one as "
+                f".optimizer, not {type(optimizer).__name__}; for others add lc.penalty() to the "
+                "loss"
+            )
+    return found
+
+
+def _check(lc: Penalized, optimizers: Sequence[Any], held: Sequence[set[int]]) -> None:
+    others = {
+        id(hook.lc.params[name])
+        for optimizer in optimizers
+        for hook in optimizer._optimizer_step_pre_hooks.values()
+        if isinstance(hook, Hook) and hook.lc is not lc
+        for name in hook.names
+    }
+    for task, names in lc.names.items():
+        for name in names:
+            p, place = lc.params[name], f"LC: parameter {name!r} of task {task!r}"
+            if not any(id(p) in ids for ids in held):
+                raise ValueError(f"{place} is in none of the {len(held)} optimizers")
+            if not p.requires_grad:
+                raise ValueError(f"{place} is frozen (requires_grad = False): no L step moves it")
+            if id(p) in others:
+                raise ValueError(
+                    f"{place} gets the penalty of another LC in this optimizer; call detach() of "
+                    "that LC first"
+                )
+
+
+def before_step(change_gradients: Callable[[], None], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Change the gradients before an optimizer's step. A closure computes them inside the step
+    (Lightning's does): it is wrapped."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        return change_gradients()
+
+    def wrapped() -> Any:
+        loss = closure()
+        change_gradients()
+        return loss
+
+    rest = {name: value for name, value in kwargs.items() if name != "closure"}
+    return (args[0], wrapped), rest
+
+
+def _unstable(optimizer: Any, mu: float) -> str:
+    """What is wrong where plain SGD diverges on the penalty, of curvature mu; else ""."""
+    if type(optimizer) is not torch.optim.SGD:
+        return ""
+    for group in optimizer.param_groups:
+        bound = STABLE[group["nesterov"]](group["momentum"]) / mu
+        if float(group["lr"]) > bound:
+            return (
+                f"the learning rate {float(group['lr']):g} is above {bound:.3g}, where SGD diverges "
+                f"on the penalty at mu = {mu:g}; lower it with leco.stable_lr"
+            )
+    return ""
