@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed, compressed_tasks
 from leco.algorithm.lc import LC
-from leco.theta import Affine, Codes, Fixed, Scaled, Sum, VectorCodes, ZeroCodes
+from leco.theta import IndexCoded, Sum, index_coded
+from leco.theta.entries import runs_of
 from leco.views import Blocks, Kernel
-
-QUANTIZED = (Affine, Codes, Fixed, Scaled, ZeroCodes)
 
 
 class Grid(NamedTuple):
@@ -136,103 +135,84 @@ def quantized(source: LC | Mapping[str, Compressed]) -> dict[str, Quantized | st
     found: dict[str, Quantized | str] = {}
     for compressed in compressed_tasks(source).values():
         found |= dict.fromkeys(compressed.shapes, f"{type(compressed.theta).__name__}")
-        for part in _parts(compressed):
-            found |= _quantized(part)
+        for part, weight in _parts(compressed, 1.0):
+            found |= _quantized(part, weight)
     return found
 
 
-def _parts(compressed: Compressed) -> Iterator[Compressed]:
-    """The terms of a budget or a choice, each for the blocks that are its own alone; else
-    itself."""
+def _parts(compressed: Compressed, weight: float) -> Iterator[tuple[Compressed, float]]:
+    """The terms of a budget or a choice, each for the blocks that are its own alone, else the
+    Theta itself; with the number by which their Delta is divided."""
     shapes, view, theta = compressed
     if not isinstance(theta, Sum) or view not in (Blocks(), Kernel()):
-        yield compressed
+        yield compressed, weight
         return
     names, terms = list(shapes), Counter(b for term in theta.terms for b in term.at)
     for term in theta.terms:
         if all(terms[b] == 1 for b in term.at):
-            yield from _parts(
-                Compressed(
-                    {names[b]: shapes[names[b]] for b in term.at},
-                    term.view,
-                    _over(term.theta, term.weight),
-                )
-            )
+            own = {names[b]: shapes[names[b]] for b in term.at}
+            yield from _parts(Compressed(own, term.view, term.theta), weight * term.weight)
 
 
-def _over(theta: Any, weight: float) -> Any:
-    """The Theta of Delta(theta) / weight."""
-    for field in ("scale", "codebook", "values"):
-        if weight != 1 and isinstance(theta, (*QUANTIZED, VectorCodes)) and field in theta._fields:
-            return theta._replace(**{field: getattr(theta, field) / weight})
-    return theta
-
-
-def _quantized(compressed: Compressed) -> dict[str, Quantized | str]:
+def _quantized(compressed: Compressed, weight: float) -> dict[str, Quantized | str]:
+    """The parameters of one Theta, divided by `weight`."""
     shapes, view, theta = compressed
-    sizes = list(shapes.values())
-    if isinstance(theta, VectorCodes) and theta.codebook.ndim == 2:
-        d = theta.codebook.shape[1]
-        entries = torch.arange(theta.indices.numel() * d, device=theta.indices.device).view(-1, d)
-        return {
-            name: _vectors(theta, own.reshape(-1))
-            for name, own in zip(shapes, view.backward(entries, sizes), strict=True)
-        }
-    if not isinstance(theta, QUANTIZED):
+    sizes, codes = list(shapes.values()), index_coded(theta)
+    if codes is None:
         return dict.fromkeys(shapes, type(theta).__name__)
-    problems = theta.indices.shape[:-1]
-    numbers = (
-        torch.arange(problems.numel(), device=theta.indices.device)
-        .view(*problems, 1)
-        .expand(theta.indices.shape)
-    )
-    parts = zip(
-        shapes, view.backward(theta.indices, sizes), view.backward(numbers, sizes), strict=True
-    )
+    codes, indices = codes.over(weight), codes.indices
+    if codes.values is not None and codes.values.ndim == 3:
+        return _codewords(compressed, codes, codes.values)
+    # the number of the problem that each index belongs to
+    problems = indices.shape[:-1]
+    numbers = torch.arange(problems.numel(), device=indices.device).view(*problems, 1)
+    numbers = view.backward(numbers.expand(indices.shape), sizes)
     return {
-        name: _coded(theta, indices.reshape(-1), own.reshape(-1)) for name, indices, own in parts
+        name: _in_runs(codes, own.reshape(-1), number.reshape(-1))
+        for name, own, number in zip(shapes, view.backward(indices, sizes), numbers, strict=True)
     }
 
 
-def _coded(theta: Any, indices: Tensor, numbers: Tensor) -> Grid | Coded | str:
-    """`indices` (n,) of a parameter and, for each, the number of its problem among the leading
-    indices of `theta`."""
+def _in_runs(codes: IndexCoded, indices: Tensor, numbers: Tensor) -> Grid | Coded:
+    """`indices` (n,) of a parameter and, for each, the number of its problem."""
+    # runs of equal length, each of one problem
     borders = ((numbers[1:] != numbers[:-1]).nonzero().squeeze(1) + 1).cpu().numpy()
     length = int(np.gcd.reduce(borders, initial=len(numbers)))
-    runs = numbers.view(-1, length)[:, 0]
-    indices = indices.view(-1, length)
+    runs, indices = numbers.view(-1, length)[:, 0], indices.view(-1, length)
 
-    def own(field: Tensor, dims: int) -> Tensor:
-        """The entries of a field for each run; `dims` dimensions are not leading ones."""
-        return field.reshape(-1, *field.shape[field.ndim - dims :])[runs]
+    def own(field: Tensor) -> Tensor:
+        """The entries of a field for each run."""
+        return field[runs] if len(field) > 1 else field.expand(len(runs), *field.shape[1:])
 
-    if isinstance(theta, Affine):
-        zero = own(theta.zero_point, 0).to(torch.int16)
-        grid = _grid(indices.to(torch.int16) - zero.unsqueeze(-1), own(theta.scale, 0), zero)
+    scale = None if codes.scale is None else own(codes.scale)
+    if codes.values is None:
+        assert scale is not None
+        assert codes.zero_point is not None
+        zero = own(codes.zero_point).to(torch.int16)
+        grid = _grid(indices.to(torch.int16) - zero.unsqueeze(-1), scale, zero)
         assert grid is not None
         return grid
-    if isinstance(theta, Fixed | Scaled):
-        return Coded(
-            indices,
-            theta.values.unsqueeze(0),
-            own(theta.scale, 0) if isinstance(theta, Scaled) else None,
-        )
-    book = (
-        nn.functional.pad(theta.codebook, (1, 0))
-        if isinstance(theta, ZeroCodes)
-        else theta.codebook
-    )
-    return Coded(indices, own(book, 1) if len(runs.unique()) > 1 else own(book, 1)[:1], None)
+    book = own(codes.values)
+    alone = len(codes.values) == 1 or len(runs.unique()) == 1
+    return Coded(indices, book[:1] if alone else book, scale)
 
 
-def _vectors(theta: VectorCodes, entries: Tensor) -> Vectors | str:
-    """`entries` (n,) of Delta(theta).flatten() that are a parameter, if whole codewords."""
-    d = theta.codebook.shape[1]
-    if entries.numel() % d or not torch.equal(
-        entries.view(-1, d), entries[::d, None] // d * d + torch.arange(d, device=entries.device)
-    ):
-        return "VectorCodes"
-    return Vectors(theta.indices[entries[::d] // d], theta.codebook)
+def _codewords(
+    compressed: Compressed, codes: IndexCoded, words: Tensor
+) -> dict[str, Quantized | str]:
+    """The parameters of a Theta whose indices stand for several weights each."""
+    shapes, view, theta = compressed
+    if len(words) > 1:
+        return dict.fromkeys(shapes, type(theta).__name__)
+    d, device = words.shape[2], words.device
+    entries = torch.arange(codes.indices.numel() * d, device=device)
+    entries = view.backward(entries.view(*codes.indices.shape, d), list(shapes.values()))
+    found: dict[str, Quantized | str] = {}
+    for name, own in zip(shapes, entries, strict=True):
+        at = runs_of(own.reshape(-1), d)
+        kept = None if at is None else Vectors(codes.indices.reshape(-1)[at], words[0])
+        found[name] = kept or type(theta).__name__
+    return found
 
 
 def at_delta(task: str, model: nn.Module, source: LC | Mapping[str, Compressed]) -> nn.Module:

@@ -1,8 +1,8 @@
 """Codes in memory: integers packed in bytes, and the weights that they stand for.
 
     Integers     as many base-K digits to a byte as fit, or 2 to 4 bytes each
-    Coded        w = scale (values[index] - shift): codebooks, signs, small grids, codewords
-    Grid         w = scale (level - shift), levels of 8 bits
+    Lookup       w = scale (values[index] - shift): codebooks, signs, small grids, codewords
+    Levels       w = scale (level - shift), levels of 8 bits
 
 A byte of digits is decoded by one look-up, in a table of the values of all its digits.
 """
@@ -97,7 +97,7 @@ class Integers(nn.Module):
         )
 
 
-class Coded(nn.Module):
+class Lookup(nn.Module):
     """w = scale (values[index] - shift), in the order of the indices. `values` (rows or 1, K, d),
     `scale` and `shift` (rows or 1, 1) or None.
 
@@ -137,8 +137,8 @@ class Coded(nn.Module):
         return w if self.affine.of_all else self.affine(w, rows)
 
 
-class Grid(nn.Module):
-    """w = scale (level - shift), levels of 8 bits with sign; as `Coded`, but a conversion is faster
+class Levels(nn.Module):
+    """w = scale (level - shift), levels of 8 bits with sign; as `Lookup`, but a conversion is faster
     than a look-up for 8 bits."""
 
     codes: Tensor

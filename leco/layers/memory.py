@@ -18,22 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-from leco.layers.integers import Coded, Grid, Integers, select
-from leco.layers.layout import Through, entries, take
+from leco.layers.integers import Integers, Levels, Lookup, select
+from leco.layers.layout import Through, entries
 from leco.theta import (
-    Affine,
-    Codes,
     Dense,
-    Fixed,
     GroupSparse,
+    IndexCoded,
     NMSparse,
-    Scaled,
     Sparse,
     Sum,
     Theta,
-    VectorCodes,
-    ZeroCodes,
+    index_coded,
     patterns,
+    shape_of,
+    take,
 )
 from leco.theta.tree import leaves
 from leco.views import Kernel, Shapes, View
@@ -175,7 +173,7 @@ class _Field(nn.Module):
                 field.dtype,
             )
         else:
-            self.packed, self.shape = part(field), field.decompress().shape
+            self.packed, self.shape = decoder_of(field), field.decompress().shape
 
     def forward(self) -> Any:
         if self.packed is None:
@@ -189,50 +187,47 @@ class _Field(nn.Module):
 
 
 def _values(field: Any) -> nn.Module:
-    return Floats(field) if isinstance(field, Tensor) else part(field)
+    return Floats(field) if isinstance(field, Tensor) else decoder_of(field)
 
 
-def part(theta: Theta, columns: int = 0) -> nn.Module:
+def decoder_of(theta: Theta, columns: int = 0) -> nn.Module:
     """What decodes Delta(theta), as an array of any shape with its entries in row-major order.
-    `columns`: see `Coded`."""
+
+    Args:
+        columns: see `Lookup`.
+    """
+    codes = index_coded(theta)
+    if codes is not None:
+        return _of_indices(codes, columns)
     match theta:
-        case Codes(indices, codebook):
-            return Coded(indices, codebook.reshape(-1, codebook.shape[-1], 1), columns=columns)
-        case ZeroCodes(indices, codebook):
-            return Coded(
-                indices, pad(codebook, (1, 0)).view(-1, codebook.shape[-1] + 1, 1), columns=columns
-            )
-        case VectorCodes(indices, codebook):
-            return Coded(indices, codebook.reshape(-1, *codebook.shape[-2:]), columns=columns)
-        case Fixed(indices, values):
-            return Coded(indices, values.view(1, -1, 1), columns=columns)
-        case Scaled(indices, values, scale):
-            return Coded(indices, values.view(1, -1, 1), scale.reshape(-1, 1), columns=columns)
-        case Affine(indices, scale, zero_point):
-            scale, zero_point = scale.reshape(-1, 1), zero_point.to(scale.dtype).reshape(-1, 1)
-            if int(indices.max()) >= 16:
-                shift = zero_point - 128
-                return Grid(
-                    indices.bitwise_xor(128).view(torch.int8),
-                    scale,
-                    shift if bool(shift.any()) else None,
-                    columns,
-                )
-            levels = torch.arange(
-                2 ** int(indices.max()).bit_length(), dtype=scale.dtype, device=scale.device
-            )
-            return Coded(indices, levels.view(1, -1, 1), scale, zero_point, columns)
         case Sparse(mask, values) | GroupSparse(mask, values):
             return Scattered(mask, _values(values))
         case NMSparse(pattern, values, m):
-            kept = values if isinstance(values, Tensor) else values.decompress()
-            return Patterned(pattern, _values(values), kept.shape[-1], m)
+            return Patterned(pattern, _values(values), shape_of(values)[-1], m)
         case Dense(values):
             return _values(values)
         case Sum(_, shapes, _):
             return content(theta, Kernel(), [torch.Size(shapes[0])], 0)
         case _:
             return Whole(theta)
+
+
+def _of_indices(codes: IndexCoded, columns: int) -> nn.Module:
+    """What decodes indices into values. A uniform grid of up to 16 levels is looked up too."""
+    scale = None if codes.scale is None else codes.scale.unsqueeze(-1)
+    if codes.values is not None:
+        values = codes.values if codes.values.ndim == 3 else codes.values.unsqueeze(-1)
+        zero = None if codes.zero_point is None else codes.zero_point.to(values).unsqueeze(-1)
+        return Lookup(codes.indices, values, scale, zero, columns)
+    assert scale is not None
+    assert codes.zero_point is not None
+    zero, highest = codes.zero_point.to(scale).unsqueeze(-1), int(codes.indices.max())
+    if highest < 16:
+        levels = torch.arange(2 ** highest.bit_length(), dtype=scale.dtype, device=scale.device)
+        return Lookup(codes.indices, levels.view(1, -1, 1), scale, zero, columns)
+    # of 8 bits with sign
+    signed, zero = codes.indices.to(torch.uint8).bitwise_xor(128).view(torch.int8), zero - 128
+    return Levels(signed, scale, zero if bool(zero.any()) else None, columns)
 
 
 class UnpackableError(ValueError):
@@ -251,7 +246,7 @@ def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int =
     in_order = bool((at.reshape(-1) == run).all())
     found = theta if len(shapes) == 1 and in_order else take(theta, at)
     if found is not None:
-        return part(found, columns)
+        return decoder_of(found, columns)
     alone = (
         theta
         if len(shapes) == 1
@@ -261,7 +256,7 @@ def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int =
     )
     if alone is None:
         raise UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
-    return Viewed(part(alone), view, at.shape)
+    return Viewed(decoder_of(alone), view, at.shape)
 
 
 def _sum(theta: Sum, view: View, shapes: Shapes, which: int) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leco.algorithm.compressed import Compressed, compressed_tasks
 from leco.algorithm.lc import LC
 from leco.layers.factorize import factored, rebuilt, users_of
-from leco.layers.integers import Coded, Grid
+from leco.layers.integers import Levels, Lookup
 from leco.layers.memory import UnpackableError, content
 
 Cache = Literal["none", "keep"]
@@ -180,7 +180,7 @@ class PackedLinear(PackedLayer, nn.Linear):
         scale a row, in half precision on a CPU."""
         grid: Any = self.packed.content
         half = (
-            isinstance(self.packed.content, Grid)
+            isinstance(self.packed.content, Levels)
             and grid.affine.shift is None
             and self.packed.dtype in (torch.bfloat16, torch.float16)
         )
@@ -223,7 +223,7 @@ class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d): ...
 class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         decoder = self.packed.content
-        if isinstance(decoder, Coded | Grid) and decoder.by_rows:
+        if isinstance(decoder, Lookup | Levels) and decoder.by_rows:
             return (
                 decoder(input.reshape(-1))
                 .to(self.packed.dtype)

@@ -6,6 +6,7 @@ compressions share one form, and a file of Thetas loads without the compressions
 that made them.
 """
 
+from leco.theta.entries import take
 from leco.theta.factors import (
     ConvFactors,
     CPFactors,
@@ -15,7 +16,8 @@ from leco.theta.factors import (
     TuckerFactors,
     mode_product,
 )
-from leco.theta.protocol import Array, Theta, shape_of, values
+from leco.theta.index_coded import IndexCoded, index_coded
+from leco.theta.protocol import Array, Checked, Intermediate, Shaped, Theta, shape_of, values
 from leco.theta.quantized import (
     Affine,
     Codes,
@@ -58,6 +60,7 @@ __all__ = [
     "Affine",
     "Array",
     "CPFactors",
+    "Checked",
     "Codes",
     "ConvFactors",
     "Dense",
@@ -65,8 +68,11 @@ __all__ = [
     "Fixed",
     "GroupSparse",
     "HashedValues",
+    "IndexCoded",
+    "Intermediate",
     "NMSparse",
     "Scaled",
+    "Shaped",
     "Sparse",
     "Sum",
     "Term",
@@ -76,9 +82,11 @@ __all__ = [
     "VectorCodes",
     "ZeroCodes",
     "hashed_positions",
+    "index_coded",
     "lookup",
     "mode_product",
     "patterns",
     "shape_of",
+    "take",
     "values",
 ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from leco.theta.entries import pick, replaced
 from leco.theta.protocol import is_count, require, shape_of, times, values
 
 
@@ -27,6 +28,9 @@ class Dense(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
+
+    def take(self, at: Tensor) -> "Dense | None":
+        return replaced(self, values=pick(self.values, at))
 
 
 class Factors(NamedTuple):
@@ -163,6 +167,10 @@ class CPFactors(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("factors",)
+
+    def intermediate(self) -> int:
+        sides = (math.prod(shape_of(factor)[0] for factor in half) for half in self.halves())
+        return shape_of(self.factors[0])[1] * sum(sides)
 
 
 def _khatri_rao(factors: list[Tensor]) -> Tensor:

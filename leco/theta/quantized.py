@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leco.theta.protocol import integers, is_count, require
+from leco.theta.entries import runs_of
+from leco.theta.index_coded import IndexCoded, by_problem, taken
+from leco.theta.protocol import check_indices, integers, is_count, require
 
 
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
@@ -42,6 +44,15 @@ class Codes(NamedTuple):
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
 
+    def check(self) -> None:
+        check_indices("indices", self.indices, self.codebook.shape[-1])
+
+    def take(self, at: Tensor) -> "Codes | None":
+        return taken(self, at, codebook=1)
+
+    def index_coded(self) -> IndexCoded:
+        return IndexCoded(self.indices, by_problem(self.codebook, self.indices.shape[:-1], 1))
+
 
 class Fixed(NamedTuple):
     """Given codebook: w_i = values[indices_i]. `indices` (..., n) integers, `values` (K,) floats
@@ -61,6 +72,15 @@ class Fixed(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ()
+
+    def check(self) -> None:
+        check_indices("indices", self.indices, self.values.shape[-1])
+
+    def take(self, at: Tensor) -> "Fixed | None":
+        return taken(self, at, values=1)
+
+    def index_coded(self) -> IndexCoded:
+        return IndexCoded(self.indices, by_problem(self.values, self.indices.shape[:-1], 1))
 
 
 class Scaled(NamedTuple):
@@ -84,6 +104,16 @@ class Scaled(NamedTuple):
     def free(self) -> tuple[str, ...]:
         return ("scale",)
 
+    def check(self) -> None:
+        check_indices("indices", self.indices, self.values.shape[-1])
+
+    def take(self, at: Tensor) -> "Scaled | None":
+        return taken(self, at, scale=0)
+
+    def index_coded(self) -> IndexCoded:
+        scale = by_problem(self.scale, self.indices.shape[:-1], 0)
+        return IndexCoded(self.indices, self.values.unsqueeze(0), scale)
+
 
 class ZeroCodes(NamedTuple):
     """Learned values beside 0: w_i = 0 where indices_i = 0, else codebook[indices_i - 1]. `indices`
@@ -103,6 +133,16 @@ class ZeroCodes(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
+
+    def check(self) -> None:
+        check_indices("indices", self.indices, self.codebook.shape[-1] + 1)
+
+    def take(self, at: Tensor) -> "ZeroCodes | None":
+        return taken(self, at, codebook=1)
+
+    def index_coded(self) -> IndexCoded:
+        book = torch.nn.functional.pad(self.codebook, (1, 0))
+        return IndexCoded(self.indices, by_problem(book, self.indices.shape[:-1], 1))
 
 
 class VectorCodes(NamedTuple):
@@ -136,6 +176,16 @@ class VectorCodes(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("codebook",)
+
+    def check(self) -> None:
+        check_indices("indices", self.indices, self.codebook.shape[-2])
+
+    def take(self, at: Tensor) -> "VectorCodes | None":
+        words = runs_of(at, self.codebook.shape[-1])
+        return None if words is None else taken(self, words, codebook=2)
+
+    def index_coded(self) -> IndexCoded:
+        return IndexCoded(self.indices, by_problem(self.codebook, self.indices.shape[:-1], 2))
 
 
 def hashed_positions(
@@ -221,6 +271,12 @@ class Affine(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("scale",)
+
+    def take(self, at: Tensor) -> "Affine | None":
+        return taken(self, at, scale=0, zero_point=0)
+
+    def index_coded(self) -> IndexCoded:
+        return IndexCoded(self.indices, None, self.scale.reshape(-1), self.zero_point.reshape(-1))
 
 
 def _looked_up(indices: Tensor, batch: torch.Size) -> torch.Size:

@@ -1,12 +1,23 @@
 """Pruned weights: a mask and what it keeps, of single weights, of groups, and of n in each m."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from leco.theta.protocol import integers, is_count, require, shape_of, times, values
+from leco.theta.entries import inside, pick, replaced, runs_of
+from leco.theta.protocol import (
+    check_indices,
+    check_mask,
+    integers,
+    is_count,
+    require,
+    shape_of,
+    times,
+    values,
+)
 
 
 class Sparse(NamedTuple):
@@ -35,6 +46,14 @@ class Sparse(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
+
+    def check(self) -> None:
+        check_mask(self.mask, self.values)
+
+    def take(self, at: Tensor) -> "Sparse | None":
+        mask = self.mask.reshape(-1)
+        order, kept = mask.cumsum(0) - 1, mask[at]
+        return replaced(self, mask=kept, values=pick(self.values, order[at][kept]))
 
 
 class GroupSparse(NamedTuple):
@@ -67,6 +86,18 @@ class GroupSparse(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
+
+    def check(self) -> None:
+        check_mask(self.mask, self.values)
+
+    def take(self, at: Tensor) -> "GroupSparse | None":
+        mask, size = self.mask.reshape(-1), shape_of(self.values)[-1]
+        groups = runs_of(at, size)
+        if groups is None:
+            return None
+        kept = mask[groups]
+        rows = (mask.cumsum(0) - 1)[groups][kept]
+        return replaced(self, mask=kept, values=pick(self.values, inside(rows, size)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -120,6 +151,16 @@ class NMSparse(NamedTuple):
 
     def free(self) -> tuple[str, ...]:
         return ("values",)
+
+    def check(self) -> None:
+        check_indices("pattern", self.pattern, math.comb(self.m, shape_of(self.values)[-1]))
+
+    def take(self, at: Tensor) -> "NMSparse | None":
+        blocks = runs_of(at, self.m)
+        if blocks is None:
+            return None
+        kept = pick(self.values, inside(blocks, shape_of(self.values)[-1]))
+        return replaced(self, pattern=self.pattern.reshape(-1)[blocks], values=kept)
 
 
 def _mask(x: Tensor) -> torch.Size:
