@@ -4,7 +4,7 @@ turns them into weights."""
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -230,7 +230,8 @@ def at_delta(task: str, model: nn.Module, source: LC | Mapping[str, Compressed])
                 if parameters[parameter].shape != delta.shape:
                     expected, got = tuple(delta.shape), tuple(parameters[parameter].shape)
                     raise ValueError(
-                        f"{task}: task {name!r} has {parameter!r} of shape {expected}, the model one of {got}"
+                        f"{task}: task {name!r} has {parameter!r} of shape {expected}, "
+                        f"the model one of {got}"
                     )
                 parameters[parameter].copy_(delta)
     return net

@@ -4,15 +4,20 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from leco.files.container import Container, opened
+from leco.files.arguments import check_path
 from leco.files.contents import Contents, contents
+from leco.files.reader import Container, opened
 from leco.theta import THETAS
 from leco.views import VIEWS
 
 
 class Stream(NamedTuple):
-    """One tensor of a file, or what the file needs besides. `kind` is "theta", "rest" or
-    "overhead", `coding` its name ("raw": bytes as they are)."""
+    """One tensor of a file, or what the file needs besides.
+
+    Args:
+        coding: the name of its coding ("raw": bytes as they are).
+        kind: "theta", "rest" or "overhead".
+    """
 
     task: str
     field: str
@@ -28,6 +33,7 @@ def streams(
 ) -> list[Stream]:
     """What each byte of a file is for: its header, description and checksums, then its tensors in
     order. The bytes sum to its length."""
+    check_path("files.inventory.streams(path)", path)
     with opened(path) as file:
         return streams_of(file, contents(file, (*THETAS, *forms), (*VIEWS, *views), None))
 
@@ -40,22 +46,14 @@ def streams_of(file: Container, found: Contents) -> list[Stream]:
         "checksums": file.checksum_bytes,
     }
     rows = [Stream("", name, "", (), length, "", "overhead") for name, length in overhead.items()]
-    for kind, tensors in (
+    kinds = (
         *(("theta", found.stored[name]) for name in found.tasks),
         ("rest", found.rest.values()),
-    ):
+    )
+    for kind, tensors in kinds:
         for t in tensors:
-            rows.append(
-                Stream(
-                    t.task,
-                    t.field,
-                    str(t.dtype).removeprefix("torch."),
-                    tuple(t.shape),
-                    t.length,
-                    str(t.coding.get("name")),
-                    kind,
-                )
-            )
+            dtype, coding = str(t.dtype).removeprefix("torch."), str(t.coding.get("name"))
+            rows.append(Stream(t.task, t.field, dtype, tuple(t.shape), t.length, coding, kind))
     return rows
 
 
@@ -65,6 +63,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: as `load`, for the header and the description.
+        TypeError: not a path.
+        OSError: no such file, or no right to read it.
     """
+    check_path("describe(path)", path)
     with opened(path) as file:
         return file.description

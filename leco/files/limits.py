@@ -1,25 +1,11 @@
-"""What a file may claim, checked before memory is taken: its description's JSON, the sizes of its
-tensors, and what they may hold."""
+"""What a file may claim, checked before memory is taken: the JSON of its description, the sizes of
+its tensors, and the arrays that are made of them."""
 
 import json
 import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
-
-from leco.theta import (
-    Codes,
-    Fixed,
-    GroupSparse,
-    NMSparse,
-    Scaled,
-    Sparse,
-    VectorCodes,
-    ZeroCodes,
-    shape_of,
-)
 
 DEPTH = 32  # of Thetas in Thetas
 SPARE = 2**14  # bytes, or entries, that the smallest task may have
@@ -29,8 +15,8 @@ UNSEEN = 2**22  # weights of a net that is not given, and 256 more for each byte
 
 
 def inflate(packed: bytes, words: bytes, file_bytes: int) -> str:
-    """The JSON of a description. Raises ValueError where it is longer, or has more values, than one
-    of an honest file of this length."""
+    """The JSON of a description. Raises ValueError where it is longer, or has more values, than
+    `save` writes to a file of this length."""
     most = SPARE_TEXT + 16 * file_bytes
     engine = zlib.decompressobj(wbits=-15, zdict=words)
     try:
@@ -101,12 +87,15 @@ def sizes(value: Any) -> list[int]:
 
 
 class Allowance:
-    """What a task may take. Its tensors: 12 bytes for each of its weights, and 64 for a byte of
-    payload, all together. An array that is made of them, Delta(Theta) or one on the way to it: two
-    entries for each weight, and 64 for a byte; all of these together, 64 and 4096.
+    """What a task may take.
 
-    No compression of the library needs more. What is coded to next to nothing (a mask of zeros)
-    can't claim more memory than the net itself.
+    - Its tensors, all together: 12 bytes for each of its weights, and 64 for each byte of payload.
+    - One array that is made of them, Delta(Theta) or an intermediate one: two entries for each
+      weight, and 64 for each byte of payload.
+    - All such arrays together: 64 entries for each weight, and 4096 for each byte.
+
+    No compression of the library needs more. A tensor that is coded to next to nothing (a mask of
+    zeros) can't claim more memory than the net itself.
     """
 
     def __init__(self, entries: int):
@@ -119,51 +108,20 @@ class Allowance:
         most = 12 * self.entries + 64 * self._payload + SPARE
         if self._claimed > most:
             raise ValueError(
-                f"a tensor of shape {tuple(shape)} makes {self._claimed} bytes, more than {most}; the parameters have {self.entries} entries"
+                f"a tensor of shape {tuple(shape)} makes {self._claimed} bytes, more than {most}; "
+                f"the parameters have {self.entries} entries"
             )
 
     def make(self, count: int) -> None:
-        """Raise ValueError where an array of so many entries, or all of them, go beyond."""
+        """Raise ValueError where an array of so many entries, or all arrays together, go beyond."""
         self._made += count
         if count > (most := 2 * self.entries + 64 * self._payload + SPARE):
             raise ValueError(
-                f"an array of {count} entries is larger than {most}; the parameters have {self.entries}"
+                f"an array of {count} entries is larger than {most}; "
+                f"the parameters have {self.entries}"
             )
         if self._made > (most := 64 * (self.entries + 64 * self._payload + SPARE)):
             raise ValueError(
-                f"arrays of {self._made} entries in all are more than {most}; the parameters have {self.entries}"
+                f"arrays of {self._made} entries in all are more than {most}; "
+                f"the parameters have {self.entries}"
             )
-
-
-def check_contents(field: Any) -> None:
-    """Raise ValueError where integers of a Theta, or of one in it, name values that are not there,
-    or a mask has not as many True as values."""
-    if isinstance(field, Tensor) or not isinstance(field, tuple):
-        return
-    for member in field:
-        check_contents(member)
-    if isinstance(field, (Sparse, GroupSparse)):
-        ones, (kept, *_) = int(field.mask.count_nonzero()), shape_of(field.values)
-        if ones != kept:
-            raise ValueError(f"a mask with {ones} True entries has {kept} values")
-    for name, count in _indexed(field).items():
-        indices: Tensor = getattr(field, name)
-        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= count):
-            raise ValueError(
-                f"{name} from {int(indices.min())} to {int(indices.max())} must be at least 0 and below {count}"
-            )
-
-
-def _indexed(theta: Any) -> dict[str, int]:
-    """The fields that choose among values, and how many there are."""
-    if isinstance(theta, (Fixed, Scaled)):
-        return {"indices": theta.values.shape[-1]}
-    if isinstance(theta, Codes):
-        return {"indices": theta.codebook.shape[-1]}
-    if isinstance(theta, ZeroCodes):
-        return {"indices": theta.codebook.shape[-1] + 1}
-    if isinstance(theta, VectorCodes):
-        return {"indices": theta.codebook.shape[-2]}
-    if isinstance(theta, NMSparse):
-        return {"pattern": math.comb(theta.m, shape_of(theta.values)[-1])}
-    return {}

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed
-from leco.files.container import opened
-from leco.files.contents import contents, decoded, part
+from leco.files.arguments import check_kind, check_path
+from leco.files.contents import contents, damage_named, decoded
+from leco.files.reader import opened
+from leco.files.target import Target
 from leco.layers.packed import pack
 from leco.theta import THETAS
 from leco.views import VIEWS
+
+CALL = "load(path, model)"
 
 
 def load(
@@ -20,43 +23,53 @@ def load(
     forms: Sequence[type] = (),
     views: Sequence[type] = (),
     packed: bool = False,
+    strict: bool = True,
 ) -> nn.Module:
     """Put the compressed net of a file into `model`, at w = Delta(Theta), and return it. Needs the
     architecture, not the training script.
 
+    The file is opened once: while another process replaces it, `load` reads the old file or the new
+    one. The names of `torch.compile`, `DataParallel` and `DistributedDataParallel` (`_orig_mod.`,
+    `module.`) do not count. A parameter or buffer on the meta device is replaced by a new one on
+    the CPU, and a tied weight stays tied; an optimizer must be made after that.
+
     Args:
-        model: a net of the same architecture, with any weights.
+        path: of a file that `leco.save` wrote.
+        model: a net of the same architecture, with any weights, on any device or on meta.
         forms: Theta classes of your own that the file uses, beside the library's.
-        views: view classes of your own, likewise.
+        views: view classes of your own that the file uses.
         packed: return what `leco.pack` makes of `model` then, a net whose layers compute from
             Theta.
+        strict: False loads what fits, and warns once of all that is missing, unexpected, or of
+            another shape.
 
     Raises:
-        ValueError: not a file of leco, a version or form that is not known, damaged contents, or
-            another architecture; `model` is unchanged.
+        ValueError: a folder, not a file of leco, a version or form that is not known, damaged
+            contents, or another architecture; `model` is unchanged.
+        TypeError: arguments in another order.
+        OSError: no such file, or no right to read it.
     """
-    state = {
-        name: value
-        for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, Tensor)
-    }
+    check_path(CALL, path)
+    check_kind(CALL, "model", model, nn.Module, "a torch.nn.Module")
+    target = Target(model, strict)
     values: dict[str, Tensor] = {}
     tasks: dict[str, Compressed] = {}
     with opened(path) as file:
-        found = contents(file, (*THETAS, *forms), (*VIEWS, *views), state)
+        found = contents(file, (*THETAS, *forms), (*VIEWS, *views), target)
+        # Delta(Theta) of the tasks
         for name in found.tasks:
-            task = decoded(file, found, name)
-            with part(f"task {name!r}"):
-                values |= _deltas(task)
-            tasks |= {name: task} if packed else {}
-        with part("the rest"):
-            values |= {name: file.read(stored) for name, stored in found.rest.items()}
-    with torch.no_grad():
-        for name, value in values.items():
-            state[name].copy_(value)
-        for name, first in found.tied.items():
-            state[name].copy_(values[first])
-    return pack(model, tasks) if packed else model
+            if target.names.keys() & found.tasks[name].shapes.keys():
+                task = decoded(file, found, name)
+                with damage_named(f"task {name!r}"):
+                    values |= _deltas(task)
+                tasks |= {name: task} if packed else {}
+        # all other tensors
+        with damage_named("the rest"):
+            kept = {name: t for name, t in found.rest.items() if name in target.names}
+            values |= {name: file.read(stored) for name, stored in kept.items()}
+    target.fill(values, found.tied)
+    target.warn(path, stacklevel=2)
+    return pack(model, _of_model(tasks, target)) if packed else model
 
 
 def _deltas(task: Compressed) -> dict[str, Tensor]:
@@ -64,11 +77,23 @@ def _deltas(task: Compressed) -> dict[str, Tensor]:
     others."""
     deltas = task.deltas()
     for name, shape in task.shapes.items():
-        if deltas[name].shape != shape or not deltas[name].is_floating_point():
+        delta = deltas[name]
+        if delta.shape != shape or not delta.is_floating_point():
             raise ValueError(
-                f"theta gives {name!r} as {deltas[name].dtype} of shape {tuple(deltas[name].shape)}, not as floats of {tuple(shape)}"
+                f"theta gives {name!r} as {delta.dtype} of shape {tuple(delta.shape)}, "
+                f"not as floats of {tuple(shape)}"
             )
     return deltas
+
+
+def _of_model(tasks: dict[str, Compressed], target: Target) -> dict[str, Compressed]:
+    """The tasks all of whose parameters fit, with the model's own names for them."""
+    named = {}
+    for name, task in tasks.items():
+        if task.shapes.keys() <= target.names.keys():
+            own = {target.own[target.names[n]]: shape for n, shape in task.shapes.items()}
+            named[name] = task._replace(shapes=own)
+    return named
 
 
 def thetas(
@@ -77,9 +102,17 @@ def thetas(
     """The Thetas of a file by task, with the parameters that they are of and the views, without a
     model.
 
+    Args:
+        path: of a file that `leco.save` wrote.
+        forms: Theta classes of your own that the file uses, beside the library's.
+        views: view classes of your own that the file uses.
+
     Raises:
         ValueError: as `load`; more than 2^22 weights and 256 for each byte of the file.
+        TypeError: not a path.
+        OSError: no such file, or no right to read it.
     """
+    check_path("thetas(path)", path)
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
         return {name: decoded(file, found, name) for name in found.tasks}

@@ -4,60 +4,36 @@ its symbols, and what is not compressed."""
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from rich.box import MARKDOWN
-from rich.table import Table
 from torch import Tensor
 
 from leco.algorithm.compressed import Compressed
-from leco.files.container import DTYPES, opened
+from leco.files.arguments import check_path
+from leco.files.container import DTYPES
 from leco.files.contents import contents, decoded
 from leco.files.inventory import Stream, streams_of
+from leco.files.reader import opened
+from leco.measure.byte_tables import (
+    TaskRow,
+    TensorRow,
+    rest_table,
+    tasks_table,
+    thetas_table,
+    totals_table,
+)
 from leco.measure.tables import render
 from leco.theta import THETAS, Sum
 from leco.theta.tree import leaves
 from leco.views import VIEWS
 
 LEGEND = (
-    "bits: of the file, for a weight or entry. entropy: of integers, by how often each occurs, in bits.",
-    "over: bytes more than the entropy; below 0 where a coding knows more than how often each occurs.",
+    "bits: of the file, for a weight or entry. "
+    "entropy: of integers, by how often each occurs, in bits.",
+    "over: bytes more than the entropy; "
+    "below 0 where a coding knows more than how often each occurs.",
 )
-
-
-class TaskRow(NamedTuple):
-    """A task of a file: shapes by parameter; view and compression as they would be written; the
-    form of its Theta; its weights and bytes."""
-
-    params: Mapping[str, tuple[int, ...]]
-    view: str
-    compression: str
-    form: str
-    weights: int
-    bytes: int
-
-
-class TensorRow(NamedTuple):
-    """A tensor of a file, or what the file needs besides (`kind` "overhead"). `entropy`: of
-    integers, in bits a symbol; None for floats."""
-
-    kind: str
-    task: str
-    field: str
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
-    coding: str
-    entries: int
-    entropy: float | None
-
-    @property
-    def over(self) -> float | None:
-        """Bytes over the empirical entropy; below 0 where a coding knows more than how often each
-        symbol occurs."""
-        return None if self.entropy is None else self.bytes - self.entropy * self.entries / 8
 
 
 @dataclass(frozen=True)
@@ -109,10 +85,10 @@ class Breakdown:
     def text(self, width: int = 160) -> str:
         """The tables, for a page of `width` columns."""
         tables = {
-            "Tasks": _tasks(self),
-            "Their tensors": _compressed(self),
-            "Not compressed (coded without loss)": _rest(self),
-            self.file: _totals(self),
+            "Tasks": tasks_table(self.tasks),
+            "Their tensors": thetas_table(self.tensors, self.bytes),
+            "Not compressed (coded without loss)": rest_table(self.tensors, self.tied, self.bytes),
+            self.file: totals_table(self.tensors, self.bytes),
         }
         lines = [
             line
@@ -120,7 +96,10 @@ class Breakdown:
             if table.row_count
             for line in (title, *render(table, width).splitlines())
         ]
-        dense = f"{self.ratio:.2f} times fewer bytes than the {self.dense_bytes:,} of the same tensors dense."
+        dense = (
+            f"{self.ratio:.2f} times fewer bytes than the {self.dense_bytes:,} "
+            "of the same tensors dense."
+        )
         return "".join(f"{line.rstrip()}\n" for line in (*lines, dense, *LEGEND))
 
     def __str__(self) -> str:
@@ -151,35 +130,28 @@ def breakdown(
     >>> found.tasks["weight"].form, found.tensors[3].field, found.tensors[3].bytes * 8 == 300 * 784
     ('Scaled', 'indices', True)
     """
+    check_path("breakdown(path)", path)
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
         rows = streams_of(file, found)
         tasks = {name: decoded(file, found, name) for name in found.tasks}
-        values = [leaf for task in tasks.values() for leaf in leaves(task.theta)] + [
-            file.read(stored) for stored in found.rest.values()
-        ]
-        described = file.description["tasks"]
+        values = [leaf for task in tasks.values() for leaf in leaves(task.theta)]
+        values += [file.read(stored) for stored in found.rest.values()]
+        length, described = file.length, file.description["tasks"]
+    # the tensors, in the order of the rows
     overhead = [_row(row, None) for row in rows if row.kind == "overhead"]
-    tensors = [
-        _row(row, value)
-        for row, value in zip((row for row in rows if row.kind != "overhead"), values, strict=True)
-    ]
-    rest = sum(row.entries * DTYPES[row.dtype].itemsize for row in tensors if row.kind == "rest")
-    return Breakdown(
-        str(path),
-        Path(path).stat().st_size,
-        rest + sum(_weights(task) * _itemsize(task) for task in tasks.values()),
-        {
-            name: _task(
-                task,
-                described[name],
-                sum(row.bytes for row in tensors if row.kind == "theta" and row.task == name),
-            )
-            for name, task in tasks.items()
-        },
-        (*overhead, *tensors),
-        found.tied,
-    )
+    coded = (row for row in rows if row.kind != "overhead")
+    tensors = [_row(row, value) for row, value in zip(coded, values, strict=True)]
+    # the same, uncompressed
+    dense = sum(row.entries * DTYPES[row.dtype].itemsize for row in tensors if row.kind == "rest")
+    dense += sum(_weights(task) * _itemsize(task) for task in tasks.values())
+    # the tasks
+    sizes = dict.fromkeys(tasks, 0)
+    for row in tensors:
+        if row.kind == "theta":
+            sizes[row.task] += row.bytes
+    named = {name: _task(task, described[name], sizes[name]) for name, task in tasks.items()}
+    return Breakdown(str(path), length, dense, named, (*overhead, *tensors), found.tied)
 
 
 def entropy(x: Tensor) -> float:
@@ -195,23 +167,12 @@ def entropy(x: Tensor) -> float:
 
 
 def _row(row: Stream, value: Tensor | None) -> TensorRow:
-    field = (
-        row.field.removeprefix("theta.").replace(".theta.", ".")
-        if row.kind == "theta"
-        else row.field
-    )
+    short = row.field.removeprefix("theta.").replace(".theta.", ".")
+    field = short if row.kind == "theta" else row.field
     bits = entropy(value) if value is not None and not value.is_floating_point() else None
-    return TensorRow(
-        row.kind,
-        row.task,
-        field,
-        row.dtype,
-        row.shape,
-        row.bytes,
-        row.coding,
-        0 if value is None else value.numel(),
-        bits,
-    )
+    entries = 0 if value is None else value.numel()
+    coded = (row.dtype, row.shape, row.bytes, row.coding, entries, bits)
+    return TensorRow(row.kind, row.task, field, *coded)
 
 
 def _task(task: Compressed, described: Mapping[str, Any], length: int) -> TaskRow:
@@ -237,14 +198,13 @@ def _itemsize(task: Compressed) -> int:
 def _written(described: Any) -> str:
     """[name, options] of the description as the code that makes it; options of None are left
     out."""
-    if isinstance(described, list) and len(described) == 2 and isinstance(described[1], dict):
+    if not isinstance(described, list):
+        return str(described)
+    if len(described) == 2 and isinstance(described[1], dict):
         name, options = described
-        return f"{name}({', '.join(f'{option}={_written(value)}' for option, value in options.items() if value is not None)})"
-    return (
-        f"[{', '.join(map(_written, described))}]"
-        if isinstance(described, list)
-        else str(described)
-    )
+        given = (f"{n}={_written(value)}" for n, value in options.items() if value is not None)
+        return f"{name}({', '.join(given)})"
+    return f"[{', '.join(map(_written, described))}]"
 
 
 def _form(theta: Any) -> str:
@@ -260,97 +220,3 @@ def _thetas(field: Any) -> Iterator[Any]:
             yield member
         elif isinstance(member, tuple):
             yield from _thetas(member)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]}, ..., {names[-1]} ({len(names)})"
-
-
-def _tasks(b: Breakdown) -> Table:
-    table = _table("task", "parameters", "weights>", "bytes>", "bits>", "compression of view: form")
-    for name, row in b.tasks.items():
-        bits = f"{8 * row.bytes / max(row.weights, 1):.3f}"
-        what = f"{row.compression} of {row.view}: {row.form}"
-        _add(table, name, _some(list(row.params)), f"{row.weights:,}", f"{row.bytes:,}", bits, what)
-    return table
-
-
-def _compressed(b: Breakdown) -> Table:
-    table = _table(
-        "task",
-        "tensor",
-        "type",
-        "shape",
-        "bytes>",
-        "share>",
-        "coding",
-        "bits>",
-        "entropy>",
-        "over>",
-    )
-    for row in b.tensors:
-        if row.kind == "theta":
-            theory = (
-                ("", "")
-                if row.entropy is None or row.over is None
-                else (f"{row.entropy:.3f}", f"{row.over:,.0f}")
-            )
-            _add(table, row.task, row.field, *_columns(b, row), *theory)
-    return table
-
-
-def _rest(b: Breakdown) -> Table:
-    table = _table("tensor", "type", "shape", "bytes>", "share>", "coding", "bits>")
-    for row in b.tensors:
-        if row.kind == "rest":
-            _add(table, row.field, *_columns(b, row))
-    for name, first in b.tied.items():
-        _add(table, name, "", "", "0", "", f"is {first}", "")
-    return table
-
-
-def _columns(b: Breakdown, row: TensorRow) -> tuple[str, ...]:
-    shape = " x ".join(map(str, row.shape))
-    return (
-        row.dtype,
-        shape,
-        f"{row.bytes:,}",
-        f"{row.bytes / b.bytes:.2%}",
-        row.coding,
-        f"{8 * row.bytes / row.entries:.3f}" if row.entries else "",
-    )
-
-
-def _totals(b: Breakdown) -> Table:
-    table = _table("part", "bytes>", "share>")
-    totals = {"tensors of the tasks": "theta", "not compressed": "rest"}
-    for name, length in [
-        *(
-            (name, sum(row.bytes for row in b.tensors if row.kind == kind))
-            for name, kind in totals.items()
-        ),
-        *((row.field, row.bytes) for row in b.tensors if row.kind == "overhead"),
-    ]:
-        _add(table, name, f"{length:,}", f"{length / b.bytes:.2%}")
-    _add(table, "the file", f"{b.bytes:,}", f"{1:.2%}")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    """A row; what a file's names have that is not for printing (control codes of a terminal) as
-    escapes."""
-    table.add_row(
-        *("".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in cells)
-    )
-
-
-def _table(*columns: str) -> Table:
-    """Of plain characters, so that it can be piped and pasted; a column of numbers ends in >."""
-    table = Table(box=MARKDOWN)
-    for column in columns:
-        table.add_column(
-            column.removesuffix(">"),
-            justify="right" if column.endswith(">") else "left",
-            overflow="fold",
-        )
-    return table

@@ -1,0 +1,190 @@
+"""The model that a file is loaded into: which of its tensors the file fills, and the filling."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from leco.files.container import Pooled, Stored
+from leco.files.names import bare, differences, listed, plain_names
+
+Shapes = Mapping[str, Mapping[str, torch.Size]]
+EXTRA = "_extra_state"
+"""The last part of the name under which a module's `get_extra_state` is in a `state_dict`."""
+
+
+class Target:
+    """A model, and what of a file fits it.
+
+    Args:
+        model: the net, or a wrapper around it (`torch.compile`, `DataParallel`, ...).
+        strict: raise ValueError where a name or a shape differs; False: fill what fits, and note
+            the rest.
+    """
+
+    def __init__(self, model: nn.Module, strict: bool = True):
+        self.model, self.strict = model, strict
+        state = model.state_dict(keep_vars=True)
+        names = plain_names(model, state)
+        self.own = {
+            name: own
+            for name, own in names.items()
+            if isinstance(state[own], Tensor) or _is_extra(own)
+        }
+        self.state = {name: state[own] for name, own in self.own.items()}
+        self.names: dict[str, str] = {}
+        """The model's plain name for each name of the file that fills it."""
+        self.notes: list[str] = []
+        for name, value in self.state.items():
+            if is_lazy(value):
+                raise ValueError(
+                    f"the model's {name!r} is an uninitialized parameter of a lazy module; "
+                    "run the model on a batch first"
+                )
+
+    def match(self, tasks: Shapes, rest: Iterable[str], tied: Mapping[str, Any]) -> None:
+        """Compare the names in a file, and the shapes of the tasks' parameters, with the model's.
+
+        Args:
+            tasks: for each task, the shapes of its parameters.
+            rest: names of the tensors in no task.
+            tied: names that share the tensor of another name.
+        """
+        own = [*(name for shapes in tasks.values() for name in shapes), *rest]
+        self._match_names([*own, *tied])
+        self._match_ties([name for name in own if name in self.names], tied, set(own))
+        for shapes in tasks.values():
+            for name, shape in shapes.items():
+                self.fits(name, shape)
+
+    def _match_names(self, names: list[str]) -> None:
+        """Which tensor of the model each name stands for."""
+        for name in names:
+            plain = name if name in self.state else bare(name)
+            if plain in self.state:
+                self.names[name] = plain
+        filled = {id(self.state[plain]) for plain in self.names.values()}
+        missing = [
+            name
+            for name, value in self.state.items()
+            if isinstance(value, Tensor) and id(value) not in filled
+        ]
+        unknown = [name for name in names if name not in self.names]
+        if missing or unknown:
+            self._differs(differences(names, list(self.state), missing, unknown))
+
+    def _match_ties(self, own: list[str], tied: Mapping[str, Any], known: set[str]) -> None:
+        """Whether tensors that the model or the file has tied are one in the other too."""
+        holders = {id(self.state[self.names[name]]): name for name in own}
+        if len(holders) < len(own):
+            raise ValueError(
+                "it is of another architecture: it has two tensors for one that the model has tied"
+            )
+        for name, first in tied.items():
+            if type(first) is not str or first not in known:
+                raise ValueError(
+                    f"it is of another architecture: {name!r} is tied to {str(first)[:100]!r}"
+                )
+            if name not in self.names:
+                continue
+            if first not in self.names:
+                self._differs(f"{name!r} is tied to {first!r}, which the model does not have")
+                del self.names[name]
+                continue
+            value, other = self.state[self.names[name]], self.state[self.names[first]]
+            alike = isinstance(value, Tensor) and isinstance(other, Tensor)
+            if not (alike and value.shape == other.shape) or holders.get(id(value), first) != first:
+                self._differs(f"{name!r} is tied to {first!r}")
+                del self.names[name]
+
+    def _differs(self, what: str) -> None:
+        if self.strict:
+            raise ValueError(f"it is of another architecture: {what}")
+        self.notes.append(what)
+
+    def fits(self, name: str, shape: torch.Size) -> None:
+        """Check the shape of a tensor of the file. What does not fit is not filled."""
+        value = self._filled(name)
+        if value is not None and value.shape != shape:
+            self._differs(
+                f"{name!r} is {tuple(shape)} in the file and {tuple(value.shape)} in the model"
+            )
+            del self.names[name]
+
+    def takes(self, name: str, stored: Stored | Pooled) -> None:
+        """Check the shape and the type of a tensor in no task."""
+        self.fits(name, stored.shape)
+        value = self._filled(name)
+        if value is None or stored.dtype == value.dtype:
+            return
+        if not (stored.dtype.is_floating_point and value.dtype.is_floating_point):
+            self._differs(f"{name!r} is {stored.dtype} in the file and {value.dtype} in the model")
+            del self.names[name]
+
+    def _filled(self, name: str) -> Tensor | None:
+        """The tensor of the model that a name of the file fills; None for extra state, which a
+        module takes in any shape."""
+        plain = self.names.get(name)
+        return None if plain is None or _is_extra(plain) else self.state[plain]
+
+    @torch.no_grad()
+    def fill(self, values: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
+        """Write the tensors of a file, by their names in it, into the model.
+
+        Tensors on the meta device are replaced by new ones on the CPU, in all modules that have
+        them: a tied weight stays one, and a parameter keeps its `requires_grad`.
+        """
+        found = {name: values[name] for name in values if name in self.names}
+        for name, first in tied.items():
+            if name in self.names and first in self.names:
+                found[name] = values[first]
+        # what runs code of the model's own, before anything is changed
+        for name, value in found.items():
+            if _is_extra(name):
+                path = self.own[self.names[name]].rpartition(".")[0]
+                self.model.get_submodule(path).set_extra_state(value.clone())
+        # the tensors
+        made: dict[int, Tensor] = {}
+        for name, value in found.items():
+            old = self._filled(name)
+            if old is not None and old.is_meta:
+                made[id(old)] = _on_cpu(old, value)
+            elif old is not None:
+                old.copy_(value)
+        _assign(self.model, made)
+        self._note_meta()
+
+    def _note_meta(self) -> None:
+        """Note what is still on the meta device: buffers in no file, and what does not fit."""
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        left = [name for name, value in tensors if value.is_meta]
+        if left:
+            self.notes.append(f"{listed(left)} are not in the file and stay on the meta device")
+
+    def warn(self, path: Any, stacklevel: int) -> None:
+        """Warn, once, of everything that was noted."""
+        if self.notes:
+            text = f"leco.load: {path} was loaded in part: {'; '.join(self.notes)}"
+            warnings.warn(text, stacklevel=stacklevel + 1)
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == EXTRA
+
+
+def _on_cpu(old: Tensor, value: Tensor) -> Tensor:
+    """`value` with the type and the strides of a tensor on the meta device."""
+    new = torch.empty_like(old, device="cpu").copy_(value)
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _assign(model: nn.Module, made: Mapping[int, Tensor]) -> None:
+    """Put the new tensors in the places of the old ones, which `made` has by their ids."""
+    for module in model.modules() if made else ():
+        for tensors in (module._parameters, module._buffers):
+            for name, old in tensors.items():
+                if id(old) in made:
+                    tensors[name] = made[id(old)]  # pyright: ignore[reportArgumentType]
