@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leco.coding.streams import Coded, decode_raw, decode_stream, encode_stream, raw
+from leco.coding.streams import Encoded, decode_raw, decode_stream, encode_stream, raw
 
 SAMPLE = 2**15  # bytes of a plane that are looked at first
 WORTH = 0.995  # of a plane's bytes: where a sample takes more, no coding is tried
@@ -31,7 +31,7 @@ DESCRIPTION = 64  # bytes that the parts' descriptions take, about: what planes 
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 7, torch.float64: 4}
 
 
-def encode_floats(x: Tensor) -> Coded:
+def encode_floats(x: Tensor) -> Encoded:
     """Code a tensor of floats on the CPU."""
     plain = raw(x)
     if plain.payload.numel() <= DESCRIPTION:
@@ -44,7 +44,7 @@ def encode_floats(x: Tensor) -> Coded:
     ):
         return plain
     described = [[part.payload.numel(), part.coding] for part in parts]
-    return Coded(
+    return Encoded(
         torch.cat([part.payload for part in parts]), {"name": "planes", "parts": described}
     )
 
@@ -88,13 +88,13 @@ def split(
     return list(zip(payload.split(lengths), [described for _, described in parts], strict=True))
 
 
-def _plane(plane: Tensor) -> Coded:
+def _plane(plane: Tensor) -> Encoded:
     """One byte of each number: as it is where a sample, evenly spaced, shows no gain."""
     sample = plane[:: max(1, len(plane) // SAMPLE)]
     counts = sample.bincount().double()
     bits = -float(torch.xlogy(counts, counts / len(sample)).sum()) / math.log(2)
     if bits > 8 * WORTH * len(sample):
-        return Coded(plane.contiguous(), {"name": "digits", "base": 256})
+        return Encoded(plane.contiguous(), {"name": "digits", "base": 256})
     return encode_stream(plane.contiguous())
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import leco
 from leco.coding.contexts import PlaceLengths, position_bits, probabilities, row_classes
-from leco.coding.tensors import DTYPES, _rows, bits, decode, encode, size
+from leco.coding.matrices import encode_rows
+from leco.coding.tensors import DTYPES, bits, decode, encode, size
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**31)
@@ -317,7 +318,7 @@ def sparse(m: int, n: int, share: float, seed: int) -> Tensor:
 )
 def test_sparse_matrices_come_back(m, n, share, dtype, seed):
     x = sparse(m, n, share**2, seed).to(dtype)
-    coded = _rows(x)
+    coded = encode_rows(x)
     assert coded is None or 0 < 2 * int(x.count_nonzero()) <= x.numel()
     if coded is not None:
         assert torch.equal(decode(*coded, x.shape, x.dtype), x)
@@ -343,7 +344,7 @@ def test_structure_is_coded_in_few_bytes_either_way_round(shape):
 def test_bytes_of_positions_are_the_bits_of_the_model():
     for seed in range(3):
         x = sparse(400, 300, 0.1, seed).bool()
-        coded = _rows(x)
+        coded = encode_rows(x)
         model = min(float(position_bits(x)), float(position_bits(x.T)))
         # the classes' table
         assert 0.999 * model < 8 * len(coded.payload) < 1.01 * model + 64 + 8 * 32
@@ -862,7 +863,7 @@ def test_a_mask_that_ends_within_a_gap_raises():
 
 def test_a_sparse_matrix_of_values_that_its_type_does_not_hold_raises():
     x = sparse(40, 30, 0.05, 0) * 100
-    coded = _rows(x)
+    coded = encode_rows(x)
     assert coded is not None
     for dtype in (torch.bool, torch.int8, torch.uint8):
         with pytest.raises(ValueError, match="a value is out of its range"):
@@ -894,8 +895,10 @@ def test_positions_of_other_words_raise():
 
 def test_matrices_that_are_none_by_rows():
     x = sparse(400, 300, 0.1, 0)
-    assert _rows(x) is not None
-    assert _rows(torch.rand(400, 300, generator=torch.Generator().manual_seed(0)) < 0.1) is None
+    assert encode_rows(x) is not None
+    assert (
+        encode_rows(torch.rand(400, 300, generator=torch.Generator().manual_seed(0)) < 0.1) is None
+    )
     for wide in (x.long() << 40, -x):
-        assert _rows(wide) is None
+        assert encode_rows(wide) is None
         comes_back(wide)
