@@ -186,9 +186,9 @@ def _in_runs(codes: IndexCoded, indices: Tensor, numbers: Tensor) -> Grid | Code
 
     scale = None if codes.scale is None else own(codes.scale)
     if codes.values is None:
-        assert scale is not None
-        assert codes.zero_point is not None
-        zero = own(codes.zero_point).to(torch.int16)
+        assert scale is not None, "a uniform grid has a scale"
+        points = torch.zeros_like(scale) if codes.zero_point is None else own(codes.zero_point)
+        zero = points.to(torch.int16)
         grid = _grid(indices.to(torch.int16) - zero.unsqueeze(-1), scale, zero)
         assert grid is not None
         return grid

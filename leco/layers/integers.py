@@ -33,8 +33,11 @@ def select(values: Tensor, at: Tensor) -> Tensor:
 
 
 class Integers(nn.Module):
-    """Integers from 0 to count - 1. `codes` uint8: (..., bytes), packed along the last dimension,
-    or (2 to 4, ...), the lowest byte first."""
+    """Integers from 0 to count - 1, packed in `codes` (uint8).
+
+    Integers of up to a byte are packed along the last dimension, (..., bytes). Longer ones take 2
+    to 4 bytes each, (2 to 4, ...), the lowest byte first.
+    """
 
     codes: Tensor
 
@@ -44,18 +47,12 @@ class Integers(nn.Module):
         self.count = count or (int(x.max()) + 1 if x.numel() else 1)
         self.per = per_byte(self.count)
         if self.per:
-            base, x = (
-                BASES[self.per],
-                pad(x.to(torch.uint8), (0, -self.length % self.per)).unflatten(-1, (-1, self.per)),
-            )
+            base, filled = BASES[self.per], pad(x.to(torch.uint8), (0, -self.length % self.per))
+            x = filled.unflatten(-1, (-1, self.per))
             codes = functools.reduce(torch.add, (x[..., j] * base**j for j in range(self.per)))
         else:
-            codes = torch.stack(
-                [
-                    (x >> 8 * j & 255).to(torch.uint8)
-                    for j in range(-(-(self.count - 1).bit_length() // 8))
-                ]
-            )
+            places = range(-(-(self.count - 1).bit_length() // 8))
+            codes = torch.stack([(x >> 8 * j & 255).to(torch.uint8) for j in places])
         self.register_buffer("codes", codes.contiguous())
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
@@ -83,8 +80,8 @@ class Integers(nn.Module):
         )
 
     def _unpacked(self, x: Tensor, codes: Tensor) -> Tensor:
-        """A byte's numbers stand beside one another in `x`: (..., length times their size), without
-        those that fill the last byte."""
+        """The numbers of all bytes, which `x` has side by side, without those that fill the last
+        byte: (..., length times their size)."""
         size = x.shape[-1] // self.per
         return x.reshape(*codes.shape[:-1], -1)[..., : self.length * size]
 
@@ -98,11 +95,15 @@ class Integers(nn.Module):
 
 
 class Lookup(nn.Module):
-    """w = scale (values[index] - shift), in the order of the indices. `values` (rows or 1, K, d),
-    `scale` and `shift` (rows or 1, 1) or None.
+    """w = scale (values[index] - shift), in the order of the indices.
 
-    With `columns`, the indices of a matrix that has that many columns are packed row by row, so
-    that some rows can be decoded alone.
+    Args:
+        indices: integers from 0 to K - 1.
+        values: (rows or 1, K, d).
+        scale: (rows or 1, 1), or None for 1.
+        shift: (rows or 1, 1), or None for 0.
+        columns: of a matrix whose indices are packed row by row, so that some rows can be decoded
+            alone; 0 to pack all indices together.
     """
 
     values: Tensor
@@ -138,8 +139,15 @@ class Lookup(nn.Module):
 
 
 class Levels(nn.Module):
-    """w = scale (level - shift), levels of 8 bits with sign; as `Lookup`, but a conversion is faster
-    than a look-up for 8 bits."""
+    """w = scale (level - shift), levels of 8 bits with sign, otherwise as `Lookup`. For 8 bits a
+    conversion is faster than a look-up.
+
+    Args:
+        levels: int8.
+        scale: (rows or 1, 1).
+        shift: (rows or 1, 1), or None for 0.
+        columns: as of `Lookup`.
+    """
 
     codes: Tensor
 
@@ -158,8 +166,8 @@ class Levels(nn.Module):
 
 
 class Scale(nn.Module):
-    """scale (x - shift), in place, with `scale` and `shift` (rows or 1, 1) or None. `of_all`: the
-    same for all rows."""
+    """scale (x - shift), in place, with `scale` and `shift` (rows or 1, 1) or None. `of_all` says
+    whether they are the same for all rows."""
 
     scale: Tensor | None
     shift: Tensor | None
@@ -179,7 +187,7 @@ class Scale(nn.Module):
 
 
 def _rows(indices: Tensor, columns: int, *others: Tensor | None) -> int:
-    """How many rows of `columns` entries there are, if each has its own place in the others, or
-    none has; else 0."""
+    """How many rows of `columns` entries there are; 0 where one of `others` has neither one entry
+    for all rows nor one for each."""
     rows = indices.numel() // columns if columns and indices.numel() % columns == 0 else 0
     return rows if all(t is None or len(t) in (1, rows) for t in others) else 0

@@ -1,24 +1,21 @@
-"""A Theta in memory at its own size: integers packed in bytes, and its Delta decoded from them by
-tensor operations that compile and export.
+"""A Theta in memory at its own size: which decoder decodes it, and which part of it one parameter
+needs.
 
-    Coded, Grid  codebooks, signs, grids, codewords (`leco.layers.codes`)
-    Scattered    0 but for some entries, or groups of them
-    Patterned    n of each m
-    Summed       sums of these
-    Viewed       any of these, where its order is another one than the weight's
-    Whole        any other form: its fields, each packed or not, and its own decompress
+    Lookup, Levels         codebooks, signs, grids, codewords (`leco.layers.integers`)
+    Scattered, Patterned,
+    Summed, Viewed         sparse weights, sums, other orders (`leco.layers.decoders`)
+    Whole                  any other form: its fields, each packed or not, and its own `decompress`
 
-Each is a module whose buffers are what it takes, and whose `forward()` is Delta, flattened.
+A form that has `index_coded` is decoded by a look-up; so is one of your own.
 """
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad
 
-from leco.layers.integers import Integers, Levels, Lookup, select
+from leco.layers.decoders import Floats, Patterned, Scattered, Summed, Viewed
+from leco.layers.integers import Integers, Levels, Lookup
 from leco.layers.layout import Through, entries
 from leco.theta import (
     Dense,
@@ -29,113 +26,11 @@ from leco.theta import (
     Sum,
     Theta,
     index_coded,
-    patterns,
     shape_of,
     take,
 )
 from leco.theta.tree import leaves
 from leco.views import Kernel, Shapes, View
-
-
-class Floats(nn.Module):
-    """A tensor of floats, as it is."""
-
-    values: Tensor
-
-    def __init__(self, values: Tensor):
-        super().__init__()
-        self.register_buffer("values", values.detach().clone())
-
-    def forward(self) -> Tensor:
-        return self.values
-
-
-class Scattered(nn.Module):
-    """0, but for the groups where `mask` (groups,) is True: those have the rows of `values` (number
-    of True, size), in order."""
-
-    def __init__(self, mask: Tensor, values: nn.Module):
-        super().__init__()
-        self.groups, self.values = mask.numel(), values
-        gaps = Integers(
-            mask.reshape(-1)
-            .nonzero()
-            .squeeze(1)
-            .diff(prepend=torch.full((1,), -1, device=mask.device))
-            - 1
-        )
-        bits = Integers(mask.reshape(-1), 2)
-        self.gaps: Any
-        self.mask: Any
-        self.gaps, self.mask = (
-            (gaps, None) if gaps.codes.nbytes < bits.codes.nbytes else (None, bits)
-        )
-
-    def forward(self) -> Tensor:
-        values = self.values()
-        values = values.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
-        if self.mask is not None:
-            return select(pad(values, (0, 0, 1, 0)), self._places()).view(-1)
-        gaps = self.gaps()
-        at = gaps.cumsum(0, dtype=torch.int64) + torch.arange(len(gaps), device=gaps.device)
-        if values.shape[1] == 1:
-            return values.new_zeros(self.groups).scatter_(0, at, values.view(-1))
-        return values.new_zeros(self.groups, values.shape[1]).index_copy_(0, at, values).view(-1)
-
-    def _places(self) -> Tensor:
-        """For each group its place among those that are kept, from 1; 0 for the others. Byte by
-        byte: a masked_scatter takes several times longer."""
-        digits, codes = self.mask.digits(), self.mask.codes.int()
-        ranks = torch.where(digits > 0, digits.cumsum(1, dtype=torch.int32), -(2**30))
-        counts = digits.sum(1, dtype=torch.int32).index_select(0, codes)
-        before = counts.cumsum(0, dtype=torch.int32) - counts
-        return (
-            embedding(codes, ranks).add_(before.unsqueeze(1)).clamp_(min=0).view(-1)[: self.groups]
-        )
-
-
-class Patterned(nn.Module):
-    """n weights of each m, at the places of the block's pattern, 0 elsewhere."""
-
-    places: Tensor
-
-    def __init__(self, pattern: Tensor, values: nn.Module, n: int, m: int):
-        super().__init__()
-        places, _ = patterns(n, m, pattern.device)
-        self.m, self.values, self.pattern = m, values, Integers(pattern.reshape(-1), len(places))
-        self.register_buffer("places", places.to(torch.uint8))
-
-    def forward(self) -> Tensor:
-        places = self.pattern.lookup(self.places.long())
-        at = places + self.m * torch.arange(len(places), device=places.device).unsqueeze(1)
-        values = self.values()
-        return values.new_zeros(len(places) * self.m).scatter_(0, at.view(-1), values.reshape(-1))
-
-
-class Summed(nn.Module):
-    """A sum of parts, each divided by its weight."""
-
-    def __init__(self, parts: list[nn.Module], weights: list[float]):
-        super().__init__()
-        self.parts, self.weights = nn.ModuleList(parts), weights
-
-    def forward(self) -> Tensor:
-        found = [
-            part().reshape(-1) if weight == 1 else part().reshape(-1) / weight
-            for part, weight in zip(self.parts, self.weights, strict=True)
-        ]
-        return functools.reduce(torch.add, found)
-
-
-class Viewed(nn.Module):
-    """The tensor of a view's array, flattened."""
-
-    def __init__(self, array: nn.Module, view: View, shape: torch.Size):
-        super().__init__()
-        self.array, self.view, self.shape, self.inner = array, view, shape, view.shape([shape])
-
-    def forward(self) -> Tensor:
-        return self.view.backward(self.array().view(self.inner), [self.shape])[0].reshape(-1)
 
 
 class Whole(nn.Module):
@@ -152,7 +47,7 @@ class Whole(nn.Module):
 
 
 class _Field(nn.Module):
-    """A field of a Theta, as its `decompress` takes it: a Theta in it is decoded, and stands as
+    """A field of a Theta, as its `decompress` takes it. A Theta in it is decoded, and becomes a
     `Dense`."""
 
     def __init__(self, field: Any):
@@ -167,11 +62,8 @@ class _Field(nn.Module):
         ):
             self.packed = Floats(field)
         elif isinstance(field, Tensor):
-            self.packed, self.shape, self.dtype = (
-                Integers(field.reshape(-1)),
-                field.shape,
-                field.dtype,
-            )
+            self.packed = Integers(field.reshape(-1))
+            self.shape, self.dtype = field.shape, field.dtype
         else:
             self.packed, self.shape = decoder_of(field), field.decompress().shape
 
@@ -219,9 +111,10 @@ def _of_indices(codes: IndexCoded, columns: int) -> nn.Module:
         values = codes.values if codes.values.ndim == 3 else codes.values.unsqueeze(-1)
         zero = None if codes.zero_point is None else codes.zero_point.to(values).unsqueeze(-1)
         return Lookup(codes.indices, values, scale, zero, columns)
-    assert scale is not None
-    assert codes.zero_point is not None
-    zero, highest = codes.zero_point.to(scale).unsqueeze(-1), int(codes.indices.max())
+    # a uniform grid
+    assert scale is not None, "a uniform grid has a scale"
+    points = torch.zeros_like(scale[:, 0]) if codes.zero_point is None else codes.zero_point
+    zero, highest = points.to(scale).unsqueeze(-1), int(codes.indices.max())
     if highest < 16:
         levels = torch.arange(2 ** highest.bit_length(), dtype=scale.dtype, device=scale.device)
         return Lookup(codes.indices, levels.view(1, -1, 1), scale, zero, columns)
@@ -235,46 +128,52 @@ class UnpackableError(ValueError):
 
 
 def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int = 0) -> nn.Module:
-    """What decodes the tensor `which` of those that `view` makes one array of, flattened. Raises
-    UnpackableError."""
+    """What decodes one of the tensors that `view` makes one array of, flattened.
+
+    Args:
+        theta: of the array.
+        shapes: of all the tensors.
+        which: the number of the tensor.
+        columns: see `Lookup`.
+
+    Raises:
+        UnpackableError: the tensor has no Theta of its own.
+    """
     if isinstance(theta, Sum):
         return _sum(theta, view, shapes, which)
     if not isinstance(view.shape(shapes), torch.Size):
         raise UnpackableError(f"is seen through {type(view).__name__}")
+    # in the order of the parameter
     at = entries(view, shapes, which, leaves(theta)[0].device)
     run = torch.arange(at.numel(), device=at.device) + at.min()
     in_order = bool((at.reshape(-1) == run).all())
     found = theta if len(shapes) == 1 and in_order else take(theta, at)
     if found is not None:
         return decoder_of(found, columns)
-    alone = (
-        theta
-        if len(shapes) == 1
-        else take(theta, run)
-        if bool((entries(view, [at.shape], 0, at.device) + at.min() == at).all())
-        else None
-    )
+    # in the order of the view
+    alone = theta if len(shapes) == 1 else None
+    if alone is None and bool((entries(view, [at.shape], 0, at.device) + at.min() == at).all()):
+        alone = take(theta, run)
     if alone is None:
         raise UnpackableError(f"stands in one {type(theta).__name__} with other parameters")
     return Viewed(decoder_of(alone), view, at.shape)
 
 
 def _sum(theta: Sum, view: View, shapes: Shapes, which: int) -> nn.Module:
+    """What decodes one of the tensors of a sum."""
     blocks = [torch.Size(shape) for shape in theta.shapes]
     if theta.single:
+        terms = theta.terms
         found = [
-            (term, content(term.theta, Through(term.view, blocks[0], view), shapes, which))
-            for term in theta.terms
+            content(term.theta, Through(term.view, blocks[0], view), shapes, which)
+            for term in terms
         ]
     else:
         terms = [term for term in theta.terms if which in term.at]
         found = [
-            (
-                term,
-                content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which)),
-            )
+            content(term.theta, term.view, [blocks[b] for b in term.at], term.at.index(which))
             for term in terms
         ]
     if not found:
         raise UnpackableError("is in no term of the sum")
-    return Summed([packed for _, packed in found], [term.weight for term, _ in found])
+    return Summed(found, [term.weight for term in terms])

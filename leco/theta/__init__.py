@@ -1,9 +1,10 @@
 """The compressed forms Theta, each with its decompression Delta(Theta): every Delta of the library
 is in this folder.
 
-A Theta is a NamedTuple of tensors and ints. It knows nothing of how it was found: several
-compressions share one form, and a file of Thetas loads without the compressions, options or costs
-that made them.
+A Theta is a NamedTuple of tensors and ints. It does not say how it was found: several compressions
+share one form, and a file of Thetas loads without the compressions, options or costs that made
+them. What files, layers and exports need of a form stands on the form (`leco.theta.protocol`), so
+that a new form is one class and its line in `THETAS`.
 """
 
 from leco.theta.entries import take
@@ -16,17 +17,16 @@ from leco.theta.factors import (
     TuckerFactors,
     mode_product,
 )
+from leco.theta.hashed import HashedValues, hashed_positions
 from leco.theta.index_coded import IndexCoded, index_coded
 from leco.theta.protocol import Array, Checked, Intermediate, Shaped, Theta, shape_of, values
 from leco.theta.quantized import (
     Affine,
     Codes,
     Fixed,
-    HashedValues,
     Scaled,
     VectorCodes,
     ZeroCodes,
-    hashed_positions,
     lookup,
 )
 from leco.theta.sparse import GroupSparse, NMSparse, Sparse, patterns

@@ -1,4 +1,4 @@
-"""Some entries of a Theta, as a Theta of the same form: a parameter of a task that holds several."""
+"""Some entries of a Theta as a Theta of the same form: one parameter of a task with several."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -81,7 +81,8 @@ class ConvFactors(NamedTuple):
         )
         require(
             rows % down == 0 == columns % along,
-            f"a matrix {rows} x {columns} has no kernels of {height} x {width} by scheme {self.scheme}",
+            f"a matrix {rows} x {columns} has no kernels of {height} x {width} "
+            f"by scheme {self.scheme}",
         )
         return torch.Size([rows // down, columns // along, height, width])
 
@@ -149,8 +150,8 @@ class CPFactors(NamedTuple):
         return shape
 
     def halves(self) -> list[tuple[Any, ...]]:
-        """x as a matrix of its first modes against the others, as even as it can be: their
-        factors."""
+        """The factors of the first modes, and those of the others: x as a matrix that is as square
+        as it can be."""
         sizes = [shape_of(factor)[0] for factor in self.factors]
         cut = min(
             range(1, len(sizes) + 1), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:])

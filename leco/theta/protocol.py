@@ -1,4 +1,4 @@
-"""What a Theta is, what a form may tell of itself, and the checks of shapes that all forms share."""
+"""What a Theta is, what a form may tell of itself, and the checks that all forms share."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -102,7 +102,7 @@ def check_indices(name: str, indices: Tensor, count: int) -> None:
     if indices.numel():
         low, high = int(indices.min()), int(indices.max())
         require(
-            0 <= low and high < count,
+            low >= 0 and high < count,
             f"{name} from {low} to {high} must be at least 0 and below {count}",
         )
 

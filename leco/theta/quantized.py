@@ -1,5 +1,5 @@
-"""Quantized weights: indices into values that are learned, given, scaled, or shared by position; a
-uniform grid."""
+"""Quantized weights: indices into values that are learned, given or scaled; codewords; a uniform
+grid."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,13 @@ from torch import Tensor
 
 from leco.theta.entries import runs_of
 from leco.theta.index_coded import IndexCoded, by_problem, taken
-from leco.theta.protocol import check_indices, integers, is_count, require
+from leco.theta.protocol import check_indices, integers, require
 
 
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
     """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result
     (..., n); differentiable in `values`."""
-    # one bit: exact at weights 0 and 1; on a CPU many times as fast as a select, whose branches
-    # can't be foreseen
+    # one bit: exact at weights 0 and 1, and on a CPU many times as fast as a select
     if values.shape[-1] == 2:
         return torch.lerp(values[..., :1], values[..., 1:], indices.to(values.dtype))
     # half the memory of a gather, whose indices are int64, and three times as fast
@@ -156,7 +155,8 @@ class VectorCodes(NamedTuple):
         *batch, _, d = self.codebook.shape
         require(
             tuple(batch) == self.indices.shape[:-1],
-            f"codewords {tuple(self.codebook.shape)} do not fit indices {tuple(self.indices.shape)}",
+            f"codewords {tuple(self.codebook.shape)} "
+            f"do not fit indices {tuple(self.indices.shape)}",
         )
         return torch.Size([*integers("indices", self.indices), d])
 
@@ -188,62 +188,6 @@ class VectorCodes(NamedTuple):
         return IndexCoded(self.indices, by_problem(self.codebook, self.indices.shape[:-1], 2))
 
 
-def hashed_positions(
-    k: int, seed: int, start: int, stop: int, device: torch.device | None = None
-) -> Tensor:
-    """h(i) for start <= i < stop, int64: (k mix(i + mix(seed + 1) mod 2^32)) >> 32. Files depend on
-    it: it must not change.
-
-    mix, on 32-bit integers: twice y <- ((y >> 16) xor y) 0x45d9f3b mod 2^32, then y <- (y >> 16)
-    xor y. All products are below 2^63.
-    """
-
-    def mix(y: Tensor) -> Tensor:
-        for _ in range(2):
-            y = (y >> 16).bitwise_xor_(y).mul_(0x45D9F3B).bitwise_and_(0xFFFFFFFF)
-        return (y >> 16).bitwise_xor_(y)
-
-    offset = int(mix(torch.tensor(seed + 1)))
-    return (
-        mix(torch.arange(start + offset, stop + offset, device=device).bitwise_and_(0xFFFFFFFF))
-        .mul_(k)
-        .bitwise_right_shift_(32)
-    )
-
-
-class HashedValues(NamedTuple):
-    """Values shared by position: w_i = values[h(i)], i = 0..length - 1. `values` (..., K) floats; h
-    is `hashed_positions`, by `seed`."""
-
-    values: Tensor
-    length: int
-    seed: int
-
-    def shape(self) -> torch.Size:
-        require(
-            is_count(self.length) and type(self.seed) is int,
-            f"length = {self.length} and seed = {self.seed} must be integers, the first >= 0",
-        )
-        return torch.Size([*self.values.shape[:-1], self.length])
-
-    def decompress(self) -> Tensor:
-        k, parts = (
-            self.values.shape[-1],
-            [(first, min(first + 2**17, self.length)) for first in range(0, self.length, 2**17)],
-        )
-        # a part stays in cache
-        indices = [
-            hashed_positions(k, self.seed, *part, self.values.device).int() for part in parts
-        ]
-        return self.values.index_select(-1, torch.cat(indices))
-
-    def scaled(self, c: float) -> "HashedValues":
-        return self._replace(values=c * self.values)
-
-    def free(self) -> tuple[str, ...]:
-        return ("values",)
-
-
 class Affine(NamedTuple):
     """Uniform grid: w_i = scale * (indices_i - zero_point). `indices` (..., n) uint8, `scale` (...)
     float, `zero_point` (...) uint8."""
@@ -261,10 +205,8 @@ class Affine(NamedTuple):
         return integers("indices", self.indices)
 
     def decompress(self) -> Tensor:
-        levels = self.indices.to(self.scale.dtype) - self.zero_point.to(self.scale.dtype).unsqueeze(
-            -1
-        )
-        return self.scale.unsqueeze(-1) * levels
+        zero_point = self.zero_point.to(self.scale.dtype).unsqueeze(-1)
+        return self.scale.unsqueeze(-1) * (self.indices.to(self.scale.dtype) - zero_point)
 
     def scaled(self, c: float) -> "Affine":
         return self._replace(scale=c * self.scale)

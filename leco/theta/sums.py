@@ -12,10 +12,14 @@ from leco.views import View
 
 
 class Term(NamedTuple):
-    """A Theta seen through `view`, over `weight`: Delta of the blocks `at`, of the shapes that the
-    `Sum` it stands in lists.
+    """One term of a `Sum`: a Theta seen through a view, divided by a weight.
 
-    `candidate` says which one of a `leco.Choice` it is.
+    Args:
+        theta: its Delta is the array that `view` makes of the blocks.
+        view: over the blocks `at`.
+        at: numbers of blocks; the `Sum` lists their shapes.
+        candidate: which candidate of a `leco.Choice` it is.
+        weight: Delta is divided by it.
     """
 
     theta: Theta
@@ -38,8 +42,13 @@ class Term(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """Block b is the sum of the terms that have b among their blocks; 0 where none has. `single`: 1
-    for one tensor, 0 for a tuple of blocks."""
+    """Block b is the sum of the terms that have b among their blocks, and 0 where none has.
+
+    Args:
+        terms: the terms.
+        shapes: of the blocks.
+        single: 1 for one tensor, 0 for a tuple of blocks.
+    """
 
     terms: tuple[Term, ...]
     shapes: tuple[tuple[int, ...], ...]

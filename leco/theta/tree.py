@@ -1,5 +1,5 @@
-"""Thetas that hold Thetas: their tensors, those that retraining moves, and their description by
-plain dicts, lists, numbers and tensors."""
+"""Thetas that hold Thetas: their tensors, the tensors that retraining moves, and their description
+by plain dicts, lists, numbers and tensors."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,8 +43,8 @@ def _forms(field: Any) -> Iterator[Any]:
 
 
 def share_changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The share of indices that differ, and of what masks keep that was exchanged, between two
-    lists of `choices`; NaN where there are none.
+    """The share of the indices that differ, and of the places that masks keep that are new, between
+    two lists of `choices`; NaN where there are none.
 
     Where the number of learned values has changed, each new value counts as the old one that is
     nearest to it.
@@ -112,8 +112,8 @@ def with_free_leaves(theta: Theta, new: Sequence[Tensor]) -> Theta:
 
 
 def theta_state(field: Any) -> Any:
-    """A Theta as a dict with the name of its form, and its fields, likewise all that stands in it;
-    tensors and ints as they are."""
+    """A Theta as a dict with the name of its form and its fields. Thetas and views in it are
+    described in the same way; tensors and ints stay as they are."""
     if hasattr(field, "_fields"):
         return {
             "form": type(field).__name__,
@@ -146,7 +146,8 @@ def theta_from_state(
     found = cast(Any, next((f for f in known if f.__name__ == state[kind]), None))
     if found is None:
         raise ValueError(
-            f"unknown {'form of Theta' if kind == 'form' else kind} {state[kind]!r}; known are {sorted(f.__name__ for f in known)}"
+            f"unknown {'form of Theta' if kind == 'form' else kind} {state[kind]!r}; "
+            f"known are {sorted(f.__name__ for f in known)}"
         )
     if kind == "view":
         return found(
