@@ -61,8 +61,9 @@ def contents(
     # their sizes
     if target is None or not target.strict:
         _check_size(found, file.length)
-    for name, stored in found.rest.items() if target is not None else ():
-        target.takes(name, stored)
+    if target is not None:
+        for name, stored in found.rest.items():
+            target.takes(name, stored)
     return found
 
 

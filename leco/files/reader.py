@@ -79,20 +79,23 @@ class Container:
                 that is an entry.
         """
         # the type and the shape
-        name, shape, length, *coding = node["t"]
+        name, shape, where, *coding = node["t"]
         if type(name) is not str or name not in DTYPES or len(node) != 1:
             raise ValueError(f"{field}: unknown type {str(name)[:100]}")
-        dtype, own, entry = DTYPES[name], math.prod(sizes(shape)) * DTYPES[name].itemsize, ""
+        dtype, own = DTYPES[name], math.prod(sizes(shape)) * DTYPES[name].itemsize
         # where its bytes are
-        if type(length) is str and not coding:
-            entry, length, coding = length, own, [RAW]
+        entry = where if type(where) is str and not coding else ""
+        if entry:
             self._use(field, entry, name, shape)
-        elif not self._holds(length, coding):
+            length, coding = own, [RAW]
+        elif not self._holds(where, coding):
             raise ValueError(
-                f"{field}: {str(length)[:100]} bytes, coded as {str(coding)[:100]}, "
+                f"{field}: {str(where)[:100]} bytes, coded as {str(coding)[:100]}, "
                 "are not in this file"
             )
-        elif coding[0] == RAW and own != length:
+        else:
+            length = int(where)
+        if coding[0] == RAW and own != length:
             raise ValueError(f"{field}: {length} bytes do not hold {name} of shape {shape}")
         # behind the one before it
         number, start = self.tensors, self._payload_bytes

@@ -86,12 +86,16 @@ def test_wrappers_around_the_model_do_not_count(tmp_path):
 
 
 def test_a_submodule_that_is_called_module_keeps_its_name(tmp_path):
-    model = nn.Module()
-    model.module = nn.Linear(3, 2)
-    lc = saved(tmp_path / "m", model)
-    other = nn.Module()
-    other.module = nn.Linear(3, 2)
-    leco.load(tmp_path / "m", other)
+    class Pair(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.module = nn.Linear(3, 2)
+
+    lc = leco.LC(Pair(), leco.each(["weight", "module.weight"], leco.Vector(), leco.Binary()))
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    other = leco.load(tmp_path / "m", Pair())
+    assert torch.equal(other.weight, lc.delta["weight"])
     assert torch.equal(other.module.weight, lc.delta["module.weight"])
 
 
