@@ -54,7 +54,9 @@ class Entries:
         """The entries of a header. They stand one behind the other from `at` to the end."""
         if type(header) is not dict:
             raise ValueError("its header is no list of entries")
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None)
+        if metadata is not None and not _is_texts(metadata):
+            raise ValueError("its metadata are no texts by name")
         found = {name: _entry(name, described, at) for name, described in header.items()}
         for name, entry in sorted(found.items(), key=lambda item: item[1][2:]):
             if entry.start != at or entry.stop < at:
@@ -71,6 +73,10 @@ class Entries:
         if entry.start % dtype.itemsize:
             data = data.clone()
         return data.view(dtype).view(entry.shape)
+
+
+def _is_texts(value: Any) -> bool:
+    return type(value) is dict and all(type(text) is str for text in value.values())
 
 
 def _entry(name: str, described: Any, start: int) -> Entry:
