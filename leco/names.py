@@ -37,8 +37,9 @@ def plain(name: str) -> str:
 
 def known(name: str, names: Collection[str]) -> str:
     """The plain name that `name` stands for among `names`, where it is that of a wrapped net."""
-    short = plain(name).removeprefix("module.")
-    return short if name not in names and short in names else name
+    short = plain(name)
+    candidates = (name, short, short.removeprefix("module."))
+    return next((candidate for candidate in candidates if candidate in names), name)
 
 
 def named_parameters(model: nn.Module, *, ties: bool = False) -> dict[str, nn.Parameter]:

@@ -39,7 +39,7 @@ def load(
         forms: Theta classes of your own that the file uses, beside the library's.
         views: view classes of your own that the file uses.
         packed: return what `leco.pack` makes of `model` then, a net whose layers compute from
-            Theta.
+            Theta, without wrappers.
         strict: False loads what fits, and warns once of all that is missing, unexpected, or of
             another shape.
 
@@ -69,7 +69,7 @@ def load(
             values |= {name: file.read(stored) for name, stored in kept.items()}
     target.fill(values, found.tied)
     target.warn(path, stacklevel=2)
-    return pack(model, _of_model(tasks, target)) if packed else model
+    return pack(target.model, _of_model(tasks, target)) if packed else model
 
 
 def _deltas(task: Compressed) -> dict[str, Tensor]:

@@ -27,8 +27,9 @@ from leco.algorithm.lc import LC
 from leco.algorithm.record import Snapshot
 from leco.files.arguments import check_kind, check_path
 from leco.files.container import write
-from leco.files.names import listed
+from leco.files.differences import listed
 from leco.files.writer import Writer, check_tensor, described
+from leco.names import plain, unwrapped
 from leco.theta import Theta
 from leco.theta.tree import leaves
 
@@ -72,21 +73,21 @@ def save(
     (True, True)
     """
     _check_arguments(path, lc, snapshot, dtype)
-    if snapshot is None:
-        lc.check_saved()
     lc.check_current()
     net = snapshot or Snapshot(lc.thetas, lc.rest())
     if not net.thetas:
         raise ValueError(
             "leco.save: there is no Theta yet; set lc.mu first, which makes the direct compression"
         )
+    if snapshot is None:
+        lc.check_saved()
     # the tasks
-    file, tasks = Writer(), {}
+    file, tasks, made_by = Writer(), {}, net.made_by or {}
     for name, theta in net.thetas.items():
         tasks[name] = {
             "params": {n: list(lc.params[n].shape) for n in lc.names[name]},
             "view": described(lc.tasks[name].view),
-            "compression": described(lc.tasks[name].compression),
+            "compression": described(made_by.get(name, lc.tasks[name].compression)),
             "theta": file.field(theta, name),
         }
     # all other tensors
@@ -119,7 +120,8 @@ def _rest(
     has the first of its names.
     """
     rest, tied, first, left_out = dict[str, Tensor](), {}, {}, []
-    for name, value in model.state_dict(keep_vars=True).items():
+    for own, value in unwrapped(model).state_dict(keep_vars=True).items():
+        name = plain(own)
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             text = f"{name!r} is a {kind}, which the file leaves out: it holds tensors only"
@@ -136,7 +138,8 @@ def _not_finite(
     model: nn.Module, thetas: dict[str, Theta], rest: dict[str, Tensor]
 ) -> Iterator[str]:
     """What to say of the tensors with NaN or infinite entries."""
-    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    every = unwrapped(model).named_buffers(remove_duplicate=False)
+    buffers = {plain(name) for name, _ in every}
     bad = [
         name
         for name, value in rest.items()

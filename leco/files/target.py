@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from leco.files.container import Pooled, Stored
-from leco.files.names import bare, differences, listed, plain_names
+from leco.files.differences import differences, listed
+from leco.names import known, plain, unwrapped
 
 Shapes = Mapping[str, Mapping[str, torch.Size]]
 EXTRA = "_extra_state"
@@ -26,14 +27,11 @@ class Target:
     """
 
     def __init__(self, model: nn.Module, strict: bool = True):
-        self.model, self.strict = model, strict
-        state = model.state_dict(keep_vars=True)
-        names = plain_names(model, state)
-        self.own = {
-            name: own
-            for name, own in names.items()
-            if isinstance(state[own], Tensor) or _is_extra(own)
-        }
+        self.model, self.strict = unwrapped(model), strict
+        state = self.model.state_dict(keep_vars=True)
+        kept = [own for own in state if isinstance(state[own], Tensor) or _is_extra(own)]
+        self.own = {plain(own): own for own in kept}
+        """The model's own names by the plain ones."""
         self.state = {name: state[own] for name, own in self.own.items()}
         self.names: dict[str, str] = {}
         """The model's plain name for each name of the file that fills it."""
@@ -63,10 +61,10 @@ class Target:
     def _match_names(self, names: list[str]) -> None:
         """Which tensor of the model each name stands for."""
         for name in names:
-            plain = name if name in self.state else bare(name)
-            if plain in self.state:
-                self.names[name] = plain
-        filled = {id(self.state[plain]) for plain in self.names.values()}
+            own = known(name, self.state)
+            if own in self.state:
+                self.names[name] = own
+        filled = {id(self.state[own]) for own in self.names.values()}
         missing = [
             name
             for name, value in self.state.items()
@@ -127,8 +125,8 @@ class Target:
     def _filled(self, name: str) -> Tensor | None:
         """The tensor of the model that a name of the file fills; None for extra state, which a
         module takes in any shape."""
-        plain = self.names.get(name)
-        return None if plain is None or _is_extra(plain) else self.state[plain]
+        own = self.names.get(name)
+        return None if own is None or _is_extra(own) else self.state[own]
 
     @torch.no_grad()
     def fill(self, values: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:

@@ -8,7 +8,6 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import leco
 
@@ -110,16 +109,12 @@ def test_a_file_with_the_names_of_a_wrapper_fills_the_bare_net(tmp_path):
         assert torch.equal(model.state_dict()[plain], value)
 
 
-def test_distributed_data_parallel_is_a_wrapper():
-    assert DistributedDataParallel in leco.files.names.WRAPPERS
-
-
 def test_a_wrapped_net_is_packed(tmp_path):
     lc, x = saved(tmp_path / "m", net()), torch.randn(3, 6)
     packed = leco.load(tmp_path / "m", nn.DataParallel(net()).eval(), packed=True)
-    assert type(packed.module[0]).__name__ == "PackedLinear"
+    assert type(packed[0]).__name__ == "PackedLinear"
     with lc.compressed():
-        assert torch.allclose(packed.module(x), lc.model.eval()(x))
+        assert torch.allclose(packed(x), lc.model.eval()(x))
 
 
 # --- parts

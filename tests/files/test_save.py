@@ -150,3 +150,41 @@ def test_the_order_of_save_is_said(tmp_path):
     with pytest.raises(TypeError, match=r"snapshot must be a leco\.Snapshot or None, not dtype"):
         leco.save(path, lc, torch.float16)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_that_was_replaced_is_named(tmp_path):
+    model = net()
+    lc = made(model)
+    leco.save(tmp_path / "m", lc)
+    before, kept = (tmp_path / "m").read_bytes(), lc.snapshot()
+    model[0].weight = nn.Parameter(torch.randn(3, 4))
+    for snapshot in (None, kept):
+        with pytest.raises(ValueError, match=r"parameter '0\.weight' was replaced in the model"):
+            leco.save(tmp_path / "m", lc, snapshot)
+    assert (tmp_path / "m").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_net_with_compiled_layers_is_saved_under_plain_names(tmp_path):
+    model = net()
+    model[0] = torch.compile(model[0], backend="eager")
+    model[2] = torch.compile(model[2], backend="eager")
+    lc = made(model)
+    leco.save(tmp_path / "m", lc)
+    other = leco.load(tmp_path / "m", net())
+    assert torch.equal(other[0].weight, lc.delta["0.weight"])
+    assert torch.equal(other[2].weight, model[2].weight)
+    assert torch.equal(other[2].bias, model[2].bias)
+
+
+def test_a_snapshot_is_described_by_the_compression_that_made_it(tmp_path):
+    lc = leco.LC(net(), {"a": leco.Task("0.weight", leco.Vector(), leco.TopK(6))})
+    lc.mu = 1.0
+    kept = lc.snapshot()
+    lc.set_compressions({"a": leco.TopK(3)})
+    lc.c_step()
+    for snapshot, count in ((kept, 6), (None, 3)):
+        leco.save(tmp_path / "m", lc, snapshot)
+        described = leco.describe(tmp_path / "m")["tasks"]["a"]["compression"]
+        assert (described[0], described[1]["kappa"]) == ("TopK", count)
+        assert int(leco.thetas(tmp_path / "m")["a"].theta.mask.sum()) == count

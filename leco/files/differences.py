@@ -1,34 +1,9 @@
-"""Names of a net's tensors: without the wrappers around the net, and what to say where those of a
-file and of a model differ."""
+"""What to say where the names in a file and in a model differ."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from torch import nn
-
-COMPILED = "_orig_mod"
-"""The name of a compiled module in the module that `torch.compile` returns."""
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-"""Modules that hold the net as `module`."""
 SHOWN = 3
-
-
-def plain_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """The names of a model's tensors as they are in the bare net, to its own names for them."""
-    wrapped = {path for path, module in model.named_modules() if isinstance(module, WRAPPERS)}
-    found = {}
-    for name in names:
-        parts, kept = name.split("."), []
-        for place, part in enumerate(parts):
-            inner = part == "module" and ".".join(parts[:place]) in wrapped
-            kept += [] if inner or part == COMPILED else [part]
-        found[".".join(kept)] = name
-    return found
-
-
-def bare(name: str) -> str:
-    """A name in a file that was saved from a wrapped net, as it is in the bare net."""
-    kept = [part for part in name.split(".") if part != COMPILED]
-    return ".".join(kept[1:] if kept[0] == "module" else kept)
+"""How many names a message shows."""
 
 
 def listed(names: Sequence[str]) -> str:
