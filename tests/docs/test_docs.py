@@ -22,7 +22,7 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE = re.compile(r"`((?:leco|tests|examples|benchmarks)/[\w/.-]+\.py)`")
-ANCHOR = re.compile(r"\]\(([\w.-]*)#([\w-]+)\)")
+ANCHOR = re.compile(r"\]\(([\w./-]*)#([\w-]+)\)")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
