@@ -217,7 +217,7 @@ class Comparison:
     def _train_free(self, lc: leco.LC) -> None:
         s = self.settings
         free = leco.Retraining(lc)
-        # the gradient of a shared value sums over its weights, so SGD would need a rate for each
+        # SGD would need a rate for each shared value: its gradient sums over its weights
         optimizer = torch.optim.Adam(free.parameters(), s.retrain_lr)
         free.attach(optimizer)
         for epoch in range(s.retrain_epochs):
@@ -240,8 +240,8 @@ class Comparison:
             lc,
             l_step,
             leco.exponential(s.mu, s.factor, s.steps),
-            from_delta=False,
             evaluate=lambda: evaluate(lc.model, chosen),
+            from_delta=False,  # the authors' L steps start where the last one ended
             checkpoint=self.folder / f"{_slug(name)}-lc.checkpoint",
             stateful={"optimizer": optimizer},
             progress=progress,
