@@ -1,4 +1,4 @@
-# make demo | test | lint | examples | bench: each sets up .venv by itself the first time.
+# make demo | test | lint | wheel | examples: each sets up .venv by itself the first time.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,7 +8,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test lint format examples bench clean
+.PHONY: demo test lint format wheel examples clean
 
 demo: $(READY)  ## compress a real net several ways; ends with a table, a figure and a file that loads
 	$(BIN)/python examples/demo.py
@@ -25,15 +25,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheel:  ## an sdist and a wheel, used from a fresh environment in another folder
+	PYTHON=$(PYTHON) bash .ci/wheel_check.sh
+
 examples: $(READY)  ## every example, made short
 	$(BIN)/python examples/demo.py --smoke --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet300 --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression tensors --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet300-relu --compression units "5 %, 4 values" --bytes 9000 --methods DC LC --out $$(mktemp -d)
 
-bench: $(READY)
-	$(BIN)/python benchmarks/csteps.py
-	$(BIN)/python benchmarks/lstep.py
-
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

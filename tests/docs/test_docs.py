@@ -1,5 +1,4 @@
-"""The pages run: every ```python block of a page, in order, in one namespace; and what they list is
-what there is."""
+"""Each page's ```python blocks run, in order, in one namespace. Lists and links are complete."""
 
 import re
 from pathlib import Path
@@ -23,12 +22,12 @@ PAGES = [
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE = re.compile(r"`((?:leco|tests|examples|benchmarks)/[\w/.-]+\.py)`")
+ANCHOR = re.compile(r"\]\(([\w./-]*)#([\w-]+)\)")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def blocks(path: Path) -> list[str]:
-    """The page's blocks, each behind as many empty lines as stand before it: a traceback names the
-    line of the page."""
+    """The page's blocks, each padded with empty lines so that a traceback names the page's line."""
     text = path.read_text(encoding="utf-8")
     return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in BLOCK.finditer(text)]
 
@@ -47,12 +46,34 @@ def test_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         exec(compile(block, path, "exec"), namespace)
 
 
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_and_files_exist(path: Path):
     text = path.read_text(encoding="utf-8")
     targets = [target for target in LINK.findall(text) if "://" not in target]
     assert [target for target in targets if not (path.parent / target).exists()] == []
     assert [file for file in SOURCE.findall(text) if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_anchors_exist(path: Path):
+    found = ANCHOR.findall(path.read_text(encoding="utf-8"))
+    pages = [(path.parent / page if page else path, anchor) for page, anchor in found]
+    assert [anchor for page, anchor in pages if anchor not in anchors(page)] == []
+
+
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start, end = lines.index("<!-- results -->"), lines.index("<!-- end of results -->")
+    assert len(lines) <= 120
+    assert 1 <= len(lines[start + 1 : end]) - 2 <= 10  # rows below the heading
+    assert sum(line.startswith("![") for line in lines) == 1
 
 
 def test_map_names_every_room():

@@ -1,0 +1,59 @@
+"""The core works without the optional packages, and a call that needs one names its extra."""
+
+import subprocess
+import sys
+
+import pytest
+
+OPTIONAL = {
+    "export": ("onnx", "onnxscript", "onnxruntime", "onnx_ir"),
+    "torchao": ("torchao",),
+    "compressed-tensors": ("compressed_tensors",),
+    "structured": ("torch_pruning",),
+    "bench": ("transformers", "zstandard", "kmeans1d"),
+    "examples": ("matplotlib", "sklearn"),
+}
+CORE = """
+import pkgutil, importlib, sys
+sys.modules.update(dict.fromkeys({blocked!r}))
+import torch
+import leco
+for module in pkgutil.walk_packages(leco.__path__, "leco."):
+    if module.name != "leco.__main__":
+        importlib.import_module(module.name)
+model, x = torch.nn.Linear(8, 4), torch.ones(2, 8)
+lc = leco.LC(model, leco.each(["weight"], leco.Rows(), leco.Binary()))
+lc.mu = 1.0
+lc.step()
+"""
+CALLS = {
+    "export": 'leco.export_onnx("net.onnx", model, lc, x)',
+    "torchao": "leco.export_torchao(model, lc)",
+    "compressed-tensors": 'leco.export_compressed_tensors("folder", model, lc)',
+    "structured": "leco.coupled(model, x)",
+}
+
+
+def run(code: str, folder: object) -> subprocess.CompletedProcess[str]:
+    blocked = [name for names in OPTIONAL.values() for name in names]
+    code = CORE.format(blocked=blocked) + code
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=str(folder)
+    )
+
+
+def test_core_needs_no_optional_package(tmp_path):
+    found = run(
+        'leco.save("net", lc); leco.load("net", torch.nn.Linear(8, 4)); leco.breakdown("net")',
+        tmp_path,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("extra", CALLS)
+def test_calls_name_their_extra(extra, tmp_path):
+    found = run(CALLS[extra], tmp_path)
+    assert found.returncode == 1
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert f"pip install leco[{extra}]" in last
