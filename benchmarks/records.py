@@ -72,10 +72,20 @@ def where(run: Record) -> str:
     return f"torch {run['versions']['torch']}, {of.get('gpu') or threads}"
 
 
+def flat(row: Record, before: str = "") -> Record:
+    """The row with the numbers of nested records as its own."""
+    found: Record = {}
+    for key, value in row.items():
+        inner = isinstance(value, dict)
+        found |= flat(value, f"{before}{key} ") if inner else {before + key: value}
+    return found
+
+
 def show(title: str, rows: list[Record], width: int = 160) -> None:
     """Print the rows as a table."""
-    table = Table(*rows[0], title=title)
-    for row in rows:
+    plain = [flat(row) for row in rows]
+    table = Table(*plain[0], title=title)
+    for row in plain:
         table.add_row(*map(text, row.values()))
     Console(width=width).print(table)
 

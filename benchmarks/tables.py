@@ -160,7 +160,7 @@ def markdown(rows: list[Row]) -> str:
 
 def comma_separated(rows: list[Row]) -> str:
     """One line a row; nested numbers have columns of their own."""
-    plain = [flat(row) for row in rows]
+    plain = [{k: written(v) for k, v in records.flat(row).items()} for row in rows]
     columns = list(dict.fromkeys(column for row in plain for column in row))
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -169,14 +169,8 @@ def comma_separated(rows: list[Row]) -> str:
     return file.getvalue()
 
 
-def flat(row: Row, before: str = "") -> Row:
-    found: Row = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{before}{key} ")
-        else:
-            found[before + key] = f"{value:.8g}" if isinstance(value, float) else value
-    return found
+def written(value: Any) -> Any:
+    return f"{value:.8g}" if isinstance(value, float) else value
 
 
 def filled(text: str, parts: dict[str, str]) -> str:

@@ -77,7 +77,7 @@ def priced(cell: Cell) -> tuple[dict[str, RankCost], float]:
         costs |= {param: own.cost for param, own in parts}  # pyright: ignore[reportAttributeAccessIssue]
     if limit is None:
         raise ValueError(
-            "SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first"
+            "SVD + fine-tuning has the cost of LC: run the method LC of this row first"
         )
     return costs, limit
 

@@ -14,20 +14,24 @@ import leco
 
 
 @pytest.fixture
-def bench(benchmarks: None):
+def bench():
     """Their modules."""
     pytest.importorskip("PIL")
-    import methods
-    import proof
-    import rows
-    import training
-    from baselines import decomposition, deep_compression, latent, magnitude
+    import benchmarks.proof.__main__ as proof
+    from benchmarks.baselines import decomposition, deep_compression, latent, magnitude
+    from benchmarks.data import Data
+    from benchmarks.proof import cell, compressions, methods, trainer, training
 
     return SimpleNamespace(
         methods=methods,
         proof=proof,
-        rows=rows,
+        rows=compressions,
         training=training,
+        Data=Data,
+        Cell=cell.Cell,
+        Settings=cell.Settings,
+        trace=cell.trace,
+        Trainer=trainer.Trainer,
         latent=latent,
         magnitude=magnitude,
         ranks=decomposition,
@@ -47,9 +51,9 @@ def cell(
     x = torch.randn(256, 2)
     y = (x[:, 0] * x[:, 1] > 0).long()
     same = lambda images: images  # noqa: E731
-    data = bench.training.Data("points", (x, y), (x, y), (x, y), same, same, False)
+    data = bench.Data("points", (x, y), (x, y), (x, y), same, same, False)
     model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
-    trainer = bench.training.Trainer(data, batch=64, epochs=40, lr=0.1, seed=0, bfloat16=False)
+    trainer = bench.Trainer(data, batch=64, epochs=40, lr=0.1, seed=0, bfloat16=False)
     trainer.run(model, bench.training.sgd(model.parameters(), 0.1), trainer.total)
     view = view or leco.Vector()
     names = leco.match(model, "*.weight")
@@ -58,7 +62,7 @@ def cell(
         if isinstance(compression, leco.TopK | leco.Compose)
         else leco.each(names, view, compression)
     )
-    settings = bench.methods.Settings(
+    settings = bench.Settings(
         **{
             "epochs": 8,
             "batch": 64,
@@ -70,7 +74,7 @@ def cell(
             **changes,
         }
     )
-    return bench.methods.Cell(model, tasks, data, settings, 0, folder / "cell.checkpoint")
+    return bench.Cell(model, tasks, data, settings, 0, folder / "cell.checkpoint")
 
 
 def loss(lc: leco.LC, found) -> float:
@@ -87,14 +91,14 @@ def test_a_trainer_takes_each_example_once_an_epoch_and_goes_on_from_its_state(
     for _ in range(2):
         order = []
         for _ in range(trainer.per_epoch):
-            order.append(trainer._chosen())
+            order.append(trainer.chosen())
             trainer.done += 1
         seen.append(torch.cat(order))
     assert all(sorted(order.tolist()) == list(range(256)) for order in seen)
     assert not torch.equal(*seen)
     other = found.trainer()
     other.load_state_dict({"done": trainer.per_epoch})
-    assert torch.equal(other._chosen(), seen[1][:64])
+    assert torch.equal(other.chosen(), seen[1][:64])
     assert other.rate == pytest.approx(0.05 * (0.5 + 0.5 * math.cos(math.pi / 8)))
     assert bench.training.one_cycle(0.1) == 0.5
     assert bench.training.one_cycle(0.6) == pytest.approx(0.5)
@@ -144,7 +148,7 @@ def test_straight_through_moves_latent_weights_by_the_gradient_at_the_compressed
     found = cell(bench, tmp_path, leco.Binary(), epochs=0.25)  # one iteration
     latent, parts = (
         [p.detach().clone() for p in found.model.parameters()],
-        found.trainer()._chosen(),
+        found.trainer().chosen(),
     )
     at = [p.abs().mean() * p.sign() if p.ndim > 1 else p for p in latent]
     at = [p.requires_grad_() for p in at]
@@ -252,17 +256,17 @@ def test_magnitude_pruning_ends_with_as_many_weights_as_asked_and_never_revives_
     found = cell(bench, tmp_path, leco.TopK(0.25))
     start = loss(bench.methods.direct(found), found)
     found, counts = cell(bench, tmp_path, leco.TopK(0.25)), []
-    run = bench.training.Trainer.run
+    run = bench.Trainer.run
 
     def counting(self, model, *rest, **options):
         counts.append([p != 0 for p in model.parameters() if p.ndim > 1])
         return run(self, model, *rest, **options)
 
-    bench.training.Trainer.run = counting
+    bench.Trainer.run = counting
     try:
         lc = bench.proof.METHODS[method](found)
     finally:
-        bench.training.Trainer.run = run
+        bench.Trainer.run = run
     assert sum(int((d != 0).sum()) for d in lc.delta.values()) == 16
     assert loss(lc, found) < start
     masks = [*counts, [d != 0 for d in lc.delta.values()]]
@@ -443,14 +447,14 @@ def test_l_steps_from_delta_start_there_and_c_steps_stand_between_the_rounds(
 ):
     found = cell(bench, tmp_path, leco.Binary(), from_delta=True, rounds=2, retrain=0.0)
     starts, steps = [], []
-    run, c_step = bench.training.Trainer.run, leco.LC.c_step
+    run, c_step = bench.Trainer.run, leco.LC.c_step
     monkeypatch.setattr(leco.LC, "c_step", lambda lc: steps.append(len(starts)) or c_step(lc))
 
     def looking(trainer, model, *rest, **options):
         starts.append([len(p.abs().unique()) for p in model.parameters() if p.ndim > 1])
         return run(trainer, model, *rest, **options)
 
-    monkeypatch.setattr(bench.training.Trainer, "run", looking)
+    monkeypatch.setattr(bench.Trainer, "run", looking)
     bench.methods.METHODS["LC"](found)
     assert starts == [[1, 1]] * 16  # one absolute value in each layer
     assert steps[-16:] == list(range(1, 17))
@@ -461,12 +465,12 @@ def test_parq_quantizes_kernels_that_have_channels_last(bench: SimpleNamespace, 
     torch.manual_seed(0)
     x = torch.randn(128, 3, 4, 4)
     y, same = (x[:, 0].mean((1, 2)) > 0).long(), lambda images: images
-    data = bench.training.Data("noise", (x, y), (x, y), (x, y), same, same, False)
+    data = bench.Data("noise", (x, y), (x, y), (x, y), same, same, False)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).to(
         memory_format=torch.channels_last
     )
     tasks = leco.each(leco.match(model, "*.weight"), leco.Rows(), leco.Binary())
-    settings = bench.methods.Settings(epochs=6, batch=32, lr=0.05, steps=1)
-    found = bench.methods.Cell(model, tasks, data, settings, 0, tmp_path / "cell.checkpoint")
+    settings = bench.Settings(epochs=6, batch=32, lr=0.05, steps=1)
+    found = bench.Cell(model, tasks, data, settings, 0, tmp_path / "cell.checkpoint")
     bench.latent.parq(found)  # which raises where it ends off the set
     assert [len(filters.abs().unique()) for filters in model[0].weight] == [1] * 8

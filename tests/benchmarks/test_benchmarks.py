@@ -5,6 +5,7 @@ import lzma
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,14 @@ import torch
 
 
 @pytest.fixture
-def bench(benchmarks: None):
+def bench():
     """Their modules."""
     pytest.importorskip("PIL")
     pytest.importorskip("zstandard")
-    import artifact
-    import cifar
-    import nets
+    from benchmarks import cifar, data, nets
+    from benchmarks.file import lengths
 
-    return SimpleNamespace(artifact=artifact, cifar=cifar, nets=nets)
+    return SimpleNamespace(lengths=lengths, cifar=cifar, data=data, nets=nets)
 
 
 def test_nets_have_the_published_sizes(bench: SimpleNamespace):
@@ -54,11 +54,11 @@ def images(n: int) -> np.ndarray:
     return (ramp[None] * np.linspace(0.5, 1, n)[:, None, None, None]).astype(np.uint8)
 
 
-def check(cifar, data, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
+def check(data: Any, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
     """All training images, in two parts that share none."""
     assert [len(split[0]) for split in (data.train, data.validation, data.test)] == [
-        len(x) - cifar.HELD_OUT,
-        cifar.HELD_OUT,
+        len(x) - 3,
+        3,
         4,
     ]
     labels = torch.cat([data.train[1], data.validation[1]])
@@ -70,7 +70,7 @@ def check(cifar, data, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
 def test_cifar_from_the_standard_folder(
     bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bench.cifar, "HELD_OUT", 3)
+    monkeypatch.setattr(bench.data, "HELD_OUT", 3)
     folder, x, y = tmp_path / "cifar-10-batches-py", images(10), np.arange(10)
     folder.mkdir()
     for number in range(1, 6):
@@ -82,15 +82,15 @@ def test_cifar_from_the_standard_folder(
     (folder / "test_batch").write_bytes(
         pickle.dumps({b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, 3]})
     )
-    data = bench.cifar.load(tmp_path)
+    data = bench.data.load("resnet20", tmp_path, torch.device("cpu"))
     assert data.name == "CIFAR-10"
-    check(bench.cifar, data, x, y, 0)
+    check(data, x, y, 0)
 
 
 def test_cifar_from_jpeg_files_is_decoded_once(
     bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bench.cifar, "HELD_OUT", 3)
+    monkeypatch.setattr(bench.data, "HELD_OUT", 3)
     monkeypatch.setattr(bench.cifar, "CACHE", tmp_path / "cache")
     arrays, x, y = dict[str, np.ndarray](), images(10), np.arange(10)
     for split, part, labels in (("train", x, y), ("test", x[:4], y[:4])):
@@ -105,9 +105,9 @@ def test_cifar_from_jpeg_files_is_decoded_once(
     with lzma.open(tmp_path / "cifar10-jpeg.npz.xz", "wb") as file:
         np.savez(file, **arrays)
     for _ in range(2):
-        data = bench.cifar.load(tmp_path)
+        data = bench.data.load("resnet20", tmp_path, torch.device("cpu"))
         assert data.name == "CIFAR-10 (JPEG)"
-        check(bench.cifar, data, x, y, 8)
+        check(data, x, y, 8)
         monkeypatch.setattr(bench.cifar, "lzma", None)
 
 
@@ -131,27 +131,9 @@ def test_augmented_images_are_crops_or_flipped_crops(bench: SimpleNamespace):
 
 def test_yardsticks_of_a_file(bench: SimpleNamespace):
     symbols = torch.arange(1000) % 4
-    assert bench.artifact.entropy_bytes(symbols) == pytest.approx(250)
-    assert bench.artifact.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes(
+    assert bench.lengths.entropy_bytes(symbols) == pytest.approx(250)
+    assert bench.lengths.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes(
         [0b01101100]
     )
-    assert len(bench.artifact.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
-    assert bench.artifact.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""
-
-
-def test_settings_are_chosen_by_validation_error_of_those_with_the_most_seeds(benchmarks: None):
-    from proof_cells import chosen
-
-    errors = {
-        "LC": [3.0, 3.2],
-        "LC (clipped)": [2.8, 3.1],
-        "LC (lucky)": [1.0],
-        "gradual magnitude": [0.5, 0.5],
-    }
-    found = [
-        {"method": method, "row": {"validation_error": own}}
-        for method, every in errors.items()
-        for own in every
-    ]
-    assert {cell["method"] for cell in chosen(found)} == {"LC (clipped)"}
-    assert chosen(found[-2:]) == []
+    assert len(bench.lengths.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
+    assert bench.lengths.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""
