@@ -43,9 +43,9 @@ def load(net: str, folder: Path, device: torch.device) -> Data:
     # the same images are held out in every run
     order = torch.randperm(len(whole[0]), generator=torch.Generator().manual_seed(0))
     splits = [(whole[0][part], whole[1][part]) for part in (order[HELD_OUT:], order[:HELD_OUT])]
-    moved = ((x.to(device), y.to(device)) for x, y in (*splits, test))
+    train, held, test = ((x.to(device), y.to(device)) for x, y in (*splits, test))
     prepare, augment = (_same, _same) if small else (cifar.floats, cifar.augmented)
-    return Data(name, *moved, prepare, augment, not small)
+    return Data(name, train, held, test, prepare, augment, not small)
 
 
 def _same(images: Tensor) -> Tensor:

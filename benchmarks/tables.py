@@ -117,7 +117,7 @@ def _change(net: str, start: str, note: str, runs: list[Row]) -> Row:
 def tables() -> dict[str, str]:
     """The tables of the pages by their markers."""
     made, verdicts = aims.rows(), [row["verdict"] for row in aims.rows()]
-    csteps, files = speed.last("csteps", "speed"), speed.last("file", "lengths")
+    csteps = speed.last("csteps", "speed")
     count = f"{verdicts.count('met')} of {len(verdicts)} rows are met."
     sizes = (
         f"{csteps['weights']:,} float32 weights, a matrix of {csteps['side']} x {csteps['side']}"
@@ -127,7 +127,7 @@ def tables() -> dict[str, str]:
         "methods": markdown(methods(METHODS)),
         "ablation": markdown(ablation()),
         "csteps": f"{markdown(speed.c_steps())}\n\n{sizes}; {records.where(csteps)}.",
-        "files": f"{markdown(speed.lengths())}\n\n{records.where(files)}.",
+        "files": markdown(speed.lengths()),
         "speeds": markdown(speed.speeds()),
         "fuzz": speed.fuzz(),
         "results": markdown(methods(README)),

@@ -20,7 +20,8 @@ def paired(
 
     The order is A B A B ..., after one call of each.
     """
-    ours(), yardstick()
+    ours()
+    yardstick()
     pairs = [(seconds(ours), seconds(yardstick)) for _ in range(repeats)]
     first, second = zip(*pairs, strict=True)
     ratios = [a / b for a, b in pairs]

@@ -58,11 +58,9 @@ def _kept(cell: Cell) -> float:
 def _prune_(cell: Cell, kept: float) -> dict[str, Tensor]:
     """Zero all but the largest weights; which are left."""
     if kept < 1:
-        tasks = {
-            n: dataclasses.replace(t, compression=dataclasses.replace(t.compression, kappa=kept))
-            for n, t in cell.tasks.items()
-        }  # pyright: ignore[reportArgumentType]
-        lc = leco.LC(cell.model, tasks, multipliers=False)
+        (task,) = cell.tasks.values()
+        fewer = dataclasses.replace(task, compression=leco.TopK(kept))
+        lc = leco.LC(cell.model, {"all": fewer}, multipliers=False)
         lc.mu = 1.0
         lc.project_()
     return {

@@ -172,7 +172,7 @@ def main() -> None:
             own = (args.net, args.group, compression, method, args.note, args.seed)
             if args.record and own in done:
                 continue
-            what = dict(zip(KEYS, own, strict=True))
+            what: dict[str, Any] = dict(zip(KEYS, own, strict=True))
             path = file_of(args.out, what)
             model = copy.deepcopy(original)
             tasks = compressions.tasks(args.net, model, compression)

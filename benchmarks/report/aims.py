@@ -77,5 +77,5 @@ def measured(aim: Aim, group: str) -> list[Cell]:
 
     A ResNet's is with hard targets where that was run.
     """
-    wanted = {"net": aim.net, "group": group, "compression": aim.compression}
+    wanted: dict[str, Any] = {"net": aim.net, "group": group, "compression": aim.compression}
     return chosen(tabled(**wanted)) or chosen(of(**wanted))
