@@ -1,2 +1,1 @@
-"""Methods of others, small and faithful, over the same data, reference nets, epochs and files as
-LC's: see `methods.Cell`."""
+"""Methods of others over the same data, reference nets, epochs and files: see proof/cell.py."""

@@ -5,10 +5,11 @@ import heapq
 from collections.abc import Callable, Mapping
 
 import torch
-from methods import Cell, train_free
 from torch import Tensor
 
 import leco
+from benchmarks.proof.cell import Cell
+from benchmarks.proof.methods import train_free
 from leco.compressions.costs import RankCost
 
 Cost = Callable[[int], float]
@@ -73,10 +74,10 @@ def priced(cell: Cell) -> tuple[dict[str, RankCost], float]:
             ]
         else:
             parts = [(task.params[0], task.compression)]
-        costs |= {param: compression.cost for param, compression in parts}  # pyright: ignore[reportAttributeAccessIssue]
+        costs |= {param: own.cost for param, own in parts}  # pyright: ignore[reportAttributeAccessIssue]
     if limit is None:
         raise ValueError(
-            "SVD + fine-tuning meets the cost that LC ended with: run the method LC of this row first"
+            "SVD + fine-tuning has the cost of LC: run the method LC of this row first"
         )
     return costs, limit
 

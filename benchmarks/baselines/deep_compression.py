@@ -3,10 +3,10 @@ k-means and retrain them, code the rest losslessly."""
 
 import dataclasses
 
-from methods import Cell, train_free
-
 import leco
-from baselines import magnitude
+from benchmarks.baselines import magnitude
+from benchmarks.proof.cell import Cell
+from benchmarks.proof.methods import train_free
 
 
 def deep_compression(cell: Cell) -> leco.LC:

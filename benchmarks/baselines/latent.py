@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import training
-from methods import Cell, weights_at
 
 import leco
+from benchmarks.proof import training
+from benchmarks.proof.cell import Cell
+from benchmarks.proof.methods import weights_at
 
 
 def straight_through(cell: Cell) -> leco.LC:
@@ -55,13 +56,7 @@ def _train(cell: Cell, blend: Callable[[float], float]) -> leco.LC:
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
         loss = trainer.run(cell.model, optimizer, trainer.left, at=at)
         lc.c_step()
-        cell.curve.append(
-            {
-                "epoch": trainer.done / trainer.per_epoch,
-                "train_loss": loss,
-                "validation_error": cell.compressed_error(lc),
-            }
-        )
+        cell.note(trainer, loss, cell.compressed_error(lc))
     lc.c_step()
     return lc
 
@@ -102,14 +97,7 @@ def parq(cell: Cell, annealed: float = 0.8, steepness: float = 10.0) -> leco.LC:
     )
     for _ in cell.epochs(trainer, {"optimizer": optimizer}):
         loss = trainer.run(cell.model, optimizer, trainer.left)
-        found = {
-            "epoch": trainer.done / trainer.per_epoch,
-            "train_loss": loss,
-            "validation_error": cell.validate()[1],
-        }
-        cell.curve.append(
-            {**found, "inverse_slope": optimizer.param_groups[0].get("inv_slope", 0.0)}
-        )
+        cell.note(trainer, loss, cell.validate()[1])
     lc.mu = 1.0  # the weights are in the set already: Theta is read off
     gap = lc.record().relative_gap
     if gap > 1e-5:

@@ -4,10 +4,10 @@ rewound."""
 import dataclasses
 
 import torch
-from methods import Cell
 from torch import Tensor
 
 import leco
+from benchmarks.proof.cell import Cell
 
 
 def cubic(share: float, kept: float, until: float = 0.75) -> float:
@@ -28,13 +28,7 @@ def gradual(cell: Cell, updates: int = 50, epochs: float | None = None) -> leco.
         for _ in range(0, trainer.left, every):
             masks.update(_prune_(cell, cubic(trainer.done / trainer.total, final)))
             losses.append(trainer.run(cell.model, optimizer, min(every, trainer.left)))
-        cell.curve.append(
-            {
-                "epoch": trainer.done / trainer.per_epoch,
-                "train_loss": sum(losses) / len(losses),
-                "validation_error": cell.validate()[1],
-            }
-        )
+        cell.note(trainer, sum(losses) / len(losses), cell.validate()[1])
     return _end(cell)
 
 
@@ -47,13 +41,8 @@ def rewound(cell: Cell, rounds: int = 4) -> leco.LC:
         trainer, optimizer = cell.trainer(cell.settings.epochs / rounds, part=k), cell.optimizer()
         _mask_after_steps(optimizer, cell, masks)
         loss = trainer.run(cell.model, optimizer, trainer.total)
-        cell.curve.append(
-            {
-                "epoch": (k + 1) * cell.settings.epochs / rounds,
-                "train_loss": loss,
-                "validation_error": cell.validate()[1],
-            }
-        )
+        cell.note(trainer, loss, cell.validate()[1])
+        cell.curve[-1]["epoch"] = (k + 1) * cell.settings.epochs / rounds
     return _end(cell)
 
 
@@ -69,11 +58,9 @@ def _kept(cell: Cell) -> float:
 def _prune_(cell: Cell, kept: float) -> dict[str, Tensor]:
     """Zero all but the largest weights; which are left."""
     if kept < 1:
-        tasks = {
-            n: dataclasses.replace(t, compression=dataclasses.replace(t.compression, kappa=kept))
-            for n, t in cell.tasks.items()
-        }  # pyright: ignore[reportArgumentType]
-        lc = leco.LC(cell.model, tasks, multipliers=False)
+        (task,) = cell.tasks.values()
+        fewer = dataclasses.replace(task, compression=leco.TopK(kept))
+        lc = leco.LC(cell.model, {"all": fewer}, multipliers=False)
         lc.mu = 1.0
         lc.project_()
     return {

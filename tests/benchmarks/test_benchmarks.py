@@ -4,26 +4,20 @@ file."""
 import lzma
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("PIL")
+pytest.importorskip("zstandard")
 
-@pytest.fixture
-def bench(benchmarks: None):
-    """Their modules."""
-    pytest.importorskip("PIL")
-    pytest.importorskip("zstandard")
-    import artifact
-    import cifar
-    import nets
-
-    return SimpleNamespace(artifact=artifact, cifar=cifar, nets=nets)
+from benchmarks import cifar, data, nets
+from benchmarks.file import lengths
 
 
-def test_nets_have_the_published_sizes(bench: SimpleNamespace):
+def test_nets_have_the_published_sizes():
     sizes = {
         "resnet20": 269_722,
         "resnet56": 853_018,
@@ -31,13 +25,11 @@ def test_nets_have_the_published_sizes(bench: SimpleNamespace):
         "lenet300": 266_610,
         "lenet5": 431_080,
     }
-    assert {
-        name: sum(p.numel() for p in bench.nets.NETS[name]().parameters()) for name in sizes
-    } == sizes
+    assert {name: sum(p.numel() for p in nets.NETS[name]().parameters()) for name in sizes} == sizes
 
 
-def test_a_shortcut_halves_the_pixels_and_adds_zero_channels(bench: SimpleNamespace):
-    block = bench.nets.Block(4, 6, 2).eval()
+def test_a_shortcut_halves_the_pixels_and_adds_zero_channels():
+    block = nets.Block(4, 6, 2).eval()
     torch.nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 4, 8, 8)
     y = block(x)
@@ -54,11 +46,11 @@ def images(n: int) -> np.ndarray:
     return (ramp[None] * np.linspace(0.5, 1, n)[:, None, None, None]).astype(np.uint8)
 
 
-def check(cifar, data, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
+def check(data: Any, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
     """All training images, in two parts that share none."""
     assert [len(split[0]) for split in (data.train, data.validation, data.test)] == [
-        len(x) - cifar.HELD_OUT,
-        cifar.HELD_OUT,
+        len(x) - 3,
+        3,
         4,
     ]
     labels = torch.cat([data.train[1], data.validation[1]])
@@ -67,10 +59,8 @@ def check(cifar, data, x: np.ndarray, y: np.ndarray, tolerance: int) -> None:
     assert (found - torch.from_numpy(x).int()).abs().max() <= tolerance
 
 
-def test_cifar_from_the_standard_folder(
-    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(bench.cifar, "HELD_OUT", 3)
+def test_cifar_from_the_standard_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "HELD_OUT", 3)
     folder, x, y = tmp_path / "cifar-10-batches-py", images(10), np.arange(10)
     folder.mkdir()
     for number in range(1, 6):
@@ -82,40 +72,38 @@ def test_cifar_from_the_standard_folder(
     (folder / "test_batch").write_bytes(
         pickle.dumps({b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 2, 3]})
     )
-    data = bench.cifar.load(tmp_path)
-    assert data.name == "CIFAR-10"
-    check(bench.cifar, data, x, y, 0)
+    found = data.load("resnet20", tmp_path, torch.device("cpu"))
+    assert found.name == "CIFAR-10"
+    check(found, x, y, 0)
 
 
-def test_cifar_from_jpeg_files_is_decoded_once(
-    bench: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(bench.cifar, "HELD_OUT", 3)
-    monkeypatch.setattr(bench.cifar, "CACHE", tmp_path / "cache")
+def test_cifar_from_jpeg_files_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "HELD_OUT", 3)
+    monkeypatch.setattr(cifar, "CACHE", tmp_path / "cache")
     arrays, x, y = dict[str, np.ndarray](), images(10), np.arange(10)
     for split, part, labels in (("train", x, y), ("test", x[:4], y[:4])):
         files = []
         for image in part:
             path = tmp_path / "image.jpg"
-            bench.cifar.Image.fromarray(image).save(path, quality=95)
+            cifar.Image.fromarray(image).save(path, quality=95)
             files.append(path.read_bytes())
         arrays[f"{split}_jpeg"] = np.frombuffer(b"".join(files), np.uint8)
         arrays[f"{split}_offsets"] = np.cumsum([0, *map(len, files)]).astype(np.uint32)
         arrays[f"{split}_labels"] = labels.astype(np.uint8)
     with lzma.open(tmp_path / "cifar10-jpeg.npz.xz", "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     for _ in range(2):
-        data = bench.cifar.load(tmp_path)
-        assert data.name == "CIFAR-10 (JPEG)"
-        check(bench.cifar, data, x, y, 8)
-        monkeypatch.setattr(bench.cifar, "lzma", None)
+        found = data.load("resnet20", tmp_path, torch.device("cpu"))
+        assert found.name == "CIFAR-10 (JPEG)"
+        check(found, x, y, 8)
+        monkeypatch.setattr(cifar, "lzma", None)
 
 
-def test_augmented_images_are_crops_or_flipped_crops(bench: SimpleNamespace):
+def test_augmented_images_are_crops_or_flipped_crops():
     x = torch.randint(1, 256, (40, 32, 32, 3), dtype=torch.uint8)
     padded = torch.nn.functional.pad(x, (0, 0, 4, 4, 4, 4))
     seen = set()
-    for image, own in zip(bench.cifar.augmented(x), padded, strict=True):
+    for image, own in zip(cifar.augmented(x), padded, strict=True):
         crops = {
             (i, j, f): own[i : i + 32, j : j + 32].flip(1) if f else own[i : i + 32, j : j + 32]
             for i in range(9)
@@ -126,32 +114,12 @@ def test_augmented_images_are_crops_or_flipped_crops(bench: SimpleNamespace):
         assert len(places) == 1
         seen.add(places[0])
     assert all(len({place[k] for place in seen}) > 1 for k in range(3))
-    assert bench.cifar.floats(x).is_contiguous(memory_format=torch.channels_last)
+    assert cifar.floats(x).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_yardsticks_of_a_file(bench: SimpleNamespace):
+def test_yardsticks_of_a_file():
     symbols = torch.arange(1000) % 4
-    assert bench.artifact.entropy_bytes(symbols) == pytest.approx(250)
-    assert bench.artifact.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes(
-        [0b01101100]
-    )
-    assert len(bench.artifact.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
-    assert bench.artifact.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""
-
-
-def test_settings_are_chosen_by_validation_error_of_those_with_the_most_seeds(benchmarks: None):
-    from proof_cells import chosen
-
-    errors = {
-        "LC": [3.0, 3.2],
-        "LC (clipped)": [2.8, 3.1],
-        "LC (lucky)": [1.0],
-        "gradual magnitude": [0.5, 0.5],
-    }
-    found = [
-        {"method": method, "row": {"validation_error": own}}
-        for method, every in errors.items()
-        for own in every
-    ]
-    assert {cell["method"] for cell in chosen(found)} == {"LC (clipped)"}
-    assert chosen(found[-2:]) == []
+    assert lengths.entropy_bytes(symbols) == pytest.approx(250)
+    assert lengths.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes([0b01101100])
+    assert len(lengths.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
+    assert lengths.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""

@@ -1,0 +1,1 @@
+"""What docs/benchmarks.md is made of: tables and figures from the records."""

@@ -1,0 +1,1 @@
+"""How fast nets are that compute from a compressed form."""
