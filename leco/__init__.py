@@ -3,9 +3,10 @@ L(w) subject to w = Delta(Theta)."""
 
 from leco.algorithm.batchnorm import recalibrate_
 from leco.algorithm.lc import LC
+from leco.algorithm.loop import run
 from leco.algorithm.record import Record, Result, Snapshot
 from leco.algorithm.retrain import Retraining, iterated_direct_compression
-from leco.algorithm.run import Run, run
+from leco.algorithm.run import Run
 from leco.algorithm.schedules import automatic, exponential, stable_lr, steady_mu
 from leco.coding.tensors import bits
 from leco.compressions import (

@@ -1,7 +1,9 @@
 """The checkpoint of a run: written whole or not at all, and checked whole before it is used."""
 
 import copy
+import io
 import math
+import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,9 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm.lc import LC
-from leco.algorithm.record import Record
-from leco.algorithm.state import label
+from leco.algorithm import run_state
+from leco.algorithm.interrupts import uninterrupted
 from leco.atomic import atomically
 from leco.names import named_state, unwrapped
 
@@ -23,13 +24,10 @@ class DivergedError(ValueError):
     """NaN or infinity in the model."""
 
 
-class Resumable(Protocol):
+class Resumable(run_state.Stateful, Protocol):
     """What a checkpoint needs of a run."""
 
-    lc: LC
     stateful: dict[str, Any]
-    records: list[Record]
-    bounds: Any
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, saved: Mapping[str, Any]) -> None: ...
@@ -39,9 +37,8 @@ def save(run: Resumable, path: Path) -> None:
     """Write the run, its model, what the L step uses, and the state of the random generators."""
     state = {
         "kind": KIND,
-        "tasks": _described(run.lc, {}),
         "run": run.state_dict(),
-        "model": run.lc.model.state_dict(),
+        "model": unwrapped(run.lc.model).state_dict(),
         "stateful": {name: part.state_dict() for name, part in run.stateful.items()},
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -63,33 +60,49 @@ def resume(run: Resumable, path: Path) -> bool:
         _check(run, state)
         _apply(run, state)
     except Exception as error:
-        if isinstance(error, OSError):
-            raise
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"leco.run: checkpoint {path}: {said}") from error
     return True
 
 
-def check_finite(model: nn.Module) -> None:
-    """Raise DivergedError for a parameter with NaN or infinity, or a buffer with NaN."""
+def check_stateful(parts: Mapping[str, Any]) -> None:
+    """Raise TypeError where a state can be written but not read back, as by the safe loader of
+    torch: it would be found out when a run resumes."""
+    for name, part in parts.items():
+        file = io.BytesIO()
+        torch.save(part.state_dict(), file)
+        file.seek(0)
+        try:
+            torch.load(file, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise TypeError(
+                f"leco.run: stateful[{name!r}]: its state_dict holds objects that a checkpoint "
+                "can't give back; let it hold tensors, numbers, strings, lists and dicts"
+            ) from error
+
+
+def check_finite(model: nn.Module, when: str) -> None:
+    """Raise DivergedError for NaN in a parameter or buffer, and for infinity in a parameter that is
+    trained.
+
+    Args:
+        model: the net.
+        when: for the message, such as "after the L step".
+    """
     for name, value in named_state(model).items():
         if value.is_floating_point() and value.numel() and not value.is_meta:
             low, high = (float(end) for end in torch.aminmax(value.detach()))
-            bad = math.isnan(low) or (isinstance(value, nn.Parameter) and math.isinf(high - low))
-            if bad and not bool(torch.isfinite(value).all()):
-                raise DivergedError(
-                    f"{name!r} holds NaN or infinite entries; the L step diverged (lower its "
-                    "learning rate)"
-                )
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers of the model, not copied."""
-    return named_state(model)
+            trained = value.requires_grad and math.isinf(high - low)
+            if math.isnan(low) or trained:
+                what = "NaN" if math.isnan(low) else "infinite"
+                kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
+                raise DivergedError(f"{kind} {name!r} has {what} entries {when}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The content of a file whose checksums are right."""
+    if path.is_dir():
+        raise ValueError("it is a folder")
     with path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -100,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError(f"it is damaged: {damaged} does not have its checksum")
         file.seek(0)
         state = torch.load(file, map_location="cpu", weights_only=True)
-    wanted = {"kind", "tasks", "run", "model", "stateful", "rng", "cuda_rng"}
+    wanted = {"kind", "run", "model", "stateful", "rng", "cuda_rng"}
     if not isinstance(state, dict) or state.get("kind") != KIND or set(state) != wanted:
         raise ValueError("it is no checkpoint of this version of leco.run")
     return state
@@ -108,23 +121,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(run: Resumable, state: Mapping[str, Any]) -> None:
     """Raise ValueError where the checkpoint is of another run."""
-    # Tasks
-    done = max(len(state["run"]["records"]) - 2, 0)
-    own, saved = _described(run.lc, run.bounds(done)), state["tasks"]
-    if set(own) != set(saved):
-        raise ValueError(f"it is of the tasks {sorted(saved)}, not of {sorted(own)}")
-    for name, described in saved.items():
-        for was, now in zip(described, own[name], strict=True):
-            if was != now:
-                raise ValueError(f"its task {name!r} has {was}, the present one has {now}")
+    # Tasks and schedule
+    run_state.check(run, state["run"])
+
     # What the L step uses
     if set(state["stateful"]) != set(run.stateful):
         raise ValueError(
             f"it has the state of {sorted(state['stateful'])}, not of {sorted(run.stateful)}"
         )
+
     # The model
-    sizes = {n: v.shape for n, v in run.lc.model.state_dict().items() if isinstance(v, Tensor)}
-    found = {n: v.shape for n, v in state["model"].items() if isinstance(v, Tensor)}
+    sizes, found = _sizes(unwrapped(run.lc.model).state_dict()), _sizes(state["model"])
     different = sorted(n for n in sizes.keys() | found.keys() if sizes.get(n) != found.get(n))
     if different:
         raise ValueError(
@@ -134,32 +141,27 @@ def _check(run: Resumable, state: Mapping[str, Any]) -> None:
 
 def _apply(run: Resumable, state: Mapping[str, Any]) -> None:
     """Load everything. Where a part refuses, those before it get their states back."""
-    before = {name: copy.deepcopy(part.state_dict()) for name, part in run.stateful.items()}
-    try:
-        for name, part in run.stateful.items():
-            part.load_state_dict(state["stateful"][name])
-        run.load_state_dict(state["run"])
-    except Exception:
-        for name, part in run.stateful.items():
-            part.load_state_dict(before[name])
-        raise
-    unwrapped(run.lc.model).load_state_dict(state["model"])
-    run.lc.belong()
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    model = unwrapped(run.lc.model)
+    before = copy.deepcopy([model.state_dict(), *(p.state_dict() for p in run.stateful.values())])
+    with uninterrupted():
+        try:
+            model.load_state_dict(state["model"])
+            for name, part in run.stateful.items():
+                part.load_state_dict(state["stateful"][name])
+            run.load_state_dict(state["run"])  # as a whole, or not at all
+        except BaseException:
+            for part, kept in zip([model, *run.stateful.values()], before, strict=True):
+                part.load_state_dict(kept)
+            raise
+        run.lc.belong()
+        torch.set_rng_state(state["rng"])
+        for device, rng in enumerate(state["cuda_rng"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(rng, device)
 
 
-def _described(lc: LC, changed: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Of each task: its parameters, view and compression."""
-    return {
-        name: [
-            ", ".join(lc.names[name]),
-            label(task.view),
-            label(changed.get(name, task.compression)),
-        ]
-        for name, task in lc.tasks.items()
-    }
+def _sizes(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each entry of a `state_dict` its shape; None for what is no tensor."""
+    return {n: tuple(v.shape) if isinstance(v, Tensor) else None for n, v in model.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

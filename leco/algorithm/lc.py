@@ -322,10 +322,17 @@ class LC:
                     recalibrate_(self.model, batches)
                 yield self.model
         finally:
-            with uninterrupted():
-                if self._inside:
-                    self._exchange()
-                    self._inside = False
+            try:
+                self.leave()
+            finally:  # again, where Ctrl-C came before the first one had begun
+                self.leave()
+
+    def leave(self) -> None:
+        """End `compressed()`: the weights are w again. Nothing where it has ended."""
+        with uninterrupted():
+            if self._inside:
+                self._exchange()
+                self._inside = False
 
     @torch.no_grad()
     def project_(self) -> None:
