@@ -1,14 +1,14 @@
-"""Lossless coding of floats: planes of bytes, each as a stream of integers by itself; to the bit,
-with -0.0, NaN payloads and all.
+"""Lossless coding of floats: planes of bytes, each as a stream of integers by itself. All bits come
+back, those of -0.0 and of NaN payloads too.
 
 In the upper 16 bits of each number the sign moves below the exponent: exponent, sign, mantissa. So
 the exponent, which in trained nets takes few values, fills the highest byte as far as it can (all
 of it in bfloat16 and float32), and numbers that a shorter type holds leave bytes that are all 0.
 
-    {"name": "planes", "parts": [[bytes, coding], ...]}    one part a byte of the type, the lowest
-                                                           first; each by `leco.coding.streams`
-    {"name": "raw"}                                        the numbers as they are, where that is
-                                                           hardly longer
+    {"name": "planes", "parts": [[bytes, coding], ...]}
+        one part for each byte of the type, the lowest first, by `leco.coding.streams`
+    {"name": "raw"}
+        the numbers as they are, where that is hardly longer
 
 A byte whose frequencies gain nothing is left as it is: mantissas do not compress, and a sample
 shows it.
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from leco.coding.streams import Encoded, decode_raw, decode_stream, encode_stream, raw
 
+BLOCK = 2**18  # numbers whose bits are moved back at a time
 SAMPLE = 2**15  # bytes of a plane that are looked at first
 WORTH = 0.995  # of a plane's bytes: where a sample takes more, no coding is tried
 DESCRIPTION = 64  # bytes that the parts' descriptions take, about: what planes must save
-# bits of it in the upper 16 bits
+# bits of the mantissa in the upper 16 bits
 MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 7, torch.float64: 4}
 
 
@@ -39,14 +40,12 @@ def encode_floats(x: Tensor) -> Encoded:
     planes = plain.payload.view(-1, x.dtype.itemsize)
     top = _exponent_first(planes[:, -2:], MANTISSA[x.dtype])
     parts = [_plane(plane) for plane in (*planes[:, :-2].T, *top.T)]
-    if sum(part.payload.numel() for part in parts) >= min(
-        WORTH * plain.payload.numel(), plain.payload.numel() - DESCRIPTION
-    ):
+    whole, coded = plain.payload.numel(), sum(part.payload.numel() for part in parts)
+    if coded >= min(WORTH * whole, whole - DESCRIPTION):
         return plain
     described = [[part.payload.numel(), part.coding] for part in parts]
-    return Encoded(
-        torch.cat([part.payload for part in parts]), {"name": "planes", "parts": described}
-    )
+    payload = torch.cat([part.payload for part in parts])
+    return Encoded(payload, {"name": "planes", "parts": described})
 
 
 def decode_floats(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Tensor:
@@ -110,8 +109,9 @@ def _exponent_first(top: Tensor, mantissa: int) -> Tensor:
 
 def _exponent_first_back(planes: np.ndarray, mantissa: int) -> None:
     """The inverse, in place, in the last two columns."""
-    h = planes[:, -2:].copy().view(np.uint16)
-    back = h >> 1 & (0x7FFF >> mantissa << mantissa)
-    back |= h >> mantissa << 15
-    back |= h & ((1 << mantissa) - 1)
-    planes[:, -2:] = back.view(np.uint8)
+    for start in range(0, len(planes), BLOCK):
+        h = planes[start : start + BLOCK, -2:].copy().view(np.uint16)
+        back = h >> 1 & (0x7FFF >> mantissa << mantissa)
+        back |= h >> mantissa << 15
+        back |= h & ((1 << mantissa) - 1)
+        planes[start : start + BLOCK, -2:] = back.view(np.uint8)

@@ -147,7 +147,8 @@ def test_the_rest_may_be_rounded(tmp_path, dtype):
         net.norm.running_mean[0] = torch.inf  # is one already
     with pytest.raises(
         ValueError,
-        match=rf"'norm.running_var' has the entry (65520|3.4e\+38); {dtype} holds at most (65504|3.38953e\+38)",
+        match=rf"'norm.running_var' has the entry (65520|3.4e\+38); "
+        rf"{dtype} holds at most (65504|3.38953e\+38)",
     ):
         leco.save(tmp_path / "half", lc, dtype=dtype)
     with pytest.raises(
@@ -375,7 +376,8 @@ def test_forms_of_ones_own_are_held_to_the_shape_and_to_floats(tmp_path):
         before = model.weight.clone()
         with pytest.raises(
             ValueError,
-            match=rf"task 'a' is damaged: theta gives 'weight' as {message}, not as floats of \(4, 5\)",
+            match=rf"task 'a' is damaged: theta gives 'weight' as {message}, "
+            r"not as floats of \(4, 5\)",
         ):
             leco.load(tmp_path / "m", model, forms=[Scalar])
         assert torch.equal(model.weight, before)

@@ -145,10 +145,8 @@ def test_the_message_names_the_tensor_whose_bytes_are_damaged(path):
         for at in {place.start, place.start + place.length - 1} if place.length else ():
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
             part = f"task {task!r}" if task else "the rest"
-            assert (
-                refusal(path, Net())
-                == f"{path}: {part} is damaged: {field} does not have the checksum that the file gives"
-            )
+            said = f"{field} does not have the checksum that the file gives"
+            assert refusal(path, Net()) == f"{path}: {part} is damaged: {said}"
 
 
 def with_header(path: Path, change: Callable[[dict[str, Any]], Any], more: bytes = b"") -> None:
@@ -549,7 +547,8 @@ def test_without_a_model_the_file_bounds_what_it_may_claim(path):
     claim(path, {"Codes": [zeros(10**12), zeros(1)]}, [10**6, 10**6])
     with pytest.raises(
         ValueError,
-        match=r"another architecture: 'weight' is \(1000000, 1000000\) in the file and \(2, 4\) in the model",
+        match=r"another architecture: 'weight' is \(1000000, 1000000\) in the file "
+        r"and \(2, 4\) in the model",
     ):
         leco.load(path, nn.Linear(4, 2))
 
