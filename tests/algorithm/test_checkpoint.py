@@ -188,13 +188,13 @@ def test_a_net_with_nan_before_the_run_or_in_its_first_step_is_refused(tmp_path)
     problem, path = Problem(), tmp_path / "run.checkpoint"
     with torch.no_grad():
         problem.model[3].bias[0] = math.nan
-    with pytest.raises(ValueError, match="'3.bias' has NaN entries before the first L step"):
+    with pytest.raises(ValueError, match=r"'3.bias' has NaN entries before the first L step"):
         problem.run(MUS, checkpoint=path)
     assert not path.exists()
     problem = Problem()
     before = copy.deepcopy(problem.model.state_dict())
     problem.train = lambda k: float(problem.model[3].bias.data.fill_(math.nan)[0])  # type: ignore
-    with pytest.raises(ValueError, match="'3.bias' has NaN entries after the L step"):
+    with pytest.raises(ValueError, match=r"'3.bias' has NaN entries after the L step"):
         problem.run(MUS, checkpoint=path)
     assert same(problem.model.state_dict(), before)
 
