@@ -100,19 +100,25 @@ def check_finite(model: nn.Module, when: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a file whose checksums are right."""
+    """The content of a file whose checksums are right. Raises ValueError for any other file."""
     if path.is_dir():
         raise ValueError("it is a folder")
     with path.open("rb") as file:
+        # Checksums of all parts
         try:
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+        except Exception as error:  # damaged bytes raise anything
             raise ValueError(f"it is damaged, or no checkpoint ({error})") from error
         if damaged is not None:
             raise ValueError(f"it is damaged: {damaged} does not have its checksum")
+
+        # Content
         file.seek(0)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"it is damaged, or no checkpoint ({error})") from error
     wanted = {"kind", "run", "model", "stateful", "rng", "cuda_rng"}
     if not isinstance(state, dict) or state.get("kind") != KIND or set(state) != wanted:
         raise ValueError("it is no checkpoint of this version of leco.run")

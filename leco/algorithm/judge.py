@@ -31,14 +31,13 @@ def score(record: Record) -> tuple[float, float]:
 def dead(lc: LC) -> Iterator[str]:
     """Doubts about a direct compression: tasks whose price has won."""
     for name, task in lc.tasks.items():
-        if is_penalty(task.compression):
-            if not any(bool(lc.delta[n].any()) for n in lc.names[name]):
-                yield (
-                    f"task {name!r}: at mu = {lc.mu:g} the price of {task.compression!r} wins, and "
-                    "all of its weights are 0; start at a larger mu, such as that of "
-                    "leco.automatic(h, steps, from_delta=False) with from_delta=False here, or "
-                    "lower alpha"
-                )
+        if is_penalty(task.compression) and not any(lc.delta[n].any() for n in lc.names[name]):
+            yield (
+                f"task {name!r}: at mu = {lc.mu:g} the price of {task.compression!r} wins, and "
+                "all of its weights are 0; start at a larger mu, such as that of "
+                "leco.automatic(h, steps, from_delta=False) with from_delta=False here, or "
+                "lower alpha"
+            )
 
 
 def doubts(records: Sequence[Record], best: Record, stopped: str, since: int) -> Iterator[str]:
