@@ -9,7 +9,7 @@ import leco
 
 ROOT = Path(leco.__file__).parent
 ROOMS = [  # from the bottom up; the rooms of one line may not import one another
-    {"atomic"},
+    {"atomic", "optional"},
     {"views", "coding", "names"},
     {"theta"},
     {"compressions"},
