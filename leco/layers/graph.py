@@ -161,7 +161,8 @@ def _check(
     out = dependencies.is_out_channel_pruning_fn(handler)
     width = (dependencies.get_out_channels if out else dependencies.get_in_channels)(node)
     if width is not None and max(new) >= width:
-        raise LostError(f"torch-pruning finds a channel {max(new)} of {_name(node)}, of {width}")
+        where = f"channel {max(new)} of {_name(node)}, which has {width}"
+        raise LostError(f"torch-pruning maps its channels to {where}")
     grouped = isinstance(module, _ConvNd) and module.groups > 1
     if grouped and not module.groups == module.in_channels == module.out_channels:
         raise LostError(
