@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 
 import pytest
 import torch
@@ -201,51 +200,6 @@ def test_tiles_and_channels_hold_what_belongs_together():
 def test_options_of_views_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def model() -> nn.Module:
-    return nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 4, 3),
-            "norm": nn.BatchNorm2d(4),
-            "layers": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)),
-        }
-    )
-
-
-def test_match_takes_globs_regular_expressions_and_module_types():
-    net = model()
-    assert leco.match(net, "layers.*.weight") == ("layers.0.weight", "layers.1.weight")
-    assert leco.match(net, re.compile(r"layers\.\d\..*")) == (
-        "layers.0.weight",
-        "layers.0.bias",
-        "layers.1.weight",
-        "layers.1.bias",
-    )
-    assert leco.match(net, nn.Linear, nn.Conv2d) == (
-        "conv.weight",
-        "layers.0.weight",
-        "layers.1.weight",
-    )
-    assert leco.match(net, "*.weight", exclude=[nn.BatchNorm2d, "layers.1.*"]) == (
-        "conv.weight",
-        "layers.0.weight",
-    )
-
-
-def test_match_says_what_matched_nothing():
-    net = model()
-    with pytest.raises(
-        ValueError,
-        match=r"'layer.*.weight' matches none of the model's 8 parameters \(there are .*layers",
-    ):
-        leco.match(net, "layer.*.weight")
-    with pytest.raises(ValueError, match=r"Conv1d.* matches none"):
-        leco.match(net, nn.Conv1d)
-    with pytest.raises(ValueError, match=r"leaves none of the 1 parameters"):
-        leco.match(net, "conv.weight", exclude=["conv.*"])
-    with pytest.raises(ValueError, match="at least one pattern"):
-        leco.match(net)
 
 
 # --- costs and schedules
