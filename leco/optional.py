@@ -21,12 +21,13 @@ def optional(module: str, needed_by: str, package: str, extra: str) -> Any:
     >>> optional("json", "an example", "json", "none").dumps([1])
     '[1]'
     """
+    top = module.partition(".")[0]
     try:
+        importlib.import_module(top)
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        top = module.partition(".")[0]
         if error.name == top:
-            raise ModuleNotFoundError(
+            raise ImportError(
                 f"{needed_by} needs the package {package}: pip install leco[{extra}]", name=top
             ) from error
         raise _failed(module, needed_by, package, error) from error
