@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from leco.algorithm.compressed import Compressed
 from leco.algorithm.lc import LC
 from leco.export.codes import Grid, at_delta, grid_of, quantized
-from leco.layers.factorize import users_of
+from leco.layers.replace import users_of
 from leco.modules import check_copyable
 from leco.optional import optional
 

@@ -15,6 +15,7 @@ from leco.layers.channels import ChannelSet, channel_sets, cut_
 from leco.layers.flops import multiply_adds
 from leco.layers.graph import graph_of
 from leco.layers.trial import agree, failures, outputs
+from leco.modules import check_copyable
 from leco.views import Channels
 
 Inputs = Tensor | Sequence[Tensor]
@@ -93,6 +94,7 @@ def _coupled(
     model: nn.Module, example_inputs: Inputs, heads: Mapping[str, int] | None
 ) -> tuple[dict[str, Coupled], dict[str, str]]:
     """The sets that `coupled` offers, and the reasons of `uncoupled`."""
+    check_copyable("coupled", model)
     inputs = _inputs(example_inputs)
     traced = _copy(model)
     counts = multiply_adds(traced, *inputs)
@@ -162,6 +164,7 @@ def narrow(
       (2): Linear(in_features=2, out_features=3, bias=True)
     )
     """
+    check_copyable("narrow", model)
     inputs = _inputs(example_inputs)
     unknown = set(keep) - {name for name, _ in model.named_modules()}
     if unknown:
