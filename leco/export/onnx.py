@@ -15,6 +15,7 @@ from leco.algorithm.lc import LC
 from leco.atomic import atomically
 from leco.export.codes import at_delta, quantized
 from leco.export.decoder import PREFIX, Decoder
+from leco.export.upright import upright
 from leco.modules import check_copyable
 from leco.optional import optional
 
@@ -40,8 +41,9 @@ def export_onnx(
     GatherElements in the codebook, or Cast, Sub and Mul. The weights are equal to Delta(Theta) to
     the bit. onnxruntime computes them once, when the session is made, and runs dense. Of tensors
     that would not be smaller, and of all other forms, the file holds the dense weights.
-    `leco.factorize` before makes low-rank and tensor forms smaller layers, which are exported as
-    they are, and so are the nets of `leco.narrow`.
+    A weight (in, out) of transformers' Conv1D in a view such as `Rows(1)` is held as codes (out,
+    in), with a Transpose behind. Make low-rank and tensor forms smaller layers by `leco.factorize`
+    before: they are exported as they are, and so are the nets of `leco.narrow`.
 
     Args:
         path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second
@@ -94,7 +96,8 @@ def export_onnx(
         for name, p in net.named_parameters(remove_duplicate=False)
         if name in graph.initializers
     }
-    for name, found in quantized(compressed).items():
+    tasks, transposed = upright(net, compressed)
+    for name, found in quantized(tasks).items():
         p = net.get_parameter(name)
         weight = graph.initializers.get(aliases.get(id(p), ""))
         if isinstance(found, str):
@@ -102,7 +105,9 @@ def export_onnx(
         elif weights == "dense" or weight is None:
             held[name] = "dense" if weight is not None else "not in the graph"
         else:
-            decoder = Decoder(ir, graph, name, weight, tuple(p.shape))
+            flip = name in transposed
+            shape = tuple(p.shape[::-1] if flip else p.shape)
+            decoder = Decoder(ir, graph, name, weight, shape, flip)
             held[name] = decoder.replace(found, weights, accuracy_level)
 
     # what decodes them stays

@@ -34,18 +34,21 @@ class PackedLayer(nn.Module):
 
 class PackedLinear(PackedLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        rows = input.numel() // max(self.in_features, 1)
-        few = 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype
-        if self.int8 and few and not self._recorded(input):
-            return self._from_levels(input, rows)
+        # a traced net must not compare the number of rows: it would be fixed
+        if self.int8 and not self._recorded(input) and self._few(input):
+            return self._from_levels(input)
         return super().forward(input)
 
-    def _from_levels(self, input: Tensor, rows: int) -> Tensor:
+    def _few(self, input: Tensor) -> bool:
+        rows = input.numel() // max(self.in_features, 1)
+        return 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype
+
+    def _from_levels(self, input: Tensor) -> Tensor:
         """torch's int8 kernel."""
         grid: Any = self.packed.content
         scale = grid.affine.scale.expand(self.out_features, 1).to(input.dtype)
         levels = grid.codes.view(self.out_features, -1)
-        x = input.reshape(rows, -1).contiguous()
+        x = input.reshape(-1, self.in_features).contiguous()
         y = torch._weight_int8pack_mm(x, levels, scale.contiguous().view(-1))
         y = y.view(*input.shape[:-1], -1)
         return y if self.bias is None else y + self.bias
