@@ -68,11 +68,7 @@ def export_compressed_tensors(
     schemes: dict[Scheme, list[str]] = {}
     for name, found in quantized(compressed).items():
         weight = net.get_parameter(name)
-        users = [
-            module
-            for module, m in net.named_modules()
-            if any(p is weight for p in m.parameters(recurse=False))
-        ]
+        users = _users(net, weight)
         grid = grid_of(found)
         block = grid.block(weight.shape) if isinstance(grid, Grid) else None
         if not isinstance(grid, Grid):
@@ -95,6 +91,15 @@ def export_compressed_tensors(
     entries = {**(config or {}), "quantization_config": described.model_dump(mode="json")}
     _write(Path(folder), tensors, json.dumps(entries, indent=2))
     return held
+
+
+def _users(net: nn.Module, weight: Tensor) -> list[str]:
+    """The modules that have a parameter, by name."""
+    return [
+        name
+        for name, module in net.named_modules()
+        if any(p is weight for p in module.parameters(recurse=False))
+    ]
 
 
 class Scheme(NamedTuple):

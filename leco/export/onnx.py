@@ -89,14 +89,30 @@ def export_onnx(
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     program = _traced(net, inputs)
 
-    # the weights in the graph
-    graph, held = program.graph, {}
-    aliases = {
-        id(p): name
-        for name, p in net.named_parameters(remove_duplicate=False)
-        if name in graph.initializers
-    }
+    held = _decoded(ir, net, program.graph, compressed, weights, accuracy_level)
+
+    # what decodes them stays
+    def decodes(node: Any) -> bool:
+        return (node.name or "").startswith(PREFIX)
+
+    optimizer.optimize_ir(program, should_fold=lambda node: False if decodes(node) else None)
+    _write(ir, Path(path), program)
+    return held
+
+
+def _decoded(
+    ir: Any,
+    net: nn.Module,
+    graph: Any,
+    compressed: LC | Mapping[str, Compressed],
+    weights: str,
+    accuracy_level: int,
+) -> dict[str, str]:
+    """Replace the weights in the graph by what decodes them; returns how each is held."""
+    every = net.named_parameters(remove_duplicate=False)
+    aliases = {id(p): name for name, p in every if name in graph.initializers}
     tasks, transposed = upright(net, compressed)
+    held: dict[str, str] = {}
     for name, found in quantized(tasks).items():
         p = net.get_parameter(name)
         weight = graph.initializers.get(aliases.get(id(p), ""))
@@ -109,13 +125,6 @@ def export_onnx(
             shape = tuple(p.shape[::-1] if flip else p.shape)
             decoder = Decoder(ir, graph, name, weight, shape, flip)
             held[name] = decoder.replace(found, weights, accuracy_level)
-
-    # what decodes them stays
-    def decodes(node: Any) -> bool:
-        return (node.name or "").startswith(PREFIX)
-
-    optimizer.optimize_ir(program, should_fold=lambda node: False if decodes(node) else None)
-    _write(ir, Path(path), program)
     return held
 
 

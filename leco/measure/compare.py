@@ -57,11 +57,7 @@ def compare(
     (Change(before=2368, after=704), ('Linear', 'Linear x 2'), 'as it was')
     """
     inputs = _check(before, after, example_inputs, batches, repeats)
-    names = [
-        name
-        for name, module in before.named_modules()
-        if list(own_tensors(module)) and ".parametrizations." not in f".{name}."
-    ]
+    names = _layer_names(before)
     common = [name for name in names if _has(after, name)]
 
     # measured time
@@ -72,12 +68,7 @@ def compare(
         timed[batch] = layer_speeds(before, after, common, rows, repeats)
     called = list(timed[batches[0]])
     layers = [name for name in called if not any(_inside(other, name) for other in called)]
-    if not layers:
-        others = [name for name, _ in after.named_modules() if name]
-        raise ValueError(
-            f"compare: the nets call no layer of the same name; before has {names[:3]}, "
-            f"after {others[:3]}"
-        )
+    _check_layers(layers, names, after)
 
     # counts
     counts = [module_multiply_adds(net, *(x[:1] for x in inputs)) for net in (before, after)]
@@ -94,6 +85,25 @@ def compare(
         {name: _why(name, common, called) for name in names if name not in layers},
         _setting(before, inputs, repeats),
     )
+
+
+def _layer_names(net: nn.Module) -> list[str]:
+    """The modules with tensors of their own."""
+    return [
+        name
+        for name, module in net.named_modules()
+        if list(own_tensors(module)) and ".parametrizations." not in f".{name}."
+    ]
+
+
+def _check_layers(layers: Sequence[str], names: Sequence[str], after: nn.Module) -> None:
+    """Raise ValueError where there is nothing to compare."""
+    if not layers:
+        others = [name for name, _ in after.named_modules() if name]
+        raise ValueError(
+            f"compare: the nets call no layer of the same name; before has {names[:3]}, "
+            f"after {others[:3]}"
+        )
 
 
 def _bytes_of(file: str | os.PathLike[str] | int) -> int:
