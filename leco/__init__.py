@@ -58,7 +58,7 @@ from leco.layers.narrow import Coupled, coupled, narrow
 from leco.layers.packed import pack
 from leco.measure.breakdown import Breakdown, breakdown
 from leco.measure.compare import Comparison, compare
-from leco.measure.latency import measured_ranks
+from leco.measure.ranks import measured_ranks
 from leco.measure.tables import history, plan
 from leco.task import Task, each, match
 from leco.views import (

@@ -1,9 +1,7 @@
-"""What is compressed and how: tasks, the names of parameters by patterns, and every check of a task
-against a model."""
+"""What is compressed and how: tasks, and every check of a task against a model."""
 
 import difflib
-import fnmatch
-import re
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +11,12 @@ import torch
 from torch import nn
 
 from leco.compressions.protocol import Compression
+from leco.compressions.quantization import Binary, Codebook, FixedCodebook
+from leco.compressions.vectors import VectorCodebook
+from leco.modules import linear_like
 from leco.names import known, named_parameters
-from leco.views import View
+from leco.selection import match as match
+from leco.views import Rows, View, blocks
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Task:
         ):
             if isinstance(value, type) or not hasattr(value, methods):
                 raise TypeError(
-                    f"Task {params}: {name} = {value!r} is not an instance of a {name}; the order is Task(params, view, compression)"
+                    f"Task {params}: {name} = {value!r} is not an instance of a {name}; "
+                    "the order is Task(params, view, compression)"
                 )
         object.__setattr__(self, "params", params)
 
@@ -67,21 +70,14 @@ def resolve(
     owner: dict[str, str] = {}
     for task_name, task in tasks.items():
         own: list[str] = []
-        for name in task.params:
-            given = known(name, every)
-            if given not in every:
-                close = difflib.get_close_matches(given, list(every), n=3)
-                raise ValueError(
-                    f"task {task_name!r}: the model has no parameter {given!r}"
-                    + (f" (there are {close})" if close else "")
-                )
-            name = first[id(every[given])]
-            tied = "" if name == given else f" (tied to {name!r})"
-            if list(task.params).count(given) > 1:
-                raise ValueError(f"task {task_name!r}: parameter {given!r} stands in it twice")
+        for wanted in task.params:
+            given = known(wanted, every)
+            name = _first_name(task_name, task, given, every, first)
             if owner.get(name, task_name) != task_name:
+                tied = "" if name == given else f" (tied to {name!r})"
                 raise ValueError(
-                    f"task {task_name!r}: parameter {given!r}{tied} is in task {owner[name]!r} already; one task must hold it"
+                    f"task {task_name!r}: parameter {given!r}{tied} is in task {owner[name]!r} "
+                    "already; one task must hold it"
                 )
             if name not in owner:  # a tied weight named twice is compressed once
                 owner[name], params[name] = task_name, every[given]
@@ -89,7 +85,27 @@ def resolve(
                 _check_parameter(task_name, given, every[given])
         names[task_name] = tuple(own)
         check_shapes(task_name, task, {name: params[name] for name in own})
+        _warn_of_modules(model, task_name, task, {name: params[name] for name in own})
     return params, names
+
+
+def _first_name(
+    task_name: str,
+    task: Task,
+    given: str,
+    every: Mapping[str, nn.Parameter],
+    first: Mapping[int, str],
+) -> str:
+    """The first name of a parameter that a task gives by any of its names."""
+    if given not in every:
+        close = difflib.get_close_matches(given, list(every), n=3)
+        raise ValueError(
+            f"task {task_name!r}: the model has no parameter {given!r}"
+            + (f" (there are {close})" if close else "")
+        )
+    if list(task.params).count(given) > 1:
+        raise ValueError(f"task {task_name!r}: parameter {given!r} stands in it twice")
+    return first[id(every[given])]
 
 
 def check_shapes(name: str, task: Task, own: Mapping[str, nn.Parameter]) -> None:
@@ -97,9 +113,8 @@ def check_shapes(name: str, task: Task, own: Mapping[str, nn.Parameter]) -> None
     try:
         task.compression.check(task.view.shape([p.shape for p in own.values()]))
     except ValueError as error:
-        raise ValueError(
-            f"task {name!r}, parameters {', '.join(own)}: {type(task.view).__name__}: {error}"
-        ) from error
+        view = type(task.view).__name__
+        raise ValueError(f"task {name!r}, parameters {', '.join(own)}: {view}: {error}") from error
 
 
 def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
@@ -120,66 +135,53 @@ def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
         )
     if not p.requires_grad:
         warnings.warn(
-            f"{place} is frozen (requires_grad = False): it can be compressed directly, but no L step will move it",
+            f"{place} is frozen (requires_grad = False): it can be compressed directly, "
+            "but no L step will move it",
             stacklevel=4,
         )
 
 
-Pattern = str | re.Pattern[str] | type[nn.Module]
+def _warn_of_modules(
+    model: nn.Module, name: str, task: Task, own: Mapping[str, nn.Parameter]
+) -> None:
+    """Warn where the module that has a parameter makes the task mean something unexpected."""
+    for module in model.modules():
+        given = [key for key, p in own.items() if module._parameters.get("weight") is p]
+        if not given:
+            continue
+        place = f"task {name!r}: parameter {given[0]!r}"
+        if linear_like(module) == 1 and task.view == Rows():
+            warnings.warn(
+                f"{place} is the weight (in, out) of a {type(module).__name__}: Rows() has a row "
+                "for each input; Rows(1) has one for each output",
+                stacklevel=4,
+            )
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            row = module.padding_idx
+            if _moves_zeros(task) and _shared(task, own, given[0], row):
+                warnings.warn(
+                    f"{place} is of an Embedding with padding_idx = {row}: that row is no longer 0 "
+                    f"after {type(task.compression).__name__}, which has no value 0; "
+                    "give the task the view Rows(), or a compression that keeps zeros",
+                    stacklevel=4,
+                )
 
 
-def match(model: nn.Module, *patterns: Pattern, exclude: Sequence[Pattern] = ()) -> tuple[str, ...]:
-    """Qualified names of parameters, in the model's order; a tied parameter appears once, under its
-    first name.
-
-    Args:
-        patterns: a string is a glob over the whole name ("layers.*.weight"); a compiled regular
-            expression must match the whole name; a module type stands for the `weight` of every
-            such module.
-        exclude: patterns of the same kinds, taken away afterwards.
-
-    Raises:
-        ValueError: a pattern that matches no parameter, or nothing left after `exclude`.
-
-    >>> import leco, torch.nn as nn
-    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> leco.match(model, "*.weight")
-    ('0.weight', '2.weight')
-    >>> leco.match(model, nn.Linear, exclude=["0.*"])
-    ('2.weight',)
-    """
-    if not patterns:
-        raise ValueError('match: give at least one pattern, such as "*.weight" or torch.nn.Linear')
-    names = [name for name, _ in model.named_parameters()]
-    chosen = set[str]().union(*(_matching(model, names, pattern) for pattern in patterns))
-    dropped = set[str]().union(*(_matching(model, names, pattern) for pattern in exclude))
-    left = tuple(name for name in names if name in chosen - dropped)
-    if not left:
-        raise ValueError(
-            f"match: exclude = {list(exclude)} leaves none of the {len(chosen)} parameters that {list(patterns)} match"
-        )
-    return left
+def _moves_zeros(task: Task) -> bool:
+    """Whether the compression has no value 0 that it keeps for zeros."""
+    compression = task.compression
+    if isinstance(compression, FixedCodebook):
+        return 0 not in compression.values
+    return isinstance(compression, Binary | Codebook | VectorCodebook)
 
 
-def _matching(model: nn.Module, names: list[str], pattern: Pattern) -> set[str]:
-    if isinstance(pattern, str):
-        found = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
-    elif isinstance(pattern, re.Pattern):
-        found = {name for name in names if pattern.fullmatch(name)}
-    else:
-        weights = [
-            getattr(module, "weight", None)
-            for module in model.modules()
-            if isinstance(module, pattern)
-        ]
-        found = {
-            name
-            for name, parameter in model.named_parameters()
-            if any(parameter is weight for weight in weights)
-        }
-    if not found:
-        close = difflib.get_close_matches(str(pattern), names, n=3, cutoff=0.3) or names[:3]
-        raise ValueError(
-            f"match: {pattern!r} matches none of the model's {len(names)} parameters (there are {', '.join(close)}, ...)"
-        )
-    return found
+def _shared(task: Task, own: Mapping[str, nn.Parameter], name: str, row: int) -> bool:
+    """Whether the row is all 0, and in one problem of the compression with other weights."""
+    if own[name][row].any():
+        return False
+    marks = [torch.zeros(p.shape, dtype=torch.bool) for p in own.values()]
+    marks[list(own).index(name)][row] = True
+    dims = 2 if isinstance(task.compression, VectorCodebook) else 1  # of a problem
+    arrays = blocks(task.view.forward(marks))
+    problems = [x.reshape(-1, math.prod(x.shape[-dims:])) for x in arrays]
+    return any(bool((p.any(-1) & ~p.all(-1)).any()) for p in problems)

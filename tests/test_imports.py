@@ -9,9 +9,9 @@ import leco
 
 ROOT = Path(leco.__file__).parent
 ROOMS = [  # from the bottom up; the rooms of one line may not import one another
-    {"atomic"},
+    {"atomic", "optional", "modules"},
     {"views", "coding", "names"},
-    {"theta"},
+    {"theta", "selection"},
     {"compressions"},
     {"task"},
     {"algorithm"},

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 
 import pytest
 import torch
@@ -203,49 +202,33 @@ def test_options_of_views_are_checked(make, message):
         make()
 
 
-def model() -> nn.Module:
-    return nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 4, 3),
-            "norm": nn.BatchNorm2d(4),
-            "layers": nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)),
-        }
-    )
+@pytest.mark.parametrize(
+    "compression", [leco.Codebook(1), leco.Binary(), leco.TopK(1), leco.Uniform(2)], ids=str
+)
+def test_a_parameter_without_dimensions(compression):
+    scale = nn.ParameterDict({"scale": nn.Parameter(torch.tensor(0.7))})
+    lc = leco.LC(scale, leco.each(["scale"], leco.Vector(), compression))
+    lc.mu = 1.0
+    assert lc.delta["scale"].shape == ()
+    assert float(lc.delta["scale"]) == pytest.approx(0.7)
 
 
-def test_match_takes_globs_regular_expressions_and_module_types():
-    net = model()
-    assert leco.match(net, "layers.*.weight") == ("layers.0.weight", "layers.1.weight")
-    assert leco.match(net, re.compile(r"layers\.\d\..*")) == (
-        "layers.0.weight",
-        "layers.0.bias",
-        "layers.1.weight",
-        "layers.1.bias",
-    )
-    assert leco.match(net, nn.Linear, nn.Conv2d) == (
-        "conv.weight",
-        "layers.0.weight",
-        "layers.1.weight",
-    )
-    assert leco.match(net, "*.weight", exclude=[nn.BatchNorm2d, "layers.1.*"]) == (
-        "conv.weight",
-        "layers.0.weight",
-    )
-
-
-def test_match_says_what_matched_nothing():
-    net = model()
-    with pytest.raises(
-        ValueError,
-        match=r"'layer.*.weight' matches none of the model's 8 parameters \(there are .*layers",
-    ):
-        leco.match(net, "layer.*.weight")
-    with pytest.raises(ValueError, match=r"Conv1d.* matches none"):
-        leco.match(net, nn.Conv1d)
-    with pytest.raises(ValueError, match=r"leaves none of the 1 parameters"):
-        leco.match(net, "conv.weight", exclude=["conv.*"])
-    with pytest.raises(ValueError, match="at least one pattern"):
-        leco.match(net)
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (leco.Kernel(), "without dimensions can't be kept as it is; take Vector"),
+        (leco.Reshape(()), r"sizes = \(\) must be positive"),
+        (leco.Rows(), r"dim = 0 must be at least 0 and below 0"),
+        (leco.Matrix(), r"rows = \(0,\) must be distinct dimensions of \(\)"),
+        (leco.Tiles(1, 1), r"must divide the matrix 1 x 0 of \(\)"),
+        (leco.Channels(1, (0,)), "must divide dimension 0 of a tensor of shape"),
+    ],
+    ids=str,
+)
+def test_views_of_a_parameter_without_dimensions(view, message):
+    scale = nn.ParameterDict({"scale": nn.Parameter(torch.tensor(0.7))})
+    with pytest.raises(ValueError, match=f"task 'scale', parameters scale: .*{message}"):
+        leco.LC(scale, leco.each(["scale"], view, leco.Binary()))
 
 
 # --- costs and schedules
@@ -287,7 +270,7 @@ def test_automatic_goes_from_below_the_curvature_to_above_it():
     assert mus[0] == pytest.approx(0.005)
     assert mus[-1] == pytest.approx(50)
     assert len({round(b / a, 9) for a, b in itertools.pairwise(mus)}) == 1
-    assert leco.automatic(0.5, 1, start=0.1) == [0.05]
+    assert leco.automatic(0.5, 1, start=0.1, end=1.0, from_delta=False) == [0.05]
     # tenfold in all, from a two-thousandth of the curvature
     near = leco.automatic(0.5, 9)
     assert (near[0], near[4], near[-1]) == pytest.approx((2.5e-4, 2.5e-4 * 10**0.5, 2.5e-3))

@@ -5,15 +5,22 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed
 from leco.algorithm.lc import LC
 from leco.atomic import atomically
 from leco.export.codes import Grid, at_delta, grid_of, quantized
+from leco.modules import check_copyable
+from leco.optional import optional
+
+FUNCTION = "export_compressed_tensors"
+PACKING = "compressed_tensors.compressors.pack_quantized.helpers"
+QUANTIZATION = "compressed_tensors.quantization"
 
 
 def export_compressed_tensors(
@@ -28,8 +35,9 @@ def export_compressed_tensors(
     The weights of Linear layers on uniform grids (`Uniform`, `Binary`, `Ternary`, `PowersOfTwo`,
     ...) become signed integers of 4 or 8 bits in int32 words, with a scale for each row ("channel")
     or for runs of a row ("group"), and a zero point where the grid is not symmetric. Nothing is
-    quantized again: the integers, scales and zero points are those of Theta. All else stays dense:
-    convolutions, embeddings, codebooks that are no grid, sparse and factored forms.
+    quantized again: the integers, scales and zero points are those of Theta. All other parameters
+    stay dense: convolutions, embeddings, transformers' Conv1D (the format has weights (out, in)
+    only), codebooks that are no grid, sparse and factored forms.
 
     Args:
         folder: made if it is not there; each file is replaced at once.
@@ -39,9 +47,9 @@ def export_compressed_tensors(
             transformers.
 
     Raises:
-        ImportError: compressed-tensors is not installed.
+        ImportError: compressed-tensors is not installed, or can't be imported.
         ValueError: a parameter that the model has not, or of another shape; no parameter can be
-            packed.
+            packed; a weight that weight_norm or pruning computes.
 
     >>> import leco, os, tempfile, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 8))
@@ -51,101 +59,128 @@ def export_compressed_tensors(
     ...     leco.export_compressed_tensors(folder, model, lc)
     {'0.weight': 'int4, group of 32'}
     """
-    try:
-        from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
-        from compressed_tensors.quantization import QuantizationConfig
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise ImportError(
-            "export_compressed_tensors needs compressed-tensors: pip install leco[compressed-tensors]"
-        ) from error
-
-    net = at_delta("export_compressed_tensors", model, compressed)
-    tensors, seen = {}, set()
-    for name, x in net.state_dict(keep_vars=True).items():
-        if id(x) not in seen:  # a tied weight stands once, under its first name
-            tensors[name] = x.detach().contiguous()
-            seen.add(id(x))
-    held, schemes = {}, {}
+    helpers = optional(PACKING, FUNCTION, "compressed-tensors", "compressed-tensors")
+    quantization = optional(QUANTIZATION, FUNCTION, "compressed-tensors", "compressed-tensors")
+    check_copyable(FUNCTION, model)
+    net = at_delta(FUNCTION, model, compressed)
+    tensors = _tensors(net)
+    held: dict[str, str] = {}
+    schemes: dict[Scheme, list[str]] = {}
     for name, found in quantized(compressed).items():
         weight = net.get_parameter(name)
-        users = [
-            module
-            for module, m in net.named_modules()
-            if any(p is weight for p in m.parameters(recurse=False))
-        ]
+        users = _users(net, weight)
         grid = grid_of(found)
         block = grid.block(weight.shape) if isinstance(grid, Grid) else None
         if not isinstance(grid, Grid):
             held[name] = f"dense ({grid})"
         elif len(users) > 1 or not isinstance(net.get_submodule(users[0]), nn.Linear):
-            held[name] = (
-                f"dense ({', '.join(type(net.get_submodule(module)).__name__ for module in users)})"
-            )
+            kinds = (type(net.get_submodule(module)).__name__ for module in users)
+            held[name] = f"dense ({', '.join(kinds)})"
         elif block is None:
             held[name] = "dense (scales of runs that cross the rows)"
         else:
             grid = grid.widened(4 if grid.bits <= 4 else 8)
-            columns = weight.shape[1] // block[1]
-            scale, zero = (
-                x.repeat_interleave(block[0]).view(-1, columns)
-                for x in (grid.scale, grid.zero_point - 2 ** (grid.bits - 1))
-            )
-            levels = (grid.levels - 2 ** (grid.bits - 1)).to(torch.int8).view(weight.shape)
             del tensors[name]
-            tensors |= {
-                f"{name}_packed": pack_to_int32(levels, grid.bits),
-                f"{name}_scale": scale.to(weight.dtype).contiguous(),
-                f"{name}_shape": torch.tensor(weight.shape),
-            }
-            if not grid.symmetric:
-                tensors[f"{name}_zero_point"] = pack_to_int32(
-                    zero.to(torch.int8), grid.bits, packed_dim=0
-                ).contiguous()
-            key = (grid.bits, grid.symmetric, block[1] if columns > 1 else None)
-            schemes.setdefault(key, []).append(users[0])
-            held[name] = (
-                f"int{grid.bits}, {'channel' if columns == 1 else f'group of {block[1]}'}{'' if grid.symmetric else ', zero point'}"
-            )
+            tensors |= _packed(name, weight, grid, block, helpers.pack_to_int32)
+            scheme = Scheme(grid.bits, grid.symmetric, _group(weight, block))
+            schemes.setdefault(scheme, []).append(users[0])
+            held[name] = str(scheme)
     if not schemes:
-        raise ValueError(
-            f"export_compressed_tensors: no parameter is a Linear's weight on a uniform grid: {held}"
-        )
+        raise ValueError(f"{FUNCTION}: no parameter is a Linear's weight on a uniform grid: {held}")
+    described = quantization.QuantizationConfig.model_validate(_config(net, schemes))
+    entries = {**(config or {}), "quantization_config": described.model_dump(mode="json")}
+    _write(Path(folder), tensors, json.dumps(entries, indent=2))
+    return held
+
+
+def _users(net: nn.Module, weight: Tensor) -> list[str]:
+    """The modules that have a parameter, by name."""
+    return [
+        name
+        for name, module in net.named_modules()
+        if any(p is weight for p in module.parameters(recurse=False))
+    ]
+
+
+class Scheme(NamedTuple):
+    """How weights are held: bits, whether their zero points are 0, and the length of the runs that
+    have a scale, None for a row."""
+
+    bits: int
+    symmetric: bool
+    group: int | None
+
+    def __str__(self) -> str:
+        runs = f"group of {self.group}" if self.group else "channel"
+        return f"int{self.bits}, {runs}{'' if self.symmetric else ', zero point'}"
+
+
+def _group(weight: Tensor, block: tuple[int, ...]) -> int | None:
+    return block[1] if weight.shape[1] > block[1] else None
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The net's tensors by name; a tied weight stands once, under its first name."""
+    tensors, seen = {}, set()
+    for name, x in net.state_dict(keep_vars=True).items():
+        if id(x) not in seen:
+            tensors[name] = x.detach().contiguous()
+            seen.add(id(x))
+    return tensors
+
+
+def _packed(
+    name: str, weight: Tensor, grid: Grid, block: tuple[int, ...], pack: Any
+) -> dict[str, Tensor]:
+    """A weight's tensors in the format: `pack` puts integers in int32 words."""
+    columns, middle = weight.shape[1] // block[1], 2 ** (grid.bits - 1)
+    scale, zero = (
+        x.repeat_interleave(block[0]).view(-1, columns)
+        for x in (grid.scale, grid.zero_point - middle)
+    )
+    levels = (grid.levels - middle).to(torch.int8).view(weight.shape)
+    tensors = {
+        f"{name}_packed": pack(levels, grid.bits),
+        f"{name}_scale": scale.to(weight.dtype).contiguous(),
+        f"{name}_shape": torch.tensor(weight.shape),
+    }
+    if not grid.symmetric:
+        words = pack(zero.to(torch.int8), grid.bits, packed_dim=0)
+        tensors[f"{name}_zero_point"] = words.contiguous()
+    return tensors
+
+
+def _config(net: nn.Module, schemes: Mapping[Scheme, list[str]]) -> dict[str, Any]:
+    """The description of the schemes; Linear layers of none are to be ignored."""
     groups = {}
-    for i, ((bits, symmetric, size), targets) in enumerate(schemes.items()):
+    for i, (scheme, targets) in enumerate(schemes.items()):
         weights = {
-            "num_bits": bits,
+            "num_bits": scheme.bits,
             "type": "int",
-            "symmetric": symmetric,
-            "strategy": "group" if size else "channel",
-            "group_size": size,
+            "symmetric": scheme.symmetric,
+            "strategy": "group" if scheme.group else "channel",
+            "group_size": scheme.group,
         }
         groups[f"group_{i}"] = {"targets": targets, "weights": weights, "format": "pack-quantized"}
     packed = {module for targets in schemes.values() for module in targets}
-    rest = [
-        name
-        for name, module in net.named_modules()
-        if isinstance(module, nn.Linear) and name not in packed
-    ]
-    entries = {
+    linear = (name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+    return {
         "config_groups": groups,
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "ignore": rest,
+        "ignore": [name for name in linear if name not in packed],
     }
-    described = QuantizationConfig.model_validate(entries)
-    text = json.dumps(
-        {**(config or {}), "quantization_config": described.model_dump(mode="json")}, indent=2
-    )
-    folder = Path(folder)
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], config: str) -> None:
+    """Write the two files, each at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    atomically(
-        folder / "model.safetensors",
-        lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-    )
 
-    def write(path: str) -> None:
-        Path(path).write_text(text, encoding="utf-8")
+    def weights(path: str) -> None:
+        save_file(tensors, path, metadata={"format": "pt"})
 
-    atomically(folder / "config.json", write)
-    return held
+    def text(path: str) -> None:
+        Path(path).write_text(config, encoding="utf-8")
+
+    atomically(folder / "model.safetensors", weights)
+    atomically(folder / "config.json", text)

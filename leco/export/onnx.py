@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from leco.algorithm.lc import LC
 from leco.atomic import atomically
 from leco.export.codes import at_delta, quantized
 from leco.export.decoder import PREFIX, Decoder
+from leco.export.upright import upright
+from leco.modules import check_copyable
+from leco.optional import optional
 
 LARGEST = 2**31 - 2**24  # bytes of a protobuf, with room for the graph
 OPSET = 21  # the first with 4-bit integers
@@ -38,8 +41,9 @@ def export_onnx(
     GatherElements in the codebook, or Cast, Sub and Mul. The weights are equal to Delta(Theta) to
     the bit. onnxruntime computes them once, when the session is made, and runs dense. Of tensors
     that would not be smaller, and of all other forms, the file holds the dense weights.
-    `leco.factorize` before makes low-rank and tensor forms smaller layers, which are exported as
-    they are, and so are the nets of `leco.narrow`.
+    A weight (in, out) of transformers' Conv1D in a view such as `Rows(1)` is held as codes (out,
+    in), with a Transpose behind. Make low-rank and tensor forms smaller layers by `leco.factorize`
+    before: they are exported as they are, and so are the nets of `leco.narrow`.
 
     Args:
         path: the file; it is replaced at once or not at all. Above 2 GB the weights go to a second
@@ -58,12 +62,13 @@ def export_onnx(
             bits, with kernels that are much faster.
 
     Raises:
-        ImportError: onnx or onnxscript is not installed.
+        ImportError: onnx or onnxscript is not installed, or can't be imported.
         ValueError: an unknown value of `weights` or `accuracy_level`; a parameter that the model
-            has not, or of another shape.
+            has not, or of another shape; a weight that weight_norm or pruning computes.
 
     >>> import leco, os, tempfile, torch
-    >>> lc = leco.LC(model := torch.nn.Linear(64, 8), {"all": leco.Task("weight", leco.Rows(), leco.Binary())})
+    >>> model = torch.nn.Linear(64, 8)
+    >>> lc = leco.LC(model, leco.each(["weight"], leco.Rows(), leco.Binary()))
     >>> lc.mu = 1.0
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     leco.export_onnx(os.path.join(folder, "net.onnx"), model, lc, torch.zeros(2, 64))
@@ -77,16 +82,54 @@ def export_onnx(
         raise ValueError(
             f"export_onnx: accuracy_level = {accuracy_level!r} must be 0, 1, 2, 3 or 4"
         )
-    try:
-        import onnx_ir as ir
-        from onnxscript import optimizer
-    except ImportError as error:
-        raise ImportError(
-            "export_onnx needs onnx and onnxscript: pip install leco[export]"
-        ) from error
-
+    ir = optional("onnx_ir", "export_onnx", "onnx-ir", "export")
+    optimizer = optional("onnxscript.optimizer", "export_onnx", "onnxscript", "export")
+    check_copyable("export_onnx", model)
     net = at_delta("export_onnx", model, compressed)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    program = _traced(net, inputs)
+
+    held = _decoded(ir, net, program.graph, compressed, weights, accuracy_level)
+
+    # what decodes them stays
+    def decodes(node: Any) -> bool:
+        return (node.name or "").startswith(PREFIX)
+
+    optimizer.optimize_ir(program, should_fold=lambda node: False if decodes(node) else None)
+    _write(ir, Path(path), program)
+    return held
+
+
+def _decoded(
+    ir: Any,
+    net: nn.Module,
+    graph: Any,
+    compressed: LC | Mapping[str, Compressed],
+    weights: str,
+    accuracy_level: int,
+) -> dict[str, str]:
+    """Replace the weights in the graph by what decodes them; returns how each is held."""
+    every = net.named_parameters(remove_duplicate=False)
+    aliases = {id(p): name for name, p in every if name in graph.initializers}
+    tasks, transposed = upright(net, compressed)
+    held: dict[str, str] = {}
+    for name, found in quantized(tasks).items():
+        p = net.get_parameter(name)
+        weight = graph.initializers.get(aliases.get(id(p), ""))
+        if isinstance(found, str):
+            held[name] = f"dense ({found})"
+        elif weights == "dense" or weight is None:
+            held[name] = "dense" if weight is not None else "not in the graph"
+        else:
+            flip = name in transposed
+            shape = tuple(p.shape[::-1] if flip else p.shape)
+            decoder = Decoder(ir, graph, name, weight, shape, flip)
+            held[name] = decoder.replace(found, weights, accuracy_level)
+    return held
+
+
+def _traced(net: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The net as a model of onnx_ir, its first dimension dynamic."""
     with warnings.catch_warnings():
         # torch's own, in its exporter
         warnings.filterwarnings(
@@ -102,35 +145,16 @@ def export_onnx(
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
         )
     assert program is not None
-    graph, held = program.model.graph, {}
-    aliases = {
-        id(p): name
-        for name, p in net.named_parameters(remove_duplicate=False)
-        if name in graph.initializers
-    }
-    for name, found in quantized(compressed).items():
-        weight = graph.initializers.get(aliases.get(id(net.get_parameter(name)), ""))
-        if isinstance(found, str):
-            held[name] = f"dense ({found})"
-        elif weights == "dense" or weight is None:
-            held[name] = "dense" if weight is not None else "not in the graph"
-        else:
-            held[name] = Decoder(
-                ir, graph, name, weight, tuple(net.get_parameter(name).shape)
-            ).replace(found, weights, accuracy_level)
-    optimizer.optimize_ir(
-        program.model,
-        should_fold=lambda node: False if (node.name or "").startswith(PREFIX) else None,
-    )
+    return program.model
+
+
+def _write(ir: Any, path: Path, program: Any) -> None:
+    """Write the model, with the weights in a second file where one can't hold them."""
+    graph = program.graph
     for part in (*graph.all_nodes(), *graph.initializers.values()):
         # where each came from in the Python source: more bytes than a small net's weights
         part.metadata_props.clear()
-    path = Path(path)
-    size = sum(
-        value.const_value.nbytes
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
+    held = (value.const_value for value in graph.initializers.values())
+    size = sum(value.nbytes for value in held if value is not None)
     external = path.name + ".data" if size > LARGEST else None
-    atomically(path, lambda temporary: ir.save(program.model, temporary, external_data=external))
-    return held
+    atomically(path, lambda temporary: ir.save(program, temporary, external_data=external))

@@ -2,14 +2,17 @@
 for torch.export."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed
 from leco.algorithm.lc import LC
 from leco.export.codes import Grid, at_delta, grid_of, quantized
-from leco.layers.factorize import users_of
+from leco.layers.replace import users_of
+from leco.modules import check_copyable
+from leco.optional import optional
 
 LAYERS = (nn.Linear, nn.Embedding, nn.Conv2d)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,7 +29,8 @@ def export_torchao(
     that are small multiples of one step, per tensor, row, or run of a row that divides it. In
     memory and in a file a weight takes a byte, whatever its bits. The layers compute in floating
     point, from the weights that `dequantize()` gives: those are Delta(Theta) to the bit in float32,
-    to a rounding in float16 and bfloat16. All else is dense.
+    to a rounding in float16 and bfloat16. All other parameters are dense. So are the weights (in,
+    out) of transformers' Conv1D, whose product torchao does not compute.
 
     Args:
         model: the net of `compressed`, or one with the same parameters; it is not changed. The copy
@@ -34,21 +38,20 @@ def export_torchao(
         compressed: an `LC` that has its Thetas, or what `leco.thetas` gives.
 
     Raises:
-        ImportError: torchao is not installed.
-        ValueError: a parameter that the model has not, or of another shape.
+        ImportError: torchao is not installed, or can't be imported.
+        ValueError: a parameter that the model has not, or of another shape; a weight that
+            weight_norm or pruning computes.
 
     >>> import leco, torch
-    >>> lc = leco.LC(model := torch.nn.Linear(64, 8), {"all": leco.Task("weight", leco.Rows(), leco.Uniform(4))})
+    >>> model = torch.nn.Linear(64, 8)
+    >>> lc = leco.LC(model, leco.each(["weight"], leco.Rows(), leco.Uniform(4)))
     >>> lc.mu = 1.0
     >>> net, held = leco.export_torchao(model, lc)
     >>> held, torch.equal(net.weight.dequantize(), lc.delta["weight"])
     ({'weight': 'int4'}, True)
     """
-    try:
-        from torchao.quantization import IntxUnpackedToInt8Tensor
-    except ImportError as error:
-        raise ImportError("export_torchao needs torchao: pip install leco[torchao]") from error
-
+    torchao = optional("torchao.quantization", "export_torchao", "torchao", "torchao")
+    check_copyable("export_torchao", model)
     net = at_delta("export_torchao", model, compressed)
     held: dict[str, str] = {}
     for name, found in quantized(compressed).items():
@@ -63,25 +66,28 @@ def export_torchao(
         elif weight.dtype not in DTYPES or not all(
             type(module) in LAYERS and module.weight is weight for module in users
         ):
-            held[name] = (
-                f"dense ({weight.dtype} of {', '.join(type(module).__name__ for module in users)})"
-            )
+            kinds = ", ".join(type(module).__name__ for module in users)
+            held[name] = f"dense ({weight.dtype} of {kinds})"
         else:
-            sizes, middle = (
-                [n // b for n, b in zip(weight.shape, block, strict=True)],
-                2 ** (grid.bits - 1),
-            )
-            integers = IntxUnpackedToInt8Tensor(
-                qdata=(grid.levels - middle).to(torch.int8).view(weight.shape),
-                scale=grid.scale.to(weight.dtype).reshape(sizes).clone(),
-                zero_point=(grid.zero_point - middle).to(torch.int8).view(sizes),
-                target_dtype=getattr(torch, f"int{grid.bits}"),
-                block_size=block,
-                dtype=weight.dtype,
-                activation_quantization=None,
-            )
+            integers = torchao.IntxUnpackedToInt8Tensor(**_fields(grid, weight, block))
             parameter = nn.Parameter(integers, requires_grad=False)
             for module in users:
                 module.weight = parameter
             held[name] = f"int{grid.bits}"
     return net, held
+
+
+def _fields(grid: Grid, weight: Tensor, block: tuple[int, ...]) -> dict[str, Any]:
+    """What torchao's integer tensor is made of: signed levels, and a scale and zero point for each
+    block."""
+    middle = 2 ** (grid.bits - 1)
+    sizes = [n // b for n, b in zip(weight.shape, block, strict=True)]
+    return {
+        "qdata": (grid.levels - middle).to(torch.int8).view(weight.shape),
+        "scale": grid.scale.to(weight.dtype).reshape(sizes).clone(),
+        "zero_point": (grid.zero_point - middle).to(torch.int8).view(sizes),
+        "target_dtype": getattr(torch, f"int{grid.bits}"),
+        "block_size": block,
+        "dtype": weight.dtype,
+        "activation_quantization": None,
+    }

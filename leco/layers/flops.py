@@ -17,7 +17,8 @@ def multiply_adds(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     `MultiplyAdds(count // weight.numel())` for one input.
 
     >>> import leco, torch
-    >>> leco.multiply_adds(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1)), torch.zeros(1, 3, 10, 10))
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1))
+    >>> leco.multiply_adds(net, torch.zeros(1, 3, 10, 10))
     {'0': 21600}
     """
     counts = module_multiply_adds(model, *inputs)

@@ -5,18 +5,21 @@ Both need the optional package torch-pruning: pip install leco[structured].
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.nn.modules.conv import _ConvNd
 
-from leco.layers.channels import ChannelSet, channel_sets, coupled_items, graph_of
+from leco.layers.channels import ChannelSet, channel_sets, cut_
 from leco.layers.flops import multiply_adds
+from leco.layers.graph import graph_of
+from leco.layers.trial import agree, failures, outputs
+from leco.modules import check_copyable
 from leco.views import Channels
 
 Inputs = Tensor | Sequence[Tensor]
+LAYERS = (nn.Linear, _ConvNd)
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ def coupled(
     a parameter is in one set at most.
 
     A set holds what makes its channels: weights, biases, and the batch norms of those channels.
-    Where all of that is 0 for a channel, so is
-    the channel, and what reads it does not matter. Each set was tried: a randomly moved float64
-    copy of the net without one channel that is 0 gives the same outputs. Not offered, since they
-    fail this, are the net's outputs, channels that a layer or group norm averages over, channels
-    that pass through a function with f(0) not 0, and a norm or a depthwise convolution of
-    concatenated channels.
+    Where all of that is 0 for a channel, the channel is 0, and what reads it does not matter. Each
+    set is tried: a randomly moved float64 copy of the net without one channel that is 0 gives the
+    same outputs. `leco.layers.narrow.uncoupled` names the layers that are not in a set, with the
+    reasons. These are, among others: the net's outputs, channels that a layer or group norm
+    averages over, channels that pass through a function with f(0) not 0, a norm or a depthwise
+    convolution of concatenated channels, convolutions in groups, and keys and values that several
+    heads share.
 
     Args:
         model: unchanged. It is traced in evaluation mode.
@@ -65,22 +69,61 @@ def coupled(
 
     >>> import leco, torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    >>> leco.coupled(net, torch.zeros(1, 5))
-    {'0': Coupled(params=('0.weight', '0.bias'), view=Channels(groups=8, dims=(0, 0), stacked=(1, 1)), parameters=9, multiply_adds=8)}
+    >>> hidden = leco.coupled(net, torch.zeros(1, 5))["0"]
+    >>> hidden.params, hidden.view.groups, hidden.parameters
+    (('0.weight', '0.bias'), 8, 9)
     """
-    inputs, heads = _inputs(example_inputs), dict(heads or {})
+    return _coupled(model, example_inputs, heads)[0]
+
+
+def uncoupled(
+    model: nn.Module, example_inputs: Inputs, heads: Mapping[str, int] | None = None
+) -> dict[str, str]:
+    """The Linear layers and convolutions whose channels `coupled` does not offer, each with the
+    reason.
+
+    >>> import leco, torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Sigmoid(), torch.nn.Linear(8, 3))
+    >>> leco.layers.narrow.uncoupled(net, torch.zeros(1, 5))
+    {'0': 'a function with f(0) not 0 stands between it and 2', '2': "makes the net's outputs"}
+    """
+    return _coupled(model, example_inputs, heads)[1]
+
+
+def _coupled(
+    model: nn.Module, example_inputs: Inputs, heads: Mapping[str, int] | None
+) -> tuple[dict[str, Coupled], dict[str, str]]:
+    """The sets that `coupled` offers, and the reasons of `uncoupled`."""
+    check_copyable("coupled", model)
+    inputs = _inputs(example_inputs)
     traced = _copy(model)
     counts = multiply_adds(traced, *inputs)
-    sets = channel_sets(traced, graph_of(traced, inputs), heads)
-    moved = _moved(model)
-    found = {}
+    sets, reasons = channel_sets(traced, graph_of(traced, inputs), dict(heads or {}))
+
+    # sets with a view, and the trial
+    views = {s.name: s.view() for s in sets}
+    failed = {s.name: _unseen(s) for s in sets if views[s.name] is None or s.groups == 1}
+    failed |= failures(model, inputs, [s for s in sets if s.name not in failed])
+
+    found = dict[str, Coupled]()
     for s in sets:
-        view = s.view()
-        if view is not None and _removable(moved, inputs, heads, s):
-            found[s.name] = Coupled(
-                tuple(m.param for m in s.made), view, *s.savings(traced, counts)
-            )
-    return found
+        view = views[s.name]
+        if s.name in failed:
+            reasons |= dict.fromkeys(s.layers, failed[s.name])
+        elif view is not None:
+            params = tuple(m.param for m in s.made)
+            found[s.name] = Coupled(params, view, *s.savings(traced, counts))
+    offered = {layer for s in sets if s.name in found for layer in s.layers}
+    layers = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    other = "its channels are not followed: it is not called, or its outputs have no gradient"
+    return found, {name: reasons.get(name, other) for name in layers if name not in offered}
+
+
+def _unseen(s: ChannelSet) -> str:
+    """Why a set is not tried."""
+    if s.groups == 1:
+        return "has one channel, which stays"
+    return f"its channels are not in runs of one length in {', '.join(m.param for m in s.made)}"
 
 
 def narrow(
@@ -121,22 +164,52 @@ def narrow(
       (2): Linear(in_features=2, out_features=3, bias=True)
     )
     """
-    inputs, heads = _inputs(example_inputs), dict(heads or {})
+    check_copyable("narrow", model)
+    inputs = _inputs(example_inputs)
     unknown = set(keep) - {name for name, _ in model.named_modules()}
     if unknown:
         raise ValueError(f"narrow: keep names {sorted(unknown)}, which are no layers of the model")
-    small, removed = _without_zeros(model, inputs, heads, lambda s: not set(s.layers) & set(keep))
-    if removed and not _agree(model, small, inputs):
-        alone = {
-            name: _without_zeros(model, inputs, heads, lambda s, name=name: s.name == name)[0]
-            for name in removed
-        }
-        guilty = [name for name in removed if not _agree(model, alone[name], inputs)] or removed
-        raise ValueError(
-            f"narrow: without the channels of {guilty} that are 0, the outputs differ on the example inputs: a function with f(0) not 0 or a "
-            f"norm over the channels follows, or the model's code fixes a size; keep = {guilty} leaves them"
-        )
+
+    # the channels that are 0
+    traced = _copy(model)
+    sets, _ = channel_sets(traced, graph_of(traced, inputs), dict(heads or {}))
+    zeros = [(s, s.zeros(model)) for s in sets if not set(s.layers) & set(keep)]
+    for _, zero in zeros:
+        zero[0] &= not zero.all()  # one stays
+    zeros = [(s, zero) for s, zero in zeros if zero.any()]
+
+    small = _without(model, zeros)
+    if zeros:
+        _check_outputs(model, small, inputs, zeros)
     return small
+
+
+def _check_outputs(
+    model: nn.Module,
+    small: nn.Module,
+    inputs: tuple[Tensor, ...],
+    removed: Sequence[tuple[ChannelSet, Tensor]],
+) -> None:
+    """Raise ValueError, with the layers' names, where the small net has other outputs."""
+    expected = outputs(model, inputs)
+    if _same(expected, small, inputs):
+        return
+    names = [s.name for s, _ in removed]
+    guilty = [
+        s.name for s, zero in removed if not _same(expected, _without(model, [(s, zero)]), inputs)
+    ]
+    raise ValueError(
+        f"narrow: without the channels of {guilty or names} that are 0, the outputs differ on the "
+        "example inputs: a function with f(0) not 0 or a norm over the channels follows, or the "
+        f"model's code fixes a size; keep = {guilty or names} leaves them"
+    )
+
+
+def _same(expected: Sequence[object], small: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    try:
+        return agree(expected, outputs(small, inputs))
+    except (RuntimeError, ValueError):  # a size that the model's code fixes
+        return False
 
 
 def _inputs(example_inputs: Inputs) -> tuple[Tensor, ...]:
@@ -150,88 +223,14 @@ def _copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _without_zeros(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    heads: Mapping[str, int],
-    wanted: Callable[[ChannelSet], bool],
-) -> tuple[nn.Module, list[str]]:
-    """A copy without those groups of the wanted sets that are 0, and the names of the sets that
-    lost some."""
-    small, removed = _copy(model), list[str]()
-    graph = graph_of(small, inputs)
-    sets = [s for s in channel_sets(small, graph, heads) if wanted(s)]
-    for s, zero in [(s, s.zeros(small)) for s in sets]:
-        zero[0] &= not zero.all()  # one stays
-        if zero.any():
-            coupled_items(
-                graph,
-                s.root,
-                [g * s.run + j for g in zero.nonzero().squeeze(1).tolist() for j in range(s.run)],
-            ).prune()
-            removed.append(s.name)
-    trained, training = (
-        {n: p.requires_grad for n, p in model.named_parameters()},
-        {n: m.training for n, m in model.named_modules()},
-    )
+def _without(model: nn.Module, chosen: Sequence[tuple[ChannelSet, Tensor]]) -> nn.Module:
+    """A copy of the net without these groups, with gradients and modes as the net has them."""
+    small = _copy(model)
+    cut_(small, chosen)
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    training = {name: module.training for name, module in model.named_modules()}
     for name, p in small.named_parameters():
         p.requires_grad_(trained[name])
     for name, module in small.named_modules():
         module.training = training[name]
-    return small, removed
-
-
-def _moved(model: nn.Module) -> nn.Module:
-    """A float64 copy with all parameters and running means moved at random, so that nothing is 0 by
-    initialization."""
-    generator = torch.Generator().manual_seed(0)
-    twin = copy.deepcopy(model).double()
-    with torch.no_grad():
-        for name, value in twin.state_dict(keep_vars=True).items():
-            if value.is_floating_point() and not name.endswith("running_var"):
-                value += 0.05 * torch.randn(
-                    value.shape, generator=generator, dtype=torch.float64
-                ).to(value.device)
-    return twin
-
-
-def _removable(
-    moved: nn.Module, inputs: tuple[Tensor, ...], heads: Mapping[str, int], s: ChannelSet
-) -> bool:
-    """Whether a net whose first group of the set is 0 gives the same outputs without it."""
-    tried = copy.deepcopy(moved)
-    inputs = tuple(_double(t) for t in inputs)
-    with torch.no_grad():
-        for member in s.made:
-            chosen = (member.number // s.run == 0).nonzero().squeeze(1)
-            p = tried.get_parameter(member.param)
-            p.index_fill_(member.dim, chosen.to(p.device), 0.0)
-    try:
-        small, removed = _without_zeros(tried, inputs, heads, lambda other: other.name == s.name)
-        return bool(removed) and _agree(tried, small, inputs)
-    except Exception:  # whatever a model's code says to a size that it does not expect
-        return False
-
-
-def _double(t: Tensor) -> Tensor:
-    return t.double() if t.is_floating_point() else t
-
-
-@torch.no_grad()
-def _agree(one: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether both give the same outputs in evaluation mode and float64."""
-    outputs = []
-    for model in (one, other):
-        try:
-            outputs.append(
-                tree_leaves(copy.deepcopy(model).double().eval()(*(_double(t) for t in inputs)))
-            )
-        except (RuntimeError, ValueError):  # a size that the model's code fixes
-            return False
-    return len(outputs[0]) == len(outputs[1]) and all(
-        a.shape == b.shape
-        and torch.allclose(a.double(), b.double(), rtol=0, atol=1e-9 * (1 + float(a.abs().max())))
-        if isinstance(a, Tensor)
-        else a == b
-        for a, b in zip(*outputs, strict=True)
-    )
+    return small

@@ -1,8 +1,7 @@
-"""Measured time on this machine: of nets, of their layers as they run in the net, of low-rank pairs
-by rank.
+"""Measured time on this machine: of nets, and of their layers as they run in the net.
 
-What is compared runs in turns, A B B A, so that other load on the machine meets all of it alike;
-ratios are of neighbours in time. The clock is that of torch.utils.benchmark, which waits for an
+What is compared runs in turns, A B B A, so that other load on the machine meets all of it alike.
+Ratios are of neighbours in time. The clock is that of torch.utils.benchmark, which waits for an
 accelerator.
 """
 
@@ -16,12 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
-from leco.algorithm.compressed import Compressed
-from leco.compressions.costs import Table
-from leco.layers.factorize import LAYERS, factorize
 from leco.layers.flops import evaluating
-from leco.theta import Factors
-from leco.views import Matrix
 
 SAMPLE = 1e-3  # seconds that a sample takes at least: as many calls as that needs
 MARGIN = 1.1  # two copies of one layer differ by up to 8 %: by where they lie in memory
@@ -45,8 +39,10 @@ class Speed(NamedTuple):
         only the ratio does, else the same.
 
         >>> import leco
-        >>> leco.measure.latency.Speed(3.0, 1.0, 3.0, 2.8, 3.1).verdict, leco.measure.latency.Speed(1.0, 1.2, 0.8, 0.7, 1.2).verdict
-        ('faster 3.00x', 'unclear')
+        >>> leco.measure.latency.Speed(3.0, 1.0, 3.0, 2.8, 3.1).verdict
+        'faster 3.00x'
+        >>> leco.measure.latency.Speed(1.0, 1.2, 0.8, 0.7, 1.2).verdict
+        'unclear'
         """
         if 1 / MARGIN <= self.ratio <= MARGIN:
             return "the same"
@@ -175,78 +171,3 @@ def _layer_sampler(
         return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
 
     return sample
-
-
-def measured_ranks(
-    layer: nn.Module, inputs: Tensor, ranks: Sequence[int] | None = None, repeats: int = 30
-) -> Table:
-    """Seconds of a layer as a low-rank pair, by rank, measured on this machine: a cost for
-    `leco.RankSelection(alpha, cost=...)`.
-
-    The pair is that of `leco.factorize` (of a convolution: scheme 1). Each of `ranks` is timed,
-    those between are interpolated linearly, and those below and above have the time of the nearest
-    one. Nothing costs more than the dense layer, which is what full rank costs.
-
-    Args:
-        layer: an nn.Linear, Conv1d, Conv2d or Conv3d; it is not changed.
-        inputs: a batch of what reaches the layer, of the size that it will run at.
-        ranks: from 1 to min(out, in x kernel); None for 1, 2, 3, 4, 6, 8, 12, 16, 24, ....
-        repeats: samples for each rank, of a millisecond at least; their median counts.
-
-    Raises:
-        ValueError: a layer of another class, a rank out of its bounds, no repeats.
-
-    >>> import leco, torch
-    >>> layer = torch.nn.Linear(100, 50)
-    >>> cost = leco.measured_ranks(layer, torch.randn(8, 100), ranks=[4, 16], repeats=3)
-    >>> len(cost.values), cost.values[50] == max(cost.values)
-    (51, True)
-    """
-    if type(layer) not in LAYERS:
-        raise ValueError(
-            f"measured_ranks: layer is a {type(layer).__name__}, must be one of {', '.join(kind.__name__ for kind in LAYERS)}"
-        )
-    weight = layer.get_parameter("weight")
-    m, n = Matrix().shape([weight.shape])
-    full = min(m, n)
-    ranks = _usual_ranks(full) if ranks is None else sorted(set(ranks))
-    if not ranks or not 1 <= ranks[0] <= ranks[-1] <= full or repeats < 1:
-        raise ValueError(
-            f"measured_ranks: ranks = {ranks} must be from 1 to {full}, repeats = {repeats} at least 1"
-        )
-    pairs = [
-        factorize(
-            layer,
-            {"weight": Compressed({"weight": weight.shape}, Matrix(), _pair(weight, m, n, rank))},
-        )
-        for rank in ranks
-    ]
-    with torch.inference_mode():
-        samples = in_turns(
-            [sampler(lambda net=net: net(inputs)) for net in (layer, *pairs)], repeats
-        )
-    dense, *measured = (float(np.median(own)) for own in samples)
-    return Table(
-        [*(min(float(value), dense) for value in np.interp(range(full), ranks, measured)), dense]
-    )
-
-
-def _usual_ranks(full: int) -> list[int]:
-    return sorted(
-        {
-            rank
-            for power in range(full.bit_length())
-            for rank in (2**power, 3 * 2**power // 2)
-            if rank <= full
-        }
-    )
-
-
-def _pair(like: Tensor, m: int, n: int, rank: int) -> Factors:
-    generator = torch.Generator().manual_seed(0)
-    return Factors(
-        *(
-            torch.randn(size, generator=generator).to(like) / rank**0.5
-            for size in ((m, rank), (rank, n))
-        )
-    )

@@ -23,7 +23,7 @@ def plan(lc: LC) -> str:
     shape, view and compression, or with none.
 
     >>> import leco, torch
-    >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    >>> lc = leco.LC(torch.nn.Linear(4, 2), leco.each(["weight"], leco.Vector(), leco.Binary()))
     >>> print(leco.plan(lc).splitlines()[-1])
     8 of 10 weights (80.00%) are in a task.
     """

@@ -519,20 +519,19 @@ def test_compressed_tensors_refusals(tmp_path, monkeypatch):
     )
     with pytest.raises(
         ValueError,
-        match=r"no parameter .*'conv.0.weight': 'dense \(Conv2d\)', 'fc.0.weight': 'dense \(codebook that is no grid\)'",
+        match=r"'conv.0.weight': 'dense \(Conv2d\)', "
+        r"'fc.0.weight': 'dense \(codebook that is no grid\)'",
     ):
         leco.export_compressed_tensors(tmp_path / "out", lc.model, lc)
     assert not list(tmp_path.iterdir())
     for package, export in (
-        ("torchao.quantization", leco.export_torchao),
+        ("torchao", leco.export_torchao),
         ("compressed_tensors", lambda *args: leco.export_compressed_tensors("x", *args)),
     ):
         monkeypatch.setitem(sys.modules, package, None)
         for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
             monkeypatch.delitem(sys.modules, name)
-        with pytest.raises(
-            ImportError, match=r"pip install leco\[" + package.split(".")[0].replace("_", "-")
-        ):
+        with pytest.raises(ImportError, match=r"pip install leco\[" + package.replace("_", "-")):
             export(lc.model, lc)
 
 

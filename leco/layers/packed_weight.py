@@ -1,0 +1,68 @@
+"""One parameter in packed memory, decoded where it is read."""
+
+import copy
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Cache = Literal["none", "keep"]
+
+
+class PackedWeight(nn.Module):
+    """One parameter, packed: `forward()` decodes it."""
+
+    like: Tensor
+
+    def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
+        super().__init__()
+        self.content = content.to(weight.device)
+        self.shape, self.form, self.cache = weight.shape, form, cache
+        # the weight's type, which `to` converts
+        self.register_buffer("like", weight.new_empty(0), persistent=False)
+        self._kept: Tensor | None = None
+        decoded = content()
+        # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
+        if decoded.dtype != weight.dtype:
+            rounded = copy.deepcopy(content).to(weight.dtype)
+            self.content = rounded if torch.equal(rounded(), decoded.to(weight.dtype)) else content
+
+    def forward(self) -> Tensor:
+        if self._kept is not None and not torch.compiler.is_compiling():
+            return self._kept
+        if self.cache == "none" or self.training or torch.compiler.is_compiling():
+            return self._decoded()
+        with torch.inference_mode(False):  # what is kept serves autograd too
+            self._kept = kept = self._decoded()
+        return kept
+
+    def _decoded(self) -> Tensor:
+        return self.content().to(self.like.dtype).view(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    def bits(self) -> float:
+        """Bits a weight."""
+        held = sum(value.nbytes for value in self.state_dict().values())
+        return 8 * held / max(math.prod(self.shape), 1)
+
+    def train(self, mode: bool = True) -> "PackedWeight":
+        self._kept = None if mode else self._kept
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> "PackedWeight":
+        self._kept = None
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._kept = None
+        super()._load_from_state_dict(*args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def extra_repr(self) -> str:
+        return f"{self.form}, {self.bits():.2f} bits a weight, cache={self.cache}"
