@@ -72,7 +72,8 @@ def _in_terms_of(old: Tensor, new: Tensor, indices: Tensor) -> Tensor:
     if not old.shape[-1] or not new.shape[-1]:
         return torch.zeros_like(indices)
     nearest = (new.unsqueeze(-1) - old.unsqueeze(-2)).abs().argmin(-1) + 1
-    return lookup(torch.nn.functional.pad(nearest, (1, 0)), indices).to(indices.dtype)
+    labels = torch.nn.functional.pad(nearest, (1, 0)).double()  # `lookup` takes floats
+    return lookup(labels, indices).to(indices.dtype)
 
 
 def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:
