@@ -64,10 +64,17 @@ def test_an_lc_of_a_wrapped_net_is_that_of_the_net_inside(tmp_path, wrap, prefix
         lc.restore_(lc.snapshot())
     for name, value in lcs[1].delta.items():
         assert torch.equal(lcs[0].delta[name], value)
-    leco.save(tmp_path / "wrapped", lcs[0])
+
+
+@pytest.mark.parametrize("wrap", ["bare", "DataParallel", "compiled"])
+def test_a_file_of_a_wrapped_net_loads_into_the_bare_one(tmp_path, wrap):
+    lc = leco.LC(WRAPPERS[wrap](network()), tasks())
+    lc.mu = 1.0
+    leco.save(tmp_path / "net", lc)
     bare = network()
-    leco.load(tmp_path / "wrapped", bare)
-    assert torch.equal(bare[0].weight, plain[0].weight)
+    leco.load(tmp_path / "net", bare)
+    assert torch.equal(bare[0].weight, lc.delta["0.weight"])
+    assert torch.equal(bare[0].bias, lc.model[0].bias)
 
 
 def test_names_inside_compiled_modules_as_torch_gives_them():

@@ -34,8 +34,8 @@ from leco.theta import Theta
 
 
 class LC(Variables):
-    """The state of the algorithm (mu, Thetas, Delta(Theta), multipliers) over a model, with a
-    method for each of its steps.
+    """The state of the algorithm over a model (mu, Thetas, Delta(Theta), multipliers), with a
+    method for each step.
 
     Construction changes nothing in the model. Setting `mu` for the first time makes the direct
     compression. Extra memory is one copy of the compressed parameters for Delta(Theta) and one for
@@ -78,8 +78,8 @@ class LC(Variables):
     # --- the L step's penalty
 
     def penalty(self) -> Tensor:
-        """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2, a scalar to add to the loss (or
-        use `attach`)."""
+        """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2: a scalar to add to the loss,
+        where you don't use `attach`."""
         self._require_theta("penalty")
         self.check_current()
         found = penalty.value(self._params, self._delta, self._multipliers or {}, self.mu)
@@ -121,7 +121,11 @@ class LC(Variables):
         self._handles.clear()
 
     def applied(self, unstable: str = "") -> None:
-        """What the hook reports after it added the gradient."""
+        """Count an application of the penalty; the hook calls it after it added the gradient.
+
+        Args:
+            unstable: why the optimizer diverges on the penalty, or "".
+        """
         self._watch.added += 1
         if unstable:
             self._watch.say("unstable", f"LC: SGD diverges: {unstable}")
@@ -202,8 +206,9 @@ class LC(Variables):
         """Inside, the model's weights are Delta(Theta); afterwards they are w again, whatever
         happened inside.
 
-        What can't be right there is refused: the penalty, its gradient in an optimizer's step, `delta`,
-        `record` and the steps. Weights that you change by other means are put back, with a warning.
+        What can't be right there is refused: the penalty, its gradient in an optimizer's step,
+        `delta`, `record` and the steps. Weights that you change by other means are put back, with
+        a warning.
 
         Args:
             batches: inputs to recalibrate the batch-norm statistics with (`leco.recalibrate_`),

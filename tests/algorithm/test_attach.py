@@ -174,7 +174,7 @@ def test_the_step_inside_compressed_is_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     lc.attach(optimizer)
     lc.mu = 1.0
-    with lc.compressed(), pytest.raises(RuntimeError, match="inside `with lc.compressed"):
+    with lc.compressed(), pytest.raises(RuntimeError, match=r"inside `with lc\.compressed"):
         optimizer.step()
 
 
