@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from leco.algorithm import penalty
 from leco.algorithm.schedules import stable_lr
 from leco.names import check_current
+from leco.theta import Theta
 
 
 class Penalized(Protocol):
     """What the hook needs of an `LC`."""
 
     model: nn.Module
-    thetas: Mapping[str, Any]
-    names: Mapping[str, Sequence[str]]
+    thetas: dict[str, Theta]
+    names: dict[str, tuple[str, ...]]
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]: ...
