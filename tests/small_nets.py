@@ -18,6 +18,15 @@ class Weights(nn.Module):
             self.register_parameter(name, nn.Parameter(value.clone()))
 
 
+def quadratic(seed: int = 0, n: int = 6):
+    """L(w) = (w - c)'A(w - c)/2 with A positive definite: every L step has a closed form."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    return root @ root.T / n + torch.eye(n, dtype=torch.float64), torch.randn(
+        n, generator=generator, dtype=torch.float64
+    )
+
+
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
