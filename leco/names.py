@@ -1,8 +1,8 @@
 """Qualified names of a model's parameters and buffers, without those of wrappers around it.
 
 DataParallel and DistributedDataParallel put `module.` before every name, torch.compile puts
-`_orig_mod.` before the names inside a compiled module. A file of the wrapped net loads into the bare
-net, so these parts are left out.
+`_orig_mod.` before the names inside a compiled module. A file of the wrapped net loads into the
+bare net, so these parts are left out.
 """
 
 from collections.abc import Collection, Iterator, Mapping

@@ -19,6 +19,9 @@ from leco.selection import match as match
 from leco.views import Rows, View, blocks
 
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class Task:
     """What is compressed and how: parameters, by their qualified names, seen through `view`,
@@ -119,13 +122,18 @@ def check_shapes(name: str, task: Task, own: Mapping[str, nn.Parameter]) -> None
 
 def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
     place = f"task {task!r}: parameter {name!r}"
+    if isinstance(p, nn.parameter.UninitializedParameter):
+        raise ValueError(
+            f"{place} has no shape yet (a lazy module); pass a batch through the model first"
+        )
     if p.is_meta:
         raise ValueError(
             f"{place} is on the meta device and has no values; load or initialise the model first"
         )
-    if not p.is_floating_point():
+    if p.dtype not in DTYPES:
         raise ValueError(
-            f"{place} has dtype {p.dtype}; only floating-point weights can be compressed"
+            f"{place} has dtype {p.dtype}; only weights in {', '.join(map(str, DTYPES))} can be "
+            "compressed"
         )
     if p.numel() == 0:
         raise ValueError(f"{place} has shape {tuple(p.shape)}, no entries")

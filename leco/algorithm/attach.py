@@ -1,5 +1,6 @@
 """The penalty's gradient in an optimizer's step: the training code stays as it is."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -7,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm import penalty
-
-STABLE = {False: lambda b: 2 * (1 + b), True: lambda b: 2 * (1 + b) / (1 + 2 * b)}
-"""By Nesterov or not: the bound on lr mu below which SGD with momentum b is stable on the penalty."""
+from leco.algorithm.schedules import stable_lr
+from leco.names import check_current
+from leco.theta import Theta
 
 
 class Penalized(Protocol):
     """What the hook needs of an `LC`."""
 
-    thetas: Mapping[str, Any]
-    names: Mapping[str, Sequence[str]]
+    model: nn.Module
+    thetas: dict[str, Theta]
+    names: dict[str, tuple[str, ...]]
 
     @property
     def params(self) -> Mapping[str, nn.Parameter]: ...
@@ -49,23 +51,28 @@ class Hook:
             return
         every, deltas, multipliers = lc.params, lc.delta, lc.multipliers
         names = [name for name in self.names if every[name].requires_grad]  # frozen since
-        params: list[Any] = [every[name] for name in names]
-        for p in params:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            elif p.grad.is_sparse:  # the penalty moves all rows
-                p.grad = p.grad.to_dense()
+        params = {name: every[name] for name in names}
+        check_current(lc.model, params)
         # GradScaler leaves the unscaling to fused optimizers
         scaler = getattr(optimizer, "grad_scale", None)
         penalty.add_gradient_(
-            [p.grad for p in params],
-            params,
+            [_gradient(p) for p in params.values()],
+            list(params.values()),
             [deltas[name] for name in names],
             [multipliers[name] for name in names] if multipliers else [],
             lc.mu,
             1.0 if scaler is None else float(scaler),
         )
-        lc.applied(_unstable(optimizer, lc.mu))
+        lc.applied(_unstable(optimizer, lc.mu, {id(p) for p in params.values()}))
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    """`.grad`, dense: the penalty moves all weights."""
+    if p.grad is None:
+        p.grad = torch.zeros_like(p)
+    elif p.grad.layout != torch.strided:
+        p.grad = p.grad.to_dense()
+    return p.grad
 
 
 def hook(lc: Penalized, optimizers: Sequence[Any]) -> list[Any]:
@@ -150,15 +157,23 @@ def before_step(change_gradients: Callable[[], None], args: Any, kwargs: dict[st
     return (args[0], wrapped), rest
 
 
-def _unstable(optimizer: Any, mu: float) -> str:
-    """What is wrong where plain SGD diverges on the penalty, of curvature mu; else ""."""
+def _unstable(optimizer: Any, mu: float, penalized: set[int]) -> str:
+    """Say what is wrong where plain SGD diverges on the penalty, of curvature mu; else "".
+
+    The bound is twice `stable_lr`: lr mu < 2 (1 + beta), or 2 (1 + beta)/(1 + 2 beta) with
+    Nesterov's momentum. Dampening divides the rate.
+    """
     if type(optimizer) is not torch.optim.SGD:
         return ""
     for group in optimizer.param_groups:
-        bound = STABLE[group["nesterov"]](group["momentum"]) / mu
-        if float(group["lr"]) > bound:
+        if not any(id(p) in penalized for p in group["params"]):
+            continue
+        lr, beta = float(group["lr"]), float(group["momentum"])
+        rate = lr * (1 - float(group["dampening"])) if beta else lr
+        known = 0 < rate < math.inf and 0 <= beta < 1
+        if known and rate > 2 * stable_lr(rate, mu, beta, bool(group["nesterov"])):
             return (
-                f"the learning rate {float(group['lr']):g} is above {bound:.3g}, where SGD diverges "
-                f"on the penalty at mu = {mu:g}; lower it with leco.stable_lr"
+                f"the learning rate {lr:g} is too high for the penalty at mu = {mu:g}; "
+                "lower it with leco.stable_lr"
             )
     return ""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# log of a ratio of variances, rms over a layer's channels; on ResNet-20, images that should be
-# augmented give 0.43
 UNLIKE = 0.15
+"""The log of a ratio of variances, rms over a layer's channels, above which inputs are unlike those
+of training. On ResNet-20, images that should be augmented give 0.43."""
 
 
 def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -37,17 +37,16 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     """Replace the running mean and variance of each batch-norm layer by averages over `batches`,
     with the weights as they are.
 
-    Only batch-norm layers run in train mode (dropout stays off). Nothing happens in a net without
-    them.
+    Only batch-norm layers run in train mode; dropout stays off. Nothing happens in a net without
+    batch norm. Where a batch can't be used, or the model raises, the statistics are as before.
 
     Args:
         batches: inputs, each passed as `model(batch)`, `model(*batch)` for a tuple, or
-            `model(**batch)` for a dict; some
-            thousand examples in all are enough. Augmented ones where the net was trained on
-            augmented ones: the rest of the net is fitted to their statistics
-            (docs/training-loops.md, "Batch norm", has the loss of accuracy otherwise).
+            `model(**batch)` for a mapping. Some thousand examples in all are enough. Give augmented
+            ones where the net was trained on augmented ones: the rest of the net fits their
+            statistics (docs/training-loops.md, "Batch norm", has the loss of accuracy otherwise).
 
-    Raises (the statistics are then as before):
+    Raises:
         ValueError: no batches.
         TypeError: a list, as a DataLoader of inputs and targets gives.
 
@@ -64,10 +63,11 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     modes = {module: module.training for module in model.modules()}
     before = {name: value.clone() for name, value in batchnorm_statistics(model).items()}
     try:
+        # average over the batches
         model.eval()
         for layer in layers.values():
             layer.reset_running_stats()
-            layer.momentum = None  # a plain average over the batches
+            layer.momentum = None
             layer.train()
         if not _pass_through(model, batches):
             raise ValueError("recalibrate_: batches is empty; give at least one batch of inputs")
@@ -83,7 +83,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
 
 
 def _pass_through(model: nn.Module, batches: Iterable[Any]) -> int:
-    """Call the model with each batch; how many there were."""
+    """Call the model with each batch. Returns how many there were."""
     count = 0
     for count, batch in enumerate(batches, 1):  # noqa: B007
         if isinstance(batch, list):
@@ -113,12 +113,12 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def unlike_training(model: nn.Module, batches: Iterable[Any]) -> str | None:
-    """What is wrong with `batches` where a batch-norm layer's variances are further from its
-    running ones, those of training, than chance explains.
+    """Say what is wrong with `batches` where the variances of a batch-norm layer are further from
+    its running ones, those of training, than chance explains; else return None.
 
-    The distance is the root mean square over channels of log((v' + eps) / (v + eps)); n examples
-    give Gaussian inputs one of about sqrt(2/n). Layers that never were in training have no say. The
-    model is left as it was.
+    The distance is the root mean square over channels of log((v' + eps) / (v + eps)). Gaussian
+    inputs of n examples have a distance of about sqrt(2/n). Layers that never trained are left out.
+    The model is left as it was.
     """
     layers = {
         name: layer
@@ -127,26 +127,28 @@ def unlike_training(model: nn.Module, batches: Iterable[Any]) -> str | None:
     }
     if not layers:
         return None
-
-    def logarithms() -> list[Tensor]:
-        return [(layer.running_var.double() + layer.eps).log() for layer in layers.values()]  # pyright: ignore
-
-    before, examples = logarithms(), 0
+    before, examples = _logarithms(layers.values()), 0
 
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal examples
         examples += len(inputs[0])
 
+    # Measure the distances
     with next(iter(layers.values())).register_forward_pre_hook(count), kept_statistics(model):
         recalibrate_(model, batches)
-        distances = [
-            (now - then).square().mean().sqrt()
-            for now, then in zip(logarithms(), before, strict=True)
-        ]
+        pairs = zip(_logarithms(layers.values()), before, strict=True)
+        distances = [(now - then).square().mean().sqrt() for now, then in pairs]
+
+    # Judge the largest
     distance, name = max(zip(torch.stack(distances).tolist(), layers, strict=True))
     if not distance > UNLIKE + 2 * math.sqrt(2 / max(examples, 1)):
         return None
     return (
-        f"in batch norm {name!r} the variances differ from those of training by a factor of {math.exp(distance):.2f} (rms over channels); "
-        "give inputs like those of training, augmented where training augments them"
+        f"in batch norm {name!r} the variances differ from those of training by a factor of "
+        f"{math.exp(distance):.2f} (rms over channels); give inputs like those of training, "
+        "augmented where training augments them"
     )
+
+
+def _logarithms(layers: Iterable[_BatchNorm]) -> list[Tensor]:
+    return [(layer.running_var.double() + layer.eps).log() for layer in layers]  # pyright: ignore

@@ -1,5 +1,7 @@
-"""A compressed task by itself: its parameters, the view, the Theta. What a file gives, and what
-packed layers and exports are made from."""
+"""A compressed task by itself: its parameters, the view, the Theta.
+
+A file gives these; packed layers and exports are made from them.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -32,10 +34,14 @@ class Compressed(NamedTuple):
 
 
 def compressed_tasks(source: LC | Mapping[str, Compressed]) -> dict[str, Compressed]:
-    """By task name, those of an `LC` that has its Thetas; a mapping as it is.
+    """The compressed tasks of an `LC`, by task name; a mapping is returned as it is.
+
+    Raises:
+        ValueError: no Theta yet; a parameter that the model has replaced since the LC was made.
 
     >>> import leco, torch
-    >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": leco.Task("weight", leco.Vector(), leco.Binary())})
+    >>> task = leco.Task("weight", leco.Vector(), leco.Binary())
+    >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": task})
     >>> lc.mu = 1.0
     >>> leco.algorithm.compressed.compressed_tasks(lc)["all"].shapes
     {'weight': torch.Size([2, 4])}

@@ -16,7 +16,6 @@ the quadratic penalty. Carreira-Perpinan, arXiv 1707.01209, sections 3 and 4.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -24,22 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco.algorithm import attach, penalty, state
+from leco.algorithm import attach, penalty
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.curvature import mean_curvature
 from leco.algorithm.interrupts import uninterrupted
-from leco.algorithm.record import Record, Snapshot, norm
-from leco.algorithm.watch import Watch
-from leco.coding.tensors import bits
-from leco.compressions.protocol import Compression
-from leco.names import check_current, named_state, unwrapped
-from leco.task import Task, resolve
+from leco.algorithm.record import Record, norm
+from leco.algorithm.variables import Variables
+from leco.algorithm.watch import LOST
 from leco.theta import Theta
 
 
-class LC:
-    """The state of the algorithm (mu, Thetas, Delta(Theta), multipliers) over a model, with a
-    method for each of its steps.
+class LC(Variables):
+    """The state of the algorithm over a model (mu, Thetas, Delta(Theta), multipliers), with a
+    method for each step.
 
     Construction changes nothing in the model. Setting `mu` for the first time makes the direct
     compression. Extra memory is one copy of the compressed parameters for Delta(Theta) and one for
@@ -79,120 +75,16 @@ class LC:
     2
     """
 
-    def __init__(self, model: nn.Module, tasks: Mapping[str, Task], *, multipliers: bool = True):
-        if not tasks:
-            raise ValueError("LC: tasks is empty; nothing would be compressed")
-        self.model = unwrapped(model)
-        self.tasks = dict(tasks)
-        self.thetas: dict[str, Theta] = {}
-        self._params, self.names = resolve(model, self.tasks)
-        self._mu: float | None = None
-        self._steps = 0
-        self._made_by: dict[str, Any] = {}  # the compression that each Theta is of
-        self._inside = False
-        self._watch = Watch()
-        self._handles: list[Any] = []
-        self._delta: dict[str, Tensor] = {}
-        self._multipliers: dict[str, Tensor] | None = (
-            {n: torch.zeros_like(p) for n, p in self._params.items()} if multipliers else None
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, or what is pickled, is not attached."""
-        return {**self.__dict__, "_handles": []}
-
-    # --- state
-
-    @property
-    def params(self) -> dict[str, nn.Parameter]:
-        """The compressed parameters, by qualified name."""
-        return dict(self._params)
-
-    @property
-    def delta(self) -> dict[str, Tensor]:
-        """Delta(Theta) for each compressed parameter."""
-        self._require_theta("delta")
-        return dict(self._delta)
-
-    @property
-    def multipliers(self) -> dict[str, Tensor]:
-        """lambda for each compressed parameter; empty for the quadratic penalty."""
-        return dict(self._multipliers or {})
-
-    @property
-    def mu(self) -> float:
-        """The penalty parameter. The first value that you set makes the direct compression, the C
-        step at that mu with lambda = 0."""
-        if self._mu is None:
-            raise ValueError(
-                "LC: mu is not set yet; set lc.mu = mu_0 first, which makes the direct compression"
-            )
-        return self._mu
-
-    @mu.setter
-    def mu(self, mu: float) -> None:
-        if not 0 < mu < math.inf:
-            raise ValueError(f"LC: mu = {mu} must be positive and finite")
-        if self._mu is not None and mu < self._mu:
-            warnings.warn(
-                f"LC: mu goes down from {self._mu} to {mu}; a schedule should not decrease",
-                stacklevel=2,
-            )
-        before, self._mu = self._mu, float(mu)
-        if not self.thetas:
-            try:
-                self.c_step()
-            except BaseException:
-                self._mu = before
-                raise
-
-    def bits(self) -> int:
-        """Bits of the coded Thetas of all tasks."""
-        return sum(bits(theta) for theta in self._require_theta().values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """mu, Thetas and multipliers, as plain dicts of tensors and numbers. The weights are in the
-        model's own `state_dict`."""
-        return {
-            "mu": self._mu,
-            "steps": self._steps,
-            "thetas": state.described(self.thetas),
-            "made_by": {name: state.label(made) for name, made in self._made_by.items()},
-            "multipliers": self.multipliers,
-        }
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, for the same tasks. Raises ValueError, changing
-        nothing, for other ones."""
-        thetas = state.checked(saved, self.tasks, self._task_params(), self.multipliers)
-        made_by = saved.get("made_by", {})
-        with torch.no_grad(), uninterrupted():
-            for name, value in saved["multipliers"].items():
-                self.multipliers[name].copy_(value)
-            self._mu, self._steps = saved["mu"], saved["steps"]
-            if thetas:
-                self._set_thetas(thetas)
-                self._made_by = {
-                    name: task.compression
-                    for name, task in self.tasks.items()
-                    if made_by.get(name, state.label(task.compression))
-                    == state.label(task.compression)
-                }
-
-    def check_current(self) -> None:
-        """Raise ValueError where the model has another parameter in the place of a compressed
-        one."""
-        check_current(self.model, self._params)
-
     # --- the L step's penalty
 
     def penalty(self) -> Tensor:
-        """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2, a scalar to add to the loss (or
-        use `attach`)."""
+        """-lambda'(w - Delta(Theta)) + mu/2 ||w - Delta(Theta)||^2: a scalar to add to the loss,
+        where you don't use `attach`."""
         self._require_theta("penalty")
         self.check_current()
         found = penalty.value(self._params, self._delta, self._multipliers or {}, self.mu)
-        self._watch.valued += found.requires_grad
+        if found.requires_grad:
+            found.register_hook(self._watch.reached)
         return found
 
     def attach(self, *optimizers: Any) -> None:
@@ -229,10 +121,14 @@ class LC:
         self._handles.clear()
 
     def applied(self, unstable: str = "") -> None:
-        """What the hook reports after it added the gradient."""
+        """Count an application of the penalty; the hook calls it after it added the gradient.
+
+        Args:
+            unstable: why the optimizer diverges on the penalty, or "".
+        """
         self._watch.added += 1
         if unstable:
-            self._watch.say(f"LC: SGD diverges: {unstable}")
+            self._watch.say("unstable", f"LC: SGD diverges: {unstable}")
 
     def curvature(self, backward: Callable[[], Any], mu: float = 1.0) -> float:
         """h = (grad L(Delta(Theta)) - grad L(w))'(Delta(Theta) - w) / ||Delta(Theta) - w||^2: what
@@ -284,11 +180,14 @@ class LC:
             self._move_multipliers()
 
     def step(self) -> Record:
-        """C step, then multipliers: what follows an L step. Returns a record without `bits`;
-        prints nothing."""
-        self._watch.at_step(self._params)
+        """Make the C step, then the multipliers' step: what follows an L step.
+
+        Returns:
+            A record whose `bits` is None, as counting them codes every weight (`lc.bits()`).
+        """
         start = time.perf_counter()
         thetas = self._compress("step")
+        self._watch.at_step(self._params)
         with uninterrupted():  # all of it, or nothing
             self._take(thetas)
             self._move_multipliers()
@@ -307,12 +206,17 @@ class LC:
         """Inside, the model's weights are Delta(Theta); afterwards they are w again, whatever
         happened inside.
 
+        What can't be right there is refused: the penalty, its gradient in an optimizer's step,
+        `delta`, `record` and the steps. Weights that you change by other means are put back, with
+        a warning.
+
         Args:
             batches: inputs to recalibrate the batch-norm statistics with (`leco.recalibrate_`),
                 which belong to w otherwise; they are restored as well.
         """
         self._require_theta("compressed")
         self.check_current()
+        moved = self._watch.moved(self._params)
         try:
             with uninterrupted():
                 self._exchange()
@@ -322,105 +226,12 @@ class LC:
                     recalibrate_(self.model, batches)
                 yield self.model
         finally:
-            try:
-                self.leave()
-            finally:  # again, where Ctrl-C came before the first one had begun
-                self.leave()
-
-    def leave(self) -> None:
-        """End `compressed()`: the weights are w again. Nothing where it has ended."""
-        with uninterrupted():
-            if self._inside:
-                self._exchange()
-                self._inside = False
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """w <- Delta(Theta): the model becomes the compressed net."""
-        self._require_theta("project_")
-        self.check_current()
-        with uninterrupted():
-            for name, p in self._params.items():
-                p.copy_(self._delta[name])
-            self._watch.belong(self._params)
-
-    def snapshot(self) -> Snapshot:
-        """The compressed net as it is now, as copies that later steps don't change. Inside
-        `compressed`, with the statistics found there."""
-        self.check_current()
-        rest = {name: value.detach().clone() for name, value in self.rest().items()}
-        return Snapshot(dict(self._require_theta()), rest, dict(self._made_by))
-
-    @torch.no_grad()
-    def restore_(self, snapshot: Snapshot) -> None:
-        """Make the model, and Theta, the compressed net of `snapshot`: w = Delta(Theta).
-        Multipliers stay."""
-        self._require_outside("restore_")
-        self.check_current()
-        with uninterrupted():
-            self._set_thetas(snapshot.thetas)
-            self._made_by |= snapshot.made_by or {}
-            self.project_()
-            rest = self.rest()
-            for name, value in snapshot.rest.items():
-                rest[name].copy_(value)
-
-    def set_thetas(self, thetas: Mapping[str, Theta]) -> None:
-        """Replace Thetas (of the same shapes) by others, such as retrained ones, and Delta(Theta)
-        with them."""
-        self._require_outside("set_thetas")
-        with uninterrupted():
-            self._set_thetas({**self._require_theta(), **thetas})
-
-    def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
-        """Compress the named tasks by others of the same kind from the next C step on: a bound that
-        tightens while the net trains.
-
-        Theta, w and the multipliers stay; that C step starts from no Theta, as the last one may
-        break the new bound. `leco.run(compressions=...)` does it before each L step, and resumes
-        with the right ones.
-
-        Raises:
-            ValueError: a task that is not there, or a compression that can't take its parameters'
-                shapes.
-            TypeError: a compression of another kind than the task's. Nothing is changed then.
-
-        >>> import leco, torch
-        >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": leco.Task("weight", leco.Vector(), leco.TopK(6))})
-        >>> lc.mu = 1.0
-        >>> lc.set_compressions({"all": leco.TopK(3)})
-        >>> record = lc.step()
-        >>> int(lc.delta["weight"].count_nonzero())
-        3
-        """
-        self._require_outside("set_compressions")
-        self.tasks = state.with_compressions(self.tasks, compressions, self._task_params())
-
-    def rest(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the model's `state_dict` that no task compresses."""
-        compressed = {id(p) for p in self._params.values()}
-        every = named_state(self.model)
-        return {name: value for name, value in every.items() if id(value) not in compressed}
-
-    def check_saved(self) -> None:
-        """Before the present net is written to a file: warn where w was changed since Theta was
-        found, as Theta does not belong to it then."""
-        self.check_current()
-        if not self._inside and self._watch.moved(self._params):
-            self._watch.say(
-                "LC: the weights were changed since the last C step, and Theta was not: the file "
-                "holds Delta(Theta) of that step; call lc.step() first, or restore Theta together "
-                "with the weights (lc.load_state_dict)"
-            )
-
-    def belong(self) -> None:
-        """Say that Theta belongs to the weights as they are now: after both were loaded."""
-        self._watch.belong(self._params)
+            with uninterrupted():
+                lost = self._inside and self._leave(moved)
+            if lost:
+                self._watch.say("lost", LOST)
 
     # --- private
-
-    def _task_params(self) -> dict[str, dict[str, nn.Parameter]]:
-        return {task: {n: self._params[n] for n in names} for task, names in self.names.items()}
 
     @torch.no_grad()
     def _compress(self, verb: str) -> dict[str, Theta]:
@@ -456,24 +267,6 @@ class LC:
         self._made_by = {name: task.compression for name, task in self.tasks.items()}
 
     @torch.no_grad()
-    def _set_thetas(self, thetas: Mapping[str, Theta]) -> None:
-        for name, theta in thetas.items():
-            params = [self._params[n] for n in self.names[name]]
-            parts = self.tasks[name].view.backward(theta.decompress(), [p.shape for p in params])
-            for n, p, part in zip(self.names[name], params, parts, strict=True):
-                if n not in self._delta:
-                    self._delta[n] = torch.empty_like(p)
-                self._delta[n].copy_(part)
-        self.thetas = dict(thetas)
-        self._watch.belong(self._params)
-
-    @torch.no_grad()
-    def _move_multipliers(self) -> None:
-        for name, value in (self._multipliers or {}).items():
-            (gap,) = penalty.gap([self._params[name]], [self._delta[name]])
-            value.sub_(gap, alpha=self.mu)
-
-    @torch.no_grad()
     def _record(self, coded: int | None, seconds: float) -> Record:
         gap = norm(p - self._delta[name] for name, p in self._params.items())
         size = norm(self._params.values())
@@ -487,27 +280,25 @@ class LC:
     def _exchange(self) -> None:
         """w <-> Delta(Theta), one parameter's temporary at a time; in place, so that compiled and
         sharded modules see it."""
-        moved = self._watch.moved(self._params)
         for name, p in self._params.items():
             w = p.detach().clone()
             p.copy_(self._delta[name])
             self._delta[name].copy_(w)
-        if not moved:
-            self._watch.belong(self._params)
+        self._watch.belong(self._params)
 
-    def _require_theta(self, verb: str = "") -> dict[str, Theta]:
-        if verb:
-            self._require_outside(verb)
-        if not self.thetas:
-            raise ValueError(
-                "LC: there is no Theta yet; set lc.mu = mu_0 first, which makes the direct "
-                "compression"
-            )
-        return self.thetas
+    @torch.no_grad()
+    def _leave(self, moved: bool) -> bool:
+        """Make the model's weights w again. Returns whether they were changed inside; Delta(Theta)
+        is made anew then.
 
-    def _require_outside(self, verb: str) -> None:
-        if self._inside:
-            raise RuntimeError(
-                f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and "
-                "not w"
-            )
+        Args:
+            moved: whether w was no longer that of the last C step.
+        """
+        changed = self._watch.moved(self._params)
+        self._exchange()
+        self._inside = False
+        if changed:
+            self._set_thetas(self.thetas)
+        if moved:
+            self._watch.forget()
+        return changed

@@ -1,6 +1,7 @@
 """The penalty of the augmented Lagrangian, as functions of tensors.
 
-With w the weights, Delta = Delta(Theta) and lambda the multipliers (none for the quadratic penalty):
+With w the weights, Delta = Delta(Theta) and lambda the multipliers (none for the quadratic
+penalty):
 
     penalty     -lambda'(w - Delta) + mu/2 ||w - Delta||^2
     gradient    mu (w - Delta) - lambda
@@ -71,4 +72,5 @@ def _chunks(params: Sequence[Tensor]) -> Iterator[slice]:
             yield slice(start, k)
             start, size = k, 0
         size += w.numel()
-    yield slice(start, len(params))
+    if size:
+        yield slice(start, len(params))

@@ -1,5 +1,4 @@
-"""What the algorithm reports after a step, what it keeps of a net, and norms over many
-parameters."""
+"""What the algorithm reports after a step, what it keeps of a net, and norms of many tensors."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,8 +12,10 @@ from leco.theta import Theta
 
 
 class Record(NamedTuple):
-    """What one step reports; `leco.run` fills in the fields that need the training and the
-    evaluation."""
+    """What one step reports.
+
+    `leco.run` fills in the fields that need the training and the evaluation.
+    """
 
     step: int
     mu: float
@@ -26,8 +27,8 @@ class Record(NamedTuple):
     price: float
     """alpha C(Theta) of the penalty forms, summed over the tasks."""
     bits: int | None
-    """Of the coded Thetas, as `leco.save` writes them; None where they were not counted, as counting
-    codes all of them (`lc.bits()`)."""
+    """Of the coded Thetas, as `leco.save` writes them. None in the record of `lc.step()`: counting
+    codes every weight (`lc.bits()` does it)."""
     c_seconds: float
     l_seconds: float = math.nan
     loss: float = math.nan
@@ -63,15 +64,17 @@ class Result:
 
 
 def norm(tensors: Iterable[Tensor]) -> float:
-    """In float64, a part at a time: vector_norm adds float32 numbers one by one, which is 1 % off
-    at 25 million."""
+    """The Euclidean norm of all entries, accurate to float64.
+
+    Parts are summed in float64, as `vector_norm` in float32 is 1 % off at 25 million entries.
+    """
     parts = [part for t in tensors for part in t.detach().reshape(-1).split(2**20)]
     squares = [torch.linalg.vector_norm(part, dtype=torch.float64).square() for part in parts]
     return math.sqrt(sum(float(torch.stack(same).sum()) for same in by_device(squares)))
 
 
 def by_device(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """So that the host waits once for each device, not for each tensor."""
+    """The tensors of each device, so that the host waits once for each device."""
     found: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(tensor.device, []).append(tensor)

@@ -1,7 +1,6 @@
-"""Training a compressed net further within its compression: what is still free once indices, masks
-and ranks are fixed.
+"""Training a compressed net further within its compression: indices, masks and ranks stay fixed.
 
-With `LC` this gives the baselines of the field from the same pieces:
+With `LC` this gives the usual baselines from the same pieces:
 
     direct compression (DC)         lc.mu = mu
     DC + retraining                 lc.mu = mu; then `Retraining`
@@ -23,14 +22,15 @@ from leco.views import blocks
 
 
 class Retraining:
-    """w = Delta(Theta), with Theta's floats (codebook values, scales, kept weights, factors) and
-    the uncompressed weights as the variables.
+    """Trains Theta's floats (codebook values, scales, kept weights, factors) and the uncompressed
+    weights, with w = Delta(Theta).
 
-    The training code stays as it is: during the backward pass the gradient by w becomes the
-    gradient by Theta (the chain rule through Delta, by autograd), so accumulation, closures,
-    clipping and loss scaling see Theta's; after an optimizer's step w is Delta(Theta) again, and
-    `lc` holds the new Theta. A shared value's gradient sums over its weights: use an optimizer that
-    adapts to it, such as Adam.
+    The training code stays as it is. During the backward pass the gradient by w becomes the
+    gradient by Theta, by the chain rule through Delta: accumulation, closures, clipping and loss
+    scaling see that of Theta. After an optimizer's step, Theta is projected on the compression's
+    set (a ball, say) where the step has left it; w is Delta(Theta) again, and `lc` holds the new
+    Theta. A shared value's gradient is the sum over its weights: use an optimizer that adapts to
+    it, such as Adam.
 
     >>> import leco, torch
     >>> model = torch.nn.Linear(4, 1)
@@ -80,11 +80,13 @@ class Retraining:
         for name, free in self._free.items():
             if not all(id(p) in held for p in free):
                 raise ValueError(
-                    f"Retraining: the optimizer does not hold the Theta of task {name!r}; make it of retraining.parameters()"
+                    f"Retraining: the optimizer does not hold the Theta of task {name!r}; make it "
+                    "of retraining.parameters()"
                 )
         if any(id(p) in held for p in self._lc.params.values()):
             raise ValueError(
-                "Retraining: the optimizer holds compressed parameters of the model; make it of retraining.parameters()"
+                "Retraining: the optimizer holds compressed parameters of the model; make it of "
+                "retraining.parameters()"
             )
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
@@ -111,7 +113,7 @@ class Retraining:
             self._chain(name)
 
     def _chain(self, name: str) -> None:
-        """d L/d Theta += (d Delta/d Theta)' d L/d w, and the latter is gone."""
+        """d L/d Theta += (d Delta/d Theta)' d L/d w; then remove the gradient by w."""
         params, free = self._params[name], self._free[name]
         gradients: list[Tensor] = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in params
@@ -161,11 +163,11 @@ class Retraining:
 def iterated_direct_compression(
     lc: LC, train: Callable[[int], Any], steps: int, mu: float
 ) -> list[Record]:
-    """Train, compress, train, compress: w <- training from Delta(Theta) with no penalty; Theta <- C
-    step of w; w <- Delta(Theta).
+    """Train and compress in turn: w <- training from Delta(Theta) with no penalty; Theta <- C step
+    of w; w <- Delta(Theta).
 
-    A baseline: nothing pulls the training towards the compressed set, so it cycles. `lc` must not
-    be attached.
+    This is a baseline: nothing pulls the training towards the compressed set, so it cycles. `lc`
+    must not be attached.
 
     Args:
         train: `train(k)` trains the model for round k.
@@ -177,7 +179,8 @@ def iterated_direct_compression(
     """
     if lc.attached:
         raise ValueError(
-            "iterated_direct_compression: the LC penalty is attached to an optimizer; call lc.detach() first"
+            "iterated_direct_compression: the LC penalty is attached to an optimizer; call "
+            "lc.detach() first"
         )
     lc.mu = mu
     lc.project_()

@@ -35,11 +35,11 @@ def automatic(
     *,
     from_delta: bool = True,
 ) -> list[float]:
-    """mu_k = start h (end/start)^((k/(steps - 1))^power), h the curvature of the loss from w to
-    Delta(Theta) that `lc.curvature` measures.
+    """mu_k = start h (end/start)^((k/(steps - 1))^power), where h is the curvature of the loss from
+    w to Delta(Theta), as `lc.curvature` measures it.
 
-    It does not depend on the scale of the loss or of the weights. The defaults are the best of the
-    runs in docs/benchmarks.md.
+    The schedule does not depend on the scale of the loss or of the weights. The defaults are the
+    best of the runs in docs/benchmarks.md.
 
     Args:
         curvature: h.
@@ -64,7 +64,8 @@ def automatic(
     )
     if not 0 < curvature < float("inf"):
         raise ValueError(
-            f"automatic: curvature = {curvature} must be positive and finite: is w trained, and the compression not exact already?"
+            f"automatic: curvature = {curvature} must be positive and finite: is w trained, and "
+            "the compression not exact already?"
         )
     if not 0 < start <= end < float("inf"):
         raise ValueError(
@@ -90,12 +91,15 @@ def stable_lr(lr: float, mu: float, momentum: float = 0.0, nesterov: bool = Fals
     ball) stay in the unit disc.
 
     >>> import leco
-    >>> leco.stable_lr(0.1, mu=100.0), round(leco.stable_lr(0.1, mu=100.0, momentum=0.9, nesterov=True), 5)
-    (0.01, 0.00679)
+    >>> leco.stable_lr(0.1, mu=100.0)
+    0.01
+    >>> round(leco.stable_lr(0.1, mu=100.0, momentum=0.9, nesterov=True), 5)
+    0.00679
     """
     if not 0 < lr < float("inf") or not 0 < mu < float("inf") or not 0 <= momentum < 1:
         raise ValueError(
-            f"stable_lr: lr = {lr} and mu = {mu} must be positive and finite, momentum = {momentum} at least 0 and below 1"
+            f"stable_lr: lr = {lr} and mu = {mu} must be positive and finite, momentum = "
+            f"{momentum} at least 0 and below 1"
         )
     return min(lr, (1 + momentum) / (1 + 2 * momentum if nesterov else 1) / mu)
 
@@ -119,6 +123,7 @@ def steady_mu(lr: float, iterations: int, momentum: float = 0.0) -> float:
     """
     if not 0 < lr < float("inf") or iterations < 1 or not 0 <= momentum < 1:
         raise ValueError(
-            f"steady_mu: lr = {lr} must be positive, iterations = {iterations} at least 1, momentum = {momentum} in [0, 1)"
+            f"steady_mu: lr = {lr} must be positive, iterations = {iterations} at least 1, "
+            f"momentum = {momentum} in [0, 1)"
         )
     return math.log(3) * (1 - momentum) / (lr * iterations)

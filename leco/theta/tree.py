@@ -70,9 +70,10 @@ def _in_terms_of(old: Tensor, new: Tensor, indices: Tensor) -> Tensor:
     """Indices of 0 and the values `new` (..., K), as indices of 0 and the nearest values of
     `old` (..., J)."""
     if not old.shape[-1] or not new.shape[-1]:
-        return torch.zeros_like(indices)
+        return indices  # 0 is all that both have
     nearest = (new.unsqueeze(-1) - old.unsqueeze(-2)).abs().argmin(-1) + 1
-    return lookup(torch.nn.functional.pad(nearest, (1, 0)), indices).to(indices.dtype)
+    labels = torch.nn.functional.pad(nearest, (1, 0)).double()  # `lookup` takes floats
+    return lookup(labels, indices).to(indices.dtype)
 
 
 def with_leaves(field: Any, new: Iterator[Tensor]) -> Any:

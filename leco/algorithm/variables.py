@@ -1,0 +1,269 @@
+"""What the algorithm works on: w, Theta, Delta(Theta), the multipliers and mu, kept consistent."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leco.algorithm import penalty, state
+from leco.algorithm.interrupts import uninterrupted
+from leco.algorithm.record import Snapshot
+from leco.algorithm.watch import STALE, Watch
+from leco.coding.tensors import bits
+from leco.compressions.protocol import Compression
+from leco.names import check_current, named_state, unwrapped
+from leco.task import Task, resolve
+from leco.theta import Theta
+
+
+class Variables:
+    """The variables of an `LC` over a model, without the steps that choose their values.
+
+    Every method leaves Delta(Theta) equal to the decompression of Theta; Ctrl-C waits until it is.
+    """
+
+    def __init__(self, model: nn.Module, tasks: Mapping[str, Task], *, multipliers: bool = True):
+        if not tasks:
+            raise ValueError("LC: tasks is empty; nothing would be compressed")
+        self.model = unwrapped(model)
+        self.tasks = dict(tasks)
+        self.thetas: dict[str, Theta] = {}
+        self._params, self.names = resolve(model, self.tasks)
+        self._mu: float | None = None
+        self._steps = 0
+        self._made_by: dict[str, Any] = {}  # the compression that each Theta is of
+        self._inside = False
+        self._watch = Watch()
+        self._handles: list[Any] = []
+        self._delta: dict[str, Tensor] = {}
+        self._multipliers: dict[str, Tensor] | None = (
+            {n: torch.zeros_like(p) for n, p in self._params.items()} if multipliers else None
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, and what is pickled, is not attached."""
+        return {**self.__dict__, "_handles": [], "_moved": self._watch.moved(self._params)}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        moved = saved.pop("_moved")
+        self.__dict__.update(saved)
+        if not moved:  # the copied weights count their versions anew
+            self._watch.belong(self._params)
+
+    # --- what there is
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        """The compressed parameters, by qualified name."""
+        return dict(self._params)
+
+    @property
+    def delta(self) -> dict[str, Tensor]:
+        """Delta(Theta) for each compressed parameter."""
+        self._require_theta("delta")
+        return dict(self._delta)
+
+    @property
+    def multipliers(self) -> dict[str, Tensor]:
+        """lambda for each compressed parameter; empty for the quadratic penalty."""
+        return dict(self._multipliers or {})
+
+    @property
+    def mu(self) -> float:
+        """The penalty parameter. The first value that you set makes the direct compression, the C
+        step at that mu with lambda = 0."""
+        if self._mu is None:
+            raise ValueError(
+                "LC: mu is not set yet; set lc.mu = mu_0 first, which makes the direct compression"
+            )
+        return self._mu
+
+    @mu.setter
+    def mu(self, mu: float) -> None:
+        if not 0 < mu < math.inf:
+            raise ValueError(f"LC: mu = {mu} must be positive and finite")
+        if self._mu is not None and mu < self._mu:
+            warnings.warn(
+                f"LC: mu goes down from {self._mu} to {mu}; a schedule should not decrease",
+                stacklevel=2,
+            )
+        before, self._mu = self._mu, float(mu)
+        if not self.thetas:
+            try:
+                self.c_step()
+            except BaseException:
+                self._mu = before
+                raise
+
+    def c_step(self) -> None:
+        """Find Theta for the present w."""
+        raise NotImplementedError
+
+    def bits(self) -> int:
+        """Bits of the coded Thetas of all tasks."""
+        return sum(bits(theta) for theta in self._require_theta().values())
+
+    def rest(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the model's `state_dict` that no task compresses."""
+        self.check_current()
+        compressed = {id(p) for p in self._params.values()}
+        every = named_state(self.model)
+        return {name: value for name, value in every.items() if id(value) not in compressed}
+
+    # --- checks
+
+    def check_current(self) -> None:
+        """Raise ValueError where the model has another parameter in the place of a compressed
+        one."""
+        check_current(self.model, self._params)
+
+    def check_saved(self) -> None:
+        """Before the present net is written to a file: warn where w was changed since Theta was
+        found, as Theta does not belong to it then."""
+        self.check_current()
+        if not self._inside and self._watch.moved(self._params):
+            self._watch.say("stale", STALE)
+
+    def belong(self) -> None:
+        """Say that Theta belongs to the weights as they are now: after both were loaded."""
+        self._watch.belong(self._params)
+
+    # --- the state, as data
+
+    def state_dict(self) -> dict[str, Any]:
+        """mu, Thetas and multipliers, as plain dicts of tensors and numbers. The weights are in the
+        model's own `state_dict`."""
+        return {
+            "mu": self._mu,
+            "steps": self._steps,
+            "thetas": state.described(self.thetas),
+            "made_by": {name: state.label(made) for name, made in self._made_by.items()},
+            "multipliers": self.multipliers,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, for the same tasks. Raises ValueError, changing
+        nothing, for other tasks."""
+        self._require_outside("load_state_dict")
+        self.check_current()
+        thetas = state.checked(saved, self.tasks, self._task_params(), self.multipliers)
+        labels = {name: state.label(task.compression) for name, task in self.tasks.items()}
+        made_by = saved.get("made_by", labels)
+        with torch.no_grad(), uninterrupted():
+            for name, value in saved["multipliers"].items():
+                self.multipliers[name].copy_(value)
+            self._mu, self._steps = saved["mu"], saved["steps"]
+            if thetas:
+                self._set_thetas(thetas)
+                self._made_by = {
+                    name: task.compression
+                    for name, task in self.tasks.items()
+                    if made_by.get(name) == labels[name]
+                }
+
+    def snapshot(self) -> Snapshot:
+        """The compressed net as it is now, as copies that later steps don't change. Inside
+        `compressed`, with the statistics found there."""
+        rest = {name: value.detach().clone() for name, value in self.rest().items()}
+        return Snapshot(dict(self._require_theta()), rest, dict(self._made_by))
+
+    # --- changes
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """w <- Delta(Theta): the model becomes the compressed net."""
+        self._require_theta("project_")
+        self.check_current()
+        with uninterrupted():
+            for name, p in self._params.items():
+                p.copy_(self._delta[name])
+            self._watch.belong(self._params)
+
+    @torch.no_grad()
+    def restore_(self, snapshot: Snapshot) -> None:
+        """Make the model, and Theta, the compressed net of `snapshot`: w = Delta(Theta).
+        Multipliers stay."""
+        self._require_outside("restore_")
+        rest = self.rest()
+        with uninterrupted():
+            self._set_thetas(snapshot.thetas)
+            self._made_by |= snapshot.made_by or {}
+            self.project_()
+            for name, value in snapshot.rest.items():
+                rest[name].copy_(value)
+
+    def set_thetas(self, thetas: Mapping[str, Theta]) -> None:
+        """Replace Thetas (of the same shapes) by others, such as retrained ones, and Delta(Theta)
+        with them."""
+        self._require_outside("set_thetas")
+        self.check_current()
+        with uninterrupted():
+            self._set_thetas({**self._require_theta(), **thetas})
+
+    def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
+        """Compress the named tasks by others of the same kind from the next C step on: a bound that
+        tightens while the net trains.
+
+        Theta, w and the multipliers stay; that C step starts from no Theta, as the last one may
+        break the new bound. `leco.run(compressions=...)` does it before each L step, and resumes
+        with the right ones.
+
+        Raises:
+            ValueError: a task that is not there, or a compression that can't take its parameters'
+                shapes.
+            TypeError: a compression of another kind than the task's. Nothing is changed then.
+
+        >>> import leco, torch
+        >>> task = leco.Task("weight", leco.Vector(), leco.TopK(6))
+        >>> lc = leco.LC(torch.nn.Linear(4, 2), {"all": task})
+        >>> lc.mu = 1.0
+        >>> lc.set_compressions({"all": leco.TopK(3)})
+        >>> record = lc.step()
+        >>> int(lc.delta["weight"].count_nonzero())
+        3
+        """
+        self._require_outside("set_compressions")
+        self.tasks = state.with_compressions(self.tasks, compressions, self._task_params())
+
+    # --- private
+
+    def _task_params(self) -> dict[str, dict[str, nn.Parameter]]:
+        return {task: {n: self._params[n] for n in names} for task, names in self.names.items()}
+
+    @torch.no_grad()
+    def _set_thetas(self, thetas: Mapping[str, Theta]) -> None:
+        for name, theta in thetas.items():
+            params = [self._params[n] for n in self.names[name]]
+            parts = self.tasks[name].view.backward(theta.decompress(), [p.shape for p in params])
+            for n, p, part in zip(self.names[name], params, parts, strict=True):
+                if n not in self._delta:
+                    self._delta[n] = torch.empty_like(p)
+                self._delta[n].copy_(part)
+        self.thetas = dict(thetas)
+        self._watch.belong(self._params)
+
+    @torch.no_grad()
+    def _move_multipliers(self) -> None:
+        for name, value in (self._multipliers or {}).items():
+            (gap,) = penalty.gap([self._params[name]], [self._delta[name]])
+            value.sub_(gap, alpha=self.mu)
+
+    def _require_theta(self, verb: str = "") -> dict[str, Theta]:
+        if verb:
+            self._require_outside(verb)
+        if not self.thetas:
+            raise ValueError(
+                "LC: there is no Theta yet; set lc.mu = mu_0 first, which makes the direct "
+                "compression"
+            )
+        return self.thetas
+
+    def _require_outside(self, verb: str) -> None:
+        if self._inside:
+            raise RuntimeError(
+                f"LC: {verb} inside `with lc.compressed()`, where the model holds Delta(Theta) and "
+                "not w"
+            )
