@@ -12,14 +12,23 @@ STUCK = 0.001  # of indices and masks: below it at the end, the net is direct co
 SMALL_GAP = 1e-4  # of ||w||: below it the net does not change any more
 
 
+def starts_at_delta(lc: LC) -> bool:
+    """Whether L steps start at Delta(Theta) by default: for sets, whose Theta does not depend on
+    mu. At the small mu of such L steps the price of a penalty form would win."""
+    return not _priced(lc)
+
+
 def tolerance(lc: LC, from_delta: bool) -> float:
     """The relative gap at which a run ends by default: 0 where a small gap says nothing.
 
     With L steps from Delta(Theta) the gap is what one L step moves. The ranks and supports of
     penalty forms change with mu, at any gap.
     """
-    priced = any(is_penalty(task.compression) for task in lc.tasks.values())
-    return 0.0 if from_delta or priced else SMALL_GAP
+    return 0.0 if from_delta or _priced(lc) else SMALL_GAP
+
+
+def _priced(lc: LC) -> bool:
+    return any(is_penalty(task.compression) for task in lc.tasks.values())
 
 
 def score(record: Record) -> tuple[float, float]:

@@ -65,8 +65,8 @@ class Run:
         from_delta: start each L step at w = Delta(Theta), so that the loss is seen at the
             compressed net. This is the best recipe for quantization and pruning, with a schedule
             such as that of `leco.automatic`. False: start where the last L step ended, with
-            `leco.automatic(..., from_delta=False)`; penalty forms need it, or a larger mu
-            (docs/algorithm.md, "Where an L step starts").
+            `leco.automatic(..., from_delta=False)`. None: True for sets, False where a task is a
+            penalty form (docs/algorithm.md, "Where an L step starts").
         compressions: `compressions(k)` gives the tasks' compressions for LC step k, by
             `lc.set_compressions`: bounds that tighten to the last ones. Direct compression is by
             those of step 0. `best` is the best net since they last changed, and `changed` counts
@@ -101,7 +101,7 @@ class Run:
         evaluate: Evaluate | None = None,
         batches: Batches | None = None,
         every: int = 1,
-        from_delta: bool = True,
+        from_delta: bool | None = None,
         compressions: Bounds | None = None,
         tolerance: float | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -109,9 +109,10 @@ class Run:
     ):
         # Options
         self.lc, self.mus, self.every = lc, _checked(schedule), count("every", every)
-        self.evaluate, self.batches, self.from_delta = evaluate, batches, from_delta
+        self.evaluate, self.batches = evaluate, batches
+        self.from_delta = judge.starts_at_delta(lc) if from_delta is None else from_delta
         self.bounds: Bounds = compressions or (lambda _: {})
-        self.tolerance = judge.tolerance(lc, from_delta) if tolerance is None else tolerance
+        self.tolerance = judge.tolerance(lc, self.from_delta) if tolerance is None else tolerance
         self.path = None if checkpoint is None else Path(checkpoint)
         self.stateful = dict(stateful or {})
 

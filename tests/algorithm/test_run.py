@@ -508,3 +508,11 @@ def test_history_has_a_line_a_step():
     result = problem.run(MUS, tolerance=0.0)
     lines = leco.history(result.records).splitlines()
     assert sum(line.split()[1].isdigit() for line in lines if line.startswith("│")) == 9
+
+
+def test_l_steps_start_at_delta_for_sets_and_at_the_last_w_for_prices():
+    problem = Problem()
+    assert leco.Run(problem.lc, [1.0]).from_delta
+    priced = Problem(leco.L0Penalty(1e-9))
+    assert not leco.Run(priced.lc, [1.0]).from_delta
+    assert leco.Run(priced.lc, [1.0], from_delta=True).from_delta
