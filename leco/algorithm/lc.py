@@ -216,7 +216,7 @@ class LC(Variables):
         """
         self._require_theta("compressed")
         self.check_current()
-        moved = self._watch.moved(self._params)
+        self._stale = self._watch.moved(self._params)
         try:
             with uninterrupted():
                 self._exchange()
@@ -226,10 +226,17 @@ class LC(Variables):
                     recalibrate_(self.model, batches)
                 yield self.model
         finally:
-            with uninterrupted():
-                lost = self._inside and self._leave(moved)
-            if lost:
-                self._watch.say("lost", LOST)
+            try:
+                self.leave()
+            finally:  # again, where Ctrl-C came before the first one had begun
+                self.leave()
+
+    def leave(self) -> None:
+        """End `compressed()`: the weights are w again. Nothing where it has ended."""
+        with uninterrupted():
+            lost = self._inside and self._put_back()
+        if lost:
+            self._watch.say("lost", LOST)
 
     # --- private
 
@@ -287,18 +294,14 @@ class LC(Variables):
         self._watch.belong(self._params)
 
     @torch.no_grad()
-    def _leave(self, moved: bool) -> bool:
+    def _put_back(self) -> bool:
         """Make the model's weights w again. Returns whether they were changed inside; Delta(Theta)
-        is made anew then.
-
-        Args:
-            moved: whether w was no longer that of the last C step.
-        """
+        is made anew then."""
         changed = self._watch.moved(self._params)
         self._exchange()
         self._inside = False
         if changed:
             self._set_thetas(self.thetas)
-        if moved:
+        if self._stale:
             self._watch.forget()
         return changed

@@ -36,6 +36,7 @@ class Variables:
         self._steps = 0
         self._made_by: dict[str, Any] = {}  # the compression that each Theta is of
         self._inside = False
+        self._stale = False  # inside: whether w had been changed since Theta was found
         self._watch = Watch()
         self._handles: list[Any] = []
         self._delta: dict[str, Tensor] = {}

@@ -14,8 +14,9 @@ from leco.theta.protocol import check_indices, integers, require
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
     """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result
     (..., n); differentiable in `values`."""
-    # one bit: exact at weights 0 and 1, and on a CPU many times as fast as a select
-    if values.shape[-1] == 2:
+    # one bit: exact at weights 0 and 1, unless the difference overflows; on a CPU many times as
+    # fast as a select
+    if values.shape[-1] == 2 and bool(values.detach().diff().isfinite().all()):
         return torch.lerp(values[..., :1], values[..., 1:], indices.to(values.dtype))
     # half the memory of a gather, whose indices are int64, and three times as fast
     if values.dim() == 1:
