@@ -199,7 +199,7 @@ def main() -> None:
     found = made()
     old = [p for p, text in found.items() if not p.exists() or p.read_text("utf-8") != text]
     if args.check:
-        raise SystemExit("\n".join(f"{path} is old" for path in old))
+        raise SystemExit("\n".join(f"{path} is old" for path in old) or 0)
     for path in old:
         path.write_text(found[path], encoding="utf-8")
     for net, most in (("lenet300", 100.0), ("resnet20", 30.0)):

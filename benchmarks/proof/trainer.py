@@ -95,9 +95,8 @@ class Trainer:
                 away during the backward pass.
         """
         model.train()
-        total = torch.zeros((), device=self.device)
-        replayed = capture and term is None and self.device.type == "cuda"
-        replay = self._captured(model) if replayed else None
+        total, cuda = torch.zeros((), device=self.device), self.device.type == "cuda"
+        replay = self._captured(model) if capture and term is None and cuda else None
         for _ in range(iterations):
             rate = self.rate if limit is None else limit(self.rate)
             for group in optimizer.param_groups:

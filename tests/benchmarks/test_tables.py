@@ -1,6 +1,8 @@
 """The generated tables say what the records say, and the records are small."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +81,20 @@ def test_the_files_are_those_that_the_records_make():
     page = next(text for path, text in found.items() if path.name == "benchmarks.md")
     missing = [name for name in tables.tables() if f"<!-- end of {name} -->" not in page]
     assert missing == ["results"]  # which stands in the README
+
+
+@pytest.mark.parametrize(("old", "code"), [("", 0), ("old", 1)])
+def test_check_fails_where_a_file_is_old(
+    old: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "page"
+    path.write_text("new" + old)
+    monkeypatch.setattr(tables, "made", lambda: {path: "new"})
+    monkeypatch.setattr(sys, "argv", ["tables", "--check"])
+    with pytest.raises(SystemExit) as stop:
+        tables.main()
+    assert stop.value.code == (f"{path} is old" if code else 0)
+    assert path.read_text() == "new" + old
 
 
 def test_records_are_at_most_a_megabyte():
