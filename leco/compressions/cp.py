@@ -32,6 +32,7 @@ class CP(Compression[CPFactors | Dense]):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("CP: rank", self.rank, 1)
 
     def scaling(self) -> int | None:
@@ -48,7 +49,6 @@ class CP(Compression[CPFactors | Dense]):
     def c_step(
         self, x: Tensor, mu: float, theta: CPFactors | Dense | None = None
     ) -> CPFactors | Dense:
-        x = x.contiguous()
         if self.rank == x.numel() // max(x.shape):
             return Dense(x.clone())
         if not x.any():  # least squares leaves factors of rounding size on some processors

@@ -46,7 +46,7 @@ class Sorted:
             if whole
             else self.values[..., None, :0]
         )
-        self._sums = self._prefix(self._blocks.sum(-1).double())
+        self._sums = self._prefix(self._blocks.sum(-1, dtype=torch.float64))
 
     def rows(self, part: slice) -> "Sorted":
         """The same of some of the leading indices, as one dimension (rows, n); shares memory."""

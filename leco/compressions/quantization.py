@@ -92,6 +92,7 @@ class Codebook(Compression[Codes]):
     exact: bool | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("Codebook: k", self.k, 1, 65536)
 
     def scaling(self) -> int | None:
@@ -186,6 +187,7 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     scale: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             object.__setattr__(self, "values", tuple(sorted(map(float, self.values))))
         except (TypeError, ValueError):
@@ -228,6 +230,7 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
     scale: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("PowersOfTwo: c", self.c, 0, 126)
 
     def scaling(self) -> int | None:
@@ -333,6 +336,7 @@ class Uniform(Compression[Affine]):
     zero_point: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("Uniform: bits", self.bits, 2, 8)
 
     def scaling(self) -> int | None:

@@ -61,6 +61,7 @@ class VectorCodebook(Compression[VectorCodes]):
     sweeps: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("VectorCodebook: k", self.k, 1, 65536)
         check_count("VectorCodebook: sweeps", self.sweeps, 1)
 
@@ -266,6 +267,7 @@ class Hashed(Compression[HashedValues]):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("Hashed: k", self.k, 1, 2**31 - 1)
         check_count("Hashed: seed", self.seed, 0, 2**32 - 1)
 
