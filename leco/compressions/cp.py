@@ -42,7 +42,8 @@ class CP(Compression[CPFactors | Dense]):
         super().check(shape)
         if len(shape) < 2:
             raise ValueError(
-                f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+                f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; "
+                "use the view leco.Kernel()"
             )
         check_count("CP: rank", self.rank, 1, shape.numel() // max(shape))
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from leco.coding.contexts import PlaceLengths, code_bits, position_bits
 from leco.compressions.checks import check_count, check_number
-from leco.compressions.kmeans1d import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
+from leco.compressions.kmeans1d import MAX_SWEEPS, lloyd, optimal_codebook
 from leco.compressions.protocol import Penalty
-from leco.compressions.quantization import cells_of
+from leco.compressions.sorted_values import QUERIES, Sorted, cells_of
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 40  # of a value in a file: itself, in float32, and its weight in the table

@@ -33,7 +33,8 @@ def _check_groups(name: str, shape: torch.Size) -> None:
     """Raise ValueError where a shape has no dimension of groups."""
     if len(shape) < 2:
         raise ValueError(
-            f"{name}: takes groups (..., groups, size), not an array of shape {tuple(shape)}; choose a view such as leco.Rows()"
+            f"{name}: takes groups (..., groups, size), not an array of shape {tuple(shape)}; "
+            "choose a view such as leco.Rows()"
         )
 
 
@@ -102,7 +103,8 @@ class _GroupPenalty(Penalty[GroupSparse]):
         _check_groups(name, shape)
         if isinstance(self.costs, tuple) and len(self.costs) != shape[-2]:
             raise ValueError(
-                f"{name}: costs has {len(self.costs)} numbers and must have {shape[-2]}, one for each group"
+                f"{name}: costs has {len(self.costs)} numbers and must have {shape[-2]}, one for "
+                "each group"
             )
 
     def cost_of_each(self, device: torch.device) -> Tensor:
@@ -220,7 +222,8 @@ class NM(Compression[NMSparse | Sparse]):
         super().check(shape)
         if not shape or shape[-1] % self.m:
             raise ValueError(
-                f"NM: m = {self.m} must divide the last dimension of an array of shape {tuple(shape)}"
+                f"NM: m = {self.m} must divide the last dimension of an array of shape "
+                f"{tuple(shape)}"
             )
 
     def c_step(

@@ -99,7 +99,8 @@ class RankSelection(Penalty[Factors | Dense]):
         _check_matrix("RankSelection", shape)
         if len(shape) != 2:
             raise ValueError(
-                f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks"
+                f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its "
+                "members would have different ranks"
             )
         _check_costs("RankSelection", self.cost, [shape])
 
@@ -164,7 +165,8 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         super().check(shape)
         if len(shape) != 4:
             raise ValueError(
-                f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}"
+                "ConvRankSelection: takes a kernel (out, in, height, width), not an array of "
+                f"shape {tuple(shape)}"
             )
         shapes = [_scheme_view(scheme).shape([shape]) for scheme in self.schemes]
         _check_costs("ConvRankSelection", self.cost, shapes)
@@ -180,9 +182,7 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], ConvFactors | Dense]]:
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
-        decompositions = {
-            scheme: thin_svd(matrix) for scheme, matrix in matrices.items()
-        }
+        decompositions = {scheme: thin_svd(matrix) for scheme, matrix in matrices.items()}
         costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
         dense = min(own[-1] for own in costs.values())
 
@@ -221,7 +221,8 @@ def _check_matrix(name: str, shape: torch.Size) -> None:
     """Raise ValueError where a shape is not that of matrices."""
     if len(shape) < 2:
         raise ValueError(
-            f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()"
+            f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view "
+            "leco.Matrix()"
         )
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_number, check_share, share
-from leco.compressions.kmeans1d import Sorted
 from leco.compressions.protocol import Compression, Penalty
+from leco.compressions.sorted_values import Sorted
 from leco.theta import Dense, Sparse
 
 

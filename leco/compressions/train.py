@@ -125,7 +125,8 @@ def _train(x: Tensor, starts: list[list[Tensor]]) -> TrainFactors:
         return total - cores[-1].square().sum()
 
     cores = min(
-        (_sweep_cores(y, _mirrored(start)) for start in starts), key=lambda cores: float(error(cores))
+        (_sweep_cores(y, _mirrored(start)) for start in starts),
+        key=lambda cores: float(error(cores)),
     )
     for _ in range(SWEEPS):
         last = error(cores)

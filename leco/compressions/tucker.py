@@ -64,7 +64,8 @@ class Tucker2(Compression[TuckerFactors | Dense]):
         super().check(shape)
         if len(shape) < 2:
             raise ValueError(
-                f"Tucker2: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+                "Tucker2: takes tensors of two modes or more, not an array of shape "
+                f"{tuple(shape)}; use the view leco.Kernel()"
             )
         check_bounds("Tucker2", self.ranks, shape[:2])
 
@@ -137,7 +138,8 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         super().check(shape)
         if len(shape) < max(2, self.modes or 2):
             raise ValueError(
-                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array of shape {tuple(shape)} has"
+                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array "
+                f"of shape {tuple(shape)} has"
             )
         if not any(cost < math.inf for cost in _costs(self.cost, shape, shape[: self.modes])):
             raise ValueError(
