@@ -233,7 +233,8 @@ def _cost_of_pair(cost: RankCost, theta: Factors | ConvFactors) -> float:
 
 def _check_costs(name: str, cost: RankCost, shapes: list[torch.Size]) -> None:
     """Raise ValueError where no rank of any of the matrices has a finite cost."""
-    if not any(own < math.inf for shape in shapes for own in _costs(cost, shape)):
+    costs = [own for shape in shapes for own in _costs(cost, shape)]
+    if not any(own < math.inf for own in costs):
         raise ValueError(f"{name}: cost = {cost} is infinite for every rank; none can be chosen")
 
 

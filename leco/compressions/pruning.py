@@ -17,6 +17,9 @@ from leco.compressions.sorted_values import Sorted
 from leco.theta import Dense, Sparse
 
 
+FAR = 2**10  # radii of an l1 ball; thresholds above that lose too many digits of |x| - tau
+
+
 def _sparse(x: Tensor, mask: Tensor) -> Sparse:
     """x where the mask is True."""
     return Sparse(mask, x[mask])
@@ -150,7 +153,14 @@ class L1Ball(Compression[Sparse]):
         tau = _l1_threshold(x.abs(), self.kappa).to(x.dtype)
         # exactly, whatever the rounding of tau
         mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)
-        return _shrunk(x, mask, tau.expand_as(x)[mask])
+        theta = _shrunk(x, mask, tau.expand_as(x)[mask])
+
+        # where |x| is so large that the rounding of |x| - tau leaves the ball
+        if not bool((tau > FAR * self.kappa).any()):
+            return theta
+        norms = theta.decompress().abs().sum(-1, keepdim=True, dtype=torch.float64)
+        factors = (self.kappa / norms).clamp(max=1).to(x.dtype).expand_as(x)
+        return Sparse(mask, theta.values * factors[mask])
 
 
 def _l1_threshold(magnitude: Tensor, kappa: float) -> Tensor:

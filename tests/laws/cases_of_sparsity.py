@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from laws.case import MU, Case
 from laws.points import near_blocks, near_group_penalty, near_groups, near_penalty, near_sparse
 from laws.sets import groups_left
-from torch import Tensor
-
 from leco.compressions import (
     NM,
     GroupL0Penalty,
@@ -89,7 +89,11 @@ def nm(n: int, m: int) -> Case:
 SPARSITY = [
     *(top(f"top {kappa}", kappa, lambda n, kappa=kappa: kappa) for kappa in (0, 1, 7, 24)),
     *(
-        top(f"top share {share}", share, lambda n, share=share: math.floor(share * n + 0.5))
+        top(
+            f"top share {share}",
+            share,
+            lambda n, share=share: max(math.floor(share * n + 0.5), share > 0),
+        )
         for share in (0.0, 0.3, 0.99)
     ),
     Case(
@@ -131,7 +135,7 @@ SPARSITY = [
         )
         for kappa, count in (
             *((kappa, lambda n, kappa=kappa: kappa) for kappa in (0, 1, 3, 6)),
-            (0.5, lambda n: n // 2),
+            (0.5, lambda n: max((n + 1) // 2, 1)),
         )
     ),
     *(
