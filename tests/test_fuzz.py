@@ -99,7 +99,7 @@ def refused(case: Case, view: Any, layers: list[Tensor]) -> bool:
         case.compression.check(shape)
     except ValueError as error:
         message = str(error)
-    named = re.findall(r"\w+(?=\()", repr(case.compression))  # it, or what it is made of
+    named = re.findall(r"\w+(?=[=(])", repr(case.compression))  # it, or what it is made of
     assert not message or any(name in message for name in named)
     return bool(message)
 

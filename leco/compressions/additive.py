@@ -82,6 +82,7 @@ class Additive(OfParts, Compression[Sum]):
     sweeps: int = 6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("Additive: sweeps", self.sweeps, 1)
         object.__setattr__(
             self,

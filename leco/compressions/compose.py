@@ -75,6 +75,7 @@ class Compose(Compression[Any]):
     sweeps: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.first, FIRST):
             names = ", ".join(kind.__name__ for kind in FIRST)
             raise TypeError(

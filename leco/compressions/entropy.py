@@ -63,6 +63,7 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     zero: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("EntropyCodebook: alpha", self.alpha)
         check_count("EntropyCodebook: k", self.k, 1, 256)
 
@@ -112,6 +113,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
     k: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("EntropyMatrix: alpha", self.alpha)
         check_count("EntropyMatrix: k", self.k, 2, 256)
 

@@ -105,17 +105,17 @@ class VectorCodebook(Compression[VectorCodes]):
 def _lloyd(x: Tensor, codebook: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
     """Cells (B, n) and their means (B, k, d), float64: of x (B, n, d), from a `codebook` (B, k, d)
     float64."""
-    indices, distances, means, counts = _sweep(x, codebook)
+    indices, distances, means, counts = _assign(x, codebook)
     for _ in range(sweeps - 1):
         last, empty = codebook, counts == 0
         codebook = _reseed(x, distances, means, empty) if bool(empty.any()) else means
         if torch.equal(codebook, last):  # of all problems: each then ends as it would alone
             break
-        indices, distances, means, counts = _sweep(x, codebook)
+        indices, distances, means, counts = _assign(x, codebook)
     return indices, means
 
 
-def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _assign(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nearest codewords (B, n), squared distances to them, the means (B, k, d) and sizes (B, k) of
     the cells; an empty one keeps its codeword.
 
@@ -133,7 +133,7 @@ def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     distances = x.new_empty(problems, n)
     sums, counts = codebook.new_zeros(problems * k, d), codebook.new_zeros(problems * k)
     first = k * torch.arange(problems, device=x.device).unsqueeze(1)
-    for rows, columns in _parts(problems, n, k):
+    for rows, columns in _slices(problems, n, k):
         part = x[rows, columns]
         moved = part - centre[rows]
         least, found = torch.bmm(
@@ -150,7 +150,7 @@ def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return indices, distances, means.view_as(codebook), counts.view(problems, k)
 
 
-def _parts(problems: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
+def _slices(problems: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
     """Several problems whole, or part of one."""
     rows = max(1, CHUNK // (n * k))
     columns = n if rows > 1 else max(1, CHUNK // k)
@@ -208,7 +208,7 @@ def _best_start(x: Tensor, draws: Tensor, k: int) -> Tensor:
     problems, starts = len(x), len(draws)
     x = x.repeat_interleave(starts, 0)
     _, codebook = _lloyd(x, _plus_plus(x, draws.repeat(problems, 1, 1), k), START_SWEEPS)
-    error = _sweep(x, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
+    error = _assign(x, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
     return codebook[error.argmin(-1) + starts * torch.arange(problems, device=x.device)]
 
 
