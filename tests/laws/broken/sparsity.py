@@ -201,7 +201,20 @@ class SignedOrder(NM):
         )
 
 
+class SquaresInFloat32(GroupTopK):
+    def compress(self, x, mu, theta=None):
+        kept = TopK(self.kappa).c_step(x.square().sum(-1), mu).mask
+        return GroupSparse(kept, x[kept])
+
+
+class KeepsFloat32(TopK):
+    def compress(self, x, mu, theta=None):
+        return super().compress(x.float() if x.element_size() < 4 else x, mu, theta)
+
+
 FAULTS = (
+    Fault("scale", "3 groups", SquaresInFloat32(3)),
+    Fault("half_precision_and_parameters", "top 7", KeepsFloat32(7)),
     Fault("input_untouched", "top 7", ThresholdsInPlace(7)),
     Fault("own_memory", "l2 ball of 1000000.0", SharesInside(1e6)),
     Fault("dtype_kept", "top 7", AlwaysDouble(7)),
