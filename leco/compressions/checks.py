@@ -3,7 +3,6 @@
 import dataclasses
 import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -87,7 +86,7 @@ def check_count(name: str, value: Any, low: int, high: int | None = None) -> Non
 def check_number(name: str, value: float) -> None:
     """Raise where an option is not a finite number at or above 0."""
     number = plain(value)
-    if isinstance(number, bool) or not isinstance(number, Real):
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name} = {value!r} must be a number")
     if not 0 <= number < float("inf"):
         raise ValueError(f"{name} = {value} must be finite and at least 0")

@@ -177,7 +177,8 @@ def is_penalty(compression: Any) -> bool:
 def common_scaling(members: Any) -> int | None:
     """The `scaling` of a combination of compressions, None where a member has none."""
     found = [member.scaling() if isinstance(member, Compression) else None for member in members]
-    return None if None in found else max(found, default=0)
+    laws = [e for e in found if e is not None]
+    return max(laws, default=0) if len(laws) == len(found) else None
 
 
 def priced(alpha: float, cost: float) -> float:
