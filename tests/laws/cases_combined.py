@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import leco
 from laws.case import Case
 from laws.points import near_codebook, near_fixed, near_penalty, near_scaled, near_sparse
 from laws.points_of_tensors import near_composed, near_factors, near_rank, near_sum
 from laws.sets import but_for, entries, powers, rank
-from torch import Tensor
-
-import leco
 from leco.compressions import (
     Additive,
     Binary,

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import leco
 from laws.case import Case
 from laws.points_of_tensors import (
     near_any_rank,
@@ -24,9 +27,6 @@ from laws.sets import (
     tucker_parameters,
     unfold,
 )
-from torch import Tensor
-
-import leco
 from leco.compressions import (
     CP,
     ConvRankSelection,

@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from laws.case import Case
 from laws.points import (
     by_cell,
@@ -14,8 +16,6 @@ from laws.points import (
     near_scaled,
 )
 from laws.sets import among, entropy_bits, matrix_bits, multiples, on_grid, one_value_a_cell, powers
-from torch import Tensor
-
 from leco.compressions import (
     Binary,
     Codebook,

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from laws.case import MU
 from laws.sets import hashed_cells
-from torch import Tensor
 
 
 def nearest(x: Tensor, values: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from laws.case import MU
 from laws.points import near_grid
 from laws.sets import scheme, unfold
-from torch import Tensor
 
 
 def truncated(matrix: Tensor, r: int) -> Tensor:

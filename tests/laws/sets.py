@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from laws.case import tensors
 from torch import Tensor
 
+from laws.case import tensors
 from leco.theta import Dense
 
 

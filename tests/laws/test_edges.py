@@ -3,10 +3,10 @@
 import pytest
 import torch
 from labels import label
+
 from laws.case import MU, objective
 from laws.cases_of_values import codebook, scaled
 from laws.sets import powers
-
 from leco.compressions import (
     Binary,
     Codebook,

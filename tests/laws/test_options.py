@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from labels import label
-from laws.case import MU, raises
 
 import leco
+from laws.case import MU, raises
 from leco.compressions import (
     NM,
     Codebook,
