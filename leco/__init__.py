@@ -1,169 +1,59 @@
 """leco (LEarning-COmpression): make a trained PyTorch model small by constrained optimization, min
 L(w) subject to w = Delta(Theta)."""
 
-from leco.algorithm.batchnorm import recalibrate_
-from leco.algorithm.lc import LC
-from leco.algorithm.loop import run
-from leco.algorithm.record import Record, Result, Snapshot
-from leco.algorithm.retrain import Retraining, iterated_direct_compression
-from leco.algorithm.run import Run
-from leco.algorithm.schedules import automatic, exponential, stable_lr, steady_mu
-from leco.coding.tensors import bits
-from leco.compressions import (
-    CP,
-    NM,
-    Additive,
-    Binary,
-    Budget,
-    Choice,
-    Codebook,
-    Compose,
-    Compression,
-    ConvRankSelection,
-    EntropyCodebook,
-    EntropyMatrix,
-    FixedCodebook,
-    GroupL0Penalty,
-    GroupL1Penalty,
-    GroupTopK,
-    Hashed,
-    L0Penalty,
-    L1Ball,
-    L1Penalty,
-    L2Ball,
-    LowRank,
-    Part,
-    Penalty,
-    PowersOfTwo,
-    RankSelection,
-    TensorTrain,
-    Ternary,
-    TopK,
-    Tucker,
-    Tucker2,
-    TuckerSelection,
-    Uncompressed,
-    Uniform,
-    VectorCodebook,
-    each_part,
-)
-from leco.compressions.costs import MultiplyAdds, Table, TuckerMultiplyAdds, storage, tucker_storage
-from leco.export import export_compressed_tensors, export_onnx, export_torchao
-from leco.files.inventory import describe
-from leco.files.load import load, thetas
-from leco.files.save import dense_bytes, save
-from leco.layers.factorize import factorize
-from leco.layers.flops import multiply_adds
-from leco.layers.narrow import Coupled, coupled, narrow
-from leco.layers.packed import pack
-from leco.measure.breakdown import Breakdown, breakdown
-from leco.measure.compare import Comparison, compare
-from leco.measure.ranks import measured_ranks
-from leco.measure.tables import history, plan
-from leco.task import Task, each, match
-from leco.views import (
-    Blocks,
-    Channels,
-    Groups,
-    Kernel,
-    Matrix,
-    Reshape,
-    Rows,
-    Subvectors,
-    Tiles,
-    Vector,
-)
+from leco.algorithm.batchnorm import recalibrate_ as recalibrate_
+from leco.algorithm.lc import LC as LC
+from leco.algorithm.loop import run as run
+from leco.algorithm.record import Record as Record
+from leco.algorithm.record import Result as Result
+from leco.algorithm.record import Snapshot as Snapshot
+from leco.algorithm.retrain import Retraining as Retraining
+from leco.algorithm.retrain import iterated_direct_compression as iterated_direct_compression
+from leco.algorithm.run import Run as Run
+from leco.algorithm.schedules import automatic as automatic
+from leco.algorithm.schedules import exponential as exponential
+from leco.algorithm.schedules import stable_lr as stable_lr
+from leco.algorithm.schedules import steady_mu as steady_mu
+from leco.coding.tensors import bits as bits
+from leco.compressions.catalogue import *  # noqa: F403
+from leco.compressions.costs import MultiplyAdds as MultiplyAdds
+from leco.compressions.costs import Table as Table
+from leco.compressions.costs import TuckerMultiplyAdds as TuckerMultiplyAdds
+from leco.compressions.costs import storage as storage
+from leco.compressions.costs import tucker_storage as tucker_storage
+from leco.export import export_compressed_tensors as export_compressed_tensors
+from leco.export import export_onnx as export_onnx
+from leco.export import export_torchao as export_torchao
+from leco.files.inventory import describe as describe
+from leco.files.load import load as load
+from leco.files.load import thetas as thetas
+from leco.files.save import dense_bytes as dense_bytes
+from leco.files.save import save as save
+from leco.layers.factorize import factorize as factorize
+from leco.layers.flops import multiply_adds as multiply_adds
+from leco.layers.narrow import Coupled as Coupled
+from leco.layers.narrow import coupled as coupled
+from leco.layers.narrow import narrow as narrow
+from leco.layers.packed import pack as pack
+from leco.measure.breakdown import Breakdown as Breakdown
+from leco.measure.breakdown import breakdown as breakdown
+from leco.measure.compare import Comparison as Comparison
+from leco.measure.compare import compare as compare
+from leco.measure.ranks import measured_ranks as measured_ranks
+from leco.measure.tables import history as history
+from leco.measure.tables import plan as plan
+from leco.task import Task as Task
+from leco.task import each as each
+from leco.task import match as match
+from leco.views import Blocks as Blocks
+from leco.views import Channels as Channels
+from leco.views import Groups as Groups
+from leco.views import Kernel as Kernel
+from leco.views import Matrix as Matrix
+from leco.views import Reshape as Reshape
+from leco.views import Rows as Rows
+from leco.views import Subvectors as Subvectors
+from leco.views import Tiles as Tiles
+from leco.views import Vector as Vector
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "CP",
-    "LC",
-    "NM",
-    "Additive",
-    "Binary",
-    "Blocks",
-    "Breakdown",
-    "Budget",
-    "Channels",
-    "Choice",
-    "Codebook",
-    "Comparison",
-    "Compose",
-    "Compression",
-    "ConvRankSelection",
-    "Coupled",
-    "EntropyCodebook",
-    "EntropyMatrix",
-    "FixedCodebook",
-    "GroupL0Penalty",
-    "GroupL1Penalty",
-    "GroupTopK",
-    "Groups",
-    "Hashed",
-    "Kernel",
-    "L0Penalty",
-    "L1Ball",
-    "L1Penalty",
-    "L2Ball",
-    "LowRank",
-    "Matrix",
-    "MultiplyAdds",
-    "Part",
-    "Penalty",
-    "PowersOfTwo",
-    "RankSelection",
-    "Record",
-    "Reshape",
-    "Result",
-    "Retraining",
-    "Rows",
-    "Run",
-    "Snapshot",
-    "Subvectors",
-    "Table",
-    "Task",
-    "TensorTrain",
-    "Ternary",
-    "Tiles",
-    "TopK",
-    "Tucker",
-    "Tucker2",
-    "TuckerMultiplyAdds",
-    "TuckerSelection",
-    "Uncompressed",
-    "Uniform",
-    "Vector",
-    "VectorCodebook",
-    "automatic",
-    "bits",
-    "breakdown",
-    "compare",
-    "coupled",
-    "dense_bytes",
-    "describe",
-    "each",
-    "each_part",
-    "exponential",
-    "export_compressed_tensors",
-    "export_onnx",
-    "export_torchao",
-    "factorize",
-    "history",
-    "iterated_direct_compression",
-    "load",
-    "match",
-    "measured_ranks",
-    "multiply_adds",
-    "narrow",
-    "pack",
-    "plan",
-    "recalibrate_",
-    "run",
-    "save",
-    "stable_lr",
-    "steady_mu",
-    "storage",
-    "thetas",
-    "tucker_storage",
-]

@@ -3,7 +3,8 @@ one to the other. Skipped where there is none."""
 
 import pytest
 import torch
-from test_laws import CASES, MU
+from laws.case import MU
+from laws.cases import CASES
 from torch import nn
 
 import leco

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
-from leco.compressions.kmeans1d import sort_
 from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
+from leco.compressions.sorted_values import sort_
 from leco.theta import Array, Scaled, Sum, Theta
 from leco.views import Vector, View, blocks
 
@@ -82,6 +82,7 @@ class Additive(OfParts, Compression[Sum]):
     sweeps: int = 6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("Additive: sweeps", self.sweeps, 1)
         object.__setattr__(
             self,

@@ -72,6 +72,7 @@ class Budget(OfParts, Compression[Sum]):
     limit: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "members", tuple(self.members))
         check_number("Budget: limit", self.limit)
         for j, part in enumerate(self.members):

@@ -1,26 +1,60 @@
-"""Checks of a compression's options, and of what it is given."""
+"""Checks of a compression's options, and of the array that it is given."""
 
+import dataclasses
+import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def largest_magnitude(x: Sequence[Tensor]) -> float:
-    """The largest absolute value in all tensors. Raises ValueError where one holds NaN or infinity.
+def plain(value: Any) -> Any:
+    """The option as a plain bool, int or float, where it is one number; a list or tuple as a tuple
+    of such values; anything else as it is.
 
-    One pass over memory, and one wait for each device.
+    Numpy numbers and tensors of no dimension become Python's numbers, and so does any integer that
+    has `__index__`. Files and checkpoints hold plain numbers only.
     """
-    ends = [end.double() for block in x if block.numel() for end in torch.aminmax(block.detach())]
-    largest = max((abs(float(end)) for end in ends), default=0.0)
-    if not largest < float("inf") or any(end.isnan() for end in ends):
+    if isinstance(value, (np.generic, np.ndarray, Tensor)) and value.ndim == 0:
+        return value.item()
+    if type(value) in (list, tuple):
+        return tuple(plain(member) for member in value)
+    if isinstance(value, (bool, str, type)) or not hasattr(value, "__index__"):
+        return value
+    return value if isinstance(value, (np.ndarray, Tensor)) else operator.index(value)
+
+
+def plain_options(options: Any) -> None:
+    """Store the options of a frozen dataclass as `plain` gives them."""
+    for field in dataclasses.fields(options):
+        object.__setattr__(options, field.name, plain(getattr(options, field.name)))
+
+
+def largest_magnitude(x: Sequence[Tensor]) -> float:
+    """The largest absolute value in all tensors.
+
+    One pass over memory.
+
+    Raises:
+        ValueError: a tensor holds NaN or infinity.
+    """
+    ends = [float(end) for block in x if block.numel() for end in torch.aminmax(block)]
+    largest = max(map(abs, ends), default=0.0)
+    if not largest < float("inf") or any(end != end for end in ends):
         raise ValueError(
             "the array to compress holds NaN or infinite entries; the L step diverged (lower its "
             "learning rate)"
         )
     return largest
+
+
+def check_floats(name: str, x: Sequence[Tensor]) -> None:
+    """Raise TypeError where a tensor does not hold real floating-point numbers."""
+    for block in x:
+        if not block.is_floating_point():
+            raise TypeError(f"{name}: takes floating-point numbers, not {block.dtype}")
 
 
 def check_array(name: str, shape: Any) -> None:
@@ -39,9 +73,10 @@ def check_array(name: str, shape: Any) -> None:
 
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raise where an option is not an integer from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"{name} = {value!r} must be an integer")
-    if value < low or (high is not None and value > high):
+    if number < low or (high is not None and number > high):
         raise ValueError(
             f"{name} = {value} must be at least {low}"
             + (f" and at most {high}" if high is not None else "")
@@ -50,23 +85,28 @@ def check_count(name: str, value: Any, low: int, high: int | None = None) -> Non
 
 def check_number(name: str, value: float) -> None:
     """Raise where an option is not a finite number at or above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise TypeError(f"{name} = {value!r} must be a number")
-    if not 0 <= value < float("inf"):
+    if not 0 <= number < float("inf"):
         raise ValueError(f"{name} = {value} must be finite and at least 0")
 
 
 def check_share(name: str, value: int | float) -> None:
-    """Raise where an option is neither a count at or above 0, nor a share (float) at or above 0 and
-    below 1."""
+    """Raise where an option is neither a count (an integer at or above 0), nor a share (a float at
+    or above 0 and below 1)."""
     if not isinstance(value, float):
         check_count(name, value, 0)
     elif not 0 <= value < 1:
         raise ValueError(
-            f"{name} = {value} must be an integer count, or a share that is at least 0.0 and below 1.0"
+            f"{name} = {value} must be an integer count, or a share that is at least 0.0 and below "
+            "1.0"
         )
 
 
 def share(value: int | float, n: int) -> int:
-    """The count of n that a checked count or share stands for."""
-    return round(value * n) if isinstance(value, float) else value
+    """The count of n that a checked count or share stands for: a share is rounded, and a share
+    above 0 keeps at least 1."""
+    if not isinstance(value, float):
+        return value
+    return max(round(value * n), int(value > 0))

@@ -77,6 +77,7 @@ class Choice(OfParts, Penalty[Sum]):
     cost: Callable[[Any], float] = bits
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("Choice: alpha", self.alpha)
         object.__setattr__(
             self,

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from leco.compressions.additive import distance
 from leco.compressions.checks import check_count
-from leco.compressions.kmeans1d import midpoints
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
 from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
-from leco.compressions.quantization import cells_of
+from leco.compressions.sorted_values import cells_of, midpoints
 from leco.theta import (
     Affine,
     Codes,
@@ -76,6 +75,7 @@ class Compose(Compression[Any]):
     sweeps: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.first, FIRST):
             names = ", ".join(kind.__name__ for kind in FIRST)
             raise TypeError(

@@ -82,6 +82,7 @@ class Table:
     def __call__(self, shape: torch.Size, rank: int) -> float:
         if len(self.values) != min(shape) + 1:
             raise ValueError(
-                f"Table: {len(self.values)} values must be {min(shape) + 1}, one for each rank from 0 to {min(shape)}"
+                f"Table: {len(self.values)} values must be {min(shape) + 1}, one for each rank "
+                f"from 0 to {min(shape)}"
             )
         return self.values[rank]

@@ -32,6 +32,7 @@ class CP(Compression[CPFactors | Dense]):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("CP: rank", self.rank, 1)
 
     def scaling(self) -> int | None:
@@ -41,14 +42,14 @@ class CP(Compression[CPFactors | Dense]):
         super().check(shape)
         if len(shape) < 2:
             raise ValueError(
-                f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+                f"CP: takes tensors of two modes or more, not an array of shape {tuple(shape)}; "
+                "use the view leco.Kernel()"
             )
         check_count("CP: rank", self.rank, 1, shape.numel() // max(shape))
 
     def c_step(
         self, x: Tensor, mu: float, theta: CPFactors | Dense | None = None
     ) -> CPFactors | Dense:
-        x = x.contiguous()
         if self.rank == x.numel() // max(x.shape):
             return Dense(x.clone())
         if not x.any():  # least squares leaves factors of rounding size on some processors

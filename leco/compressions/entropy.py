@@ -10,9 +10,9 @@ from torch import Tensor
 
 from leco.coding.contexts import PlaceLengths, code_bits, position_bits
 from leco.compressions.checks import check_count, check_number
-from leco.compressions.kmeans1d import MAX_SWEEPS, QUERIES, Sorted, lloyd, optimal_codebook
+from leco.compressions.kmeans1d import MAX_SWEEPS, lloyd, optimal_codebook
 from leco.compressions.protocol import Penalty
-from leco.compressions.quantization import cells_of
+from leco.compressions.sorted_values import QUERIES, Sorted, cells_of
 from leco.theta import Codes, ZeroCodes
 
 ENTRY_BITS = 40  # of a value in a file: itself, in float32, and its weight in the table
@@ -63,6 +63,7 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     zero: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("EntropyCodebook: alpha", self.alpha)
         check_count("EntropyCodebook: k", self.k, 1, 256)
 
@@ -112,6 +113,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
     k: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("EntropyMatrix: alpha", self.alpha)
         check_count("EntropyMatrix: k", self.k, 2, 256)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_number, check_share, share
+from leco.compressions.checks import check_count, check_number, check_share, plain, share
 from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.pruning import TopK
 from leco.theta import GroupSparse, NMSparse, Sparse, patterns
@@ -20,17 +20,21 @@ CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache
 
 
 def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1)
+    """||x_g||, (..., groups) float64, in which no square overflows."""
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
 
 
 def _kept(x: Tensor, mask: Tensor) -> GroupSparse:
+    """The groups where the mask is True."""
     return GroupSparse(mask, x.reshape(-1, x.shape[-1])[mask.view(-1).nonzero().squeeze(1)])
 
 
 def _check_groups(name: str, shape: torch.Size) -> None:
+    """Raise ValueError where a shape has no dimension of groups."""
     if len(shape) < 2:
         raise ValueError(
-            f"{name}: takes groups (..., groups, size), not an array of shape {tuple(shape)}; choose a view such as leco.Rows()"
+            f"{name}: takes groups (..., groups, size), not an array of shape {tuple(shape)}; "
+            "choose a view such as leco.Rows()"
         )
 
 
@@ -45,7 +49,7 @@ class GroupTopK(Compression[GroupSparse]):
 
     Args:
         kappa: how many groups are kept (for each leading index): a count (int), or a share of them
-            (float below 1).
+            (float below 1), which is rounded; a share above 0 keeps at least 1.
 
     >>> import torch, leco
     >>> leco.GroupTopK(1).compress(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), mu=1.0).decompress()
@@ -56,10 +60,14 @@ class GroupTopK(Compression[GroupSparse]):
     kappa: int | float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("GroupTopK: kappa", self.kappa)
 
     def scaling(self) -> int | None:
         return 0
+
+    def label(self, shape: torch.Size) -> str:
+        return f"{self}: {share(self.kappa, shape[-2])} of {shape[-2]}"
 
     def check(self, shape: torch.Size) -> None:
         super().check(shape)
@@ -81,10 +89,11 @@ class _GroupPenalty(Penalty[GroupSparse]):
     costs: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
         check_number(f"{name}: alpha", self.alpha)
         if not isinstance(self.costs, (int, float)):
-            object.__setattr__(self, "costs", tuple(self.costs))
+            object.__setattr__(self, "costs", tuple(plain(cost) for cost in self.costs))
         for cost in self.costs if isinstance(self.costs, tuple) else (self.costs,):
             check_number(f"{name}: costs", cost)
 
@@ -94,12 +103,13 @@ class _GroupPenalty(Penalty[GroupSparse]):
         _check_groups(name, shape)
         if isinstance(self.costs, tuple) and len(self.costs) != shape[-2]:
             raise ValueError(
-                f"{name}: costs has {len(self.costs)} numbers and must have {shape[-2]}, one for each group"
+                f"{name}: costs has {len(self.costs)} numbers and must have {shape[-2]}, one for "
+                "each group"
             )
 
-    def prices(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """c_g, (groups,) or ()."""
-        return torch.tensor(self.costs, dtype=dtype, device=device)
+    def cost_of_each(self, device: torch.device) -> Tensor:
+        """c_g, (groups,) or (), float64."""
+        return torch.tensor(self.costs, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -132,11 +142,11 @@ class GroupL0Penalty(_GroupPenalty):
     def family(
         self, x: Tensor, mu: float, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        norms, costs = _norms(x), self.prices(x.dtype, x.device)
+        norms, costs = _norms(x), self.cost_of_each(x.device)
         return lambda alpha: _kept(x, norms > (costs * (2 * alpha / mu)).sqrt())
 
     def usage(self, theta: GroupSparse) -> float:
-        return float((theta.mask * self.prices(torch.float64, theta.mask.device)).sum())
+        return float((theta.mask * self.cost_of_each(theta.mask.device)).sum())
 
 
 @dataclass(frozen=True)
@@ -160,24 +170,21 @@ class GroupL1Penalty(_GroupPenalty):
     def family(
         self, x: Tensor, mu: float, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        norms, costs = _norms(x), self.prices(x.dtype, x.device)
+        norms, costs = _norms(x), self.cost_of_each(x.device)
 
         def shrink(alpha: float) -> GroupSparse:
             thresholds = costs * (alpha / mu)
             mask = norms > thresholds
             kept = _kept(x, mask)
             factors = 1 - thresholds.expand_as(norms)[mask] / norms[mask]
-            return kept._replace(values=kept.values.mul_(factors.unsqueeze(-1)))
+            return kept._replace(values=kept.values.mul_(factors.unsqueeze(-1).to(x.dtype)))
 
         return shrink
 
     def usage(self, theta: GroupSparse) -> float:
-        norms = torch.linalg.vector_norm(theta.values, dim=-1).double()
-        return float(
-            (
-                self.prices(norms.dtype, norms.device).expand(theta.mask.shape)[theta.mask] * norms
-            ).sum()
-        )
+        norms = _norms(theta.values)
+        costs = self.cost_of_each(norms.device).expand(theta.mask.shape)
+        return float((costs[theta.mask] * norms).sum())
 
 
 @dataclass(frozen=True)
@@ -204,6 +211,7 @@ class NM(Compression[NMSparse | Sparse]):
     m: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("NM: m", self.m, 1)
         check_count("NM: n", self.n, 1, self.m)
 
@@ -214,7 +222,8 @@ class NM(Compression[NMSparse | Sparse]):
         super().check(shape)
         if not shape or shape[-1] % self.m:
             raise ValueError(
-                f"NM: m = {self.m} must divide the last dimension of an array of shape {tuple(shape)}"
+                f"NM: m = {self.m} must divide the last dimension of an array of shape "
+                f"{tuple(shape)}"
             )
 
     def c_step(

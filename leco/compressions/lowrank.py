@@ -16,7 +16,8 @@ from torch import Tensor
 
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.costs import RankCost, storage
-from leco.compressions.protocol import Compression, Offer, Penalty, offer_of
+from leco.compressions.protocol import Compression, Offer, Penalty, offer_of, priced
+from leco.compressions.tensors import thin_svd
 from leco.theta import ConvFactors, Dense, Factors
 from leco.views import Matrix
 
@@ -48,6 +49,7 @@ class LowRank(Compression[Factors | Dense]):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("LowRank: rank", self.rank, 0)
 
     def scaling(self) -> int | None:
@@ -61,7 +63,7 @@ class LowRank(Compression[Factors | Dense]):
     def c_step(self, x: Tensor, mu: float, theta: Factors | Dense | None = None) -> Factors | Dense:
         if self.rank >= min(x.shape[-2:]):
             return Dense(x.clone())
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        u, s, vh = thin_svd(x)
         return _factors(u, s, vh, self.rank)
 
 
@@ -86,6 +88,7 @@ class RankSelection(Penalty[Factors | Dense]):
     cost: RankCost = storage
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("RankSelection: alpha", self.alpha)
 
     def scaling(self) -> int | None:
@@ -96,9 +99,10 @@ class RankSelection(Penalty[Factors | Dense]):
         _check_matrix("RankSelection", shape)
         if len(shape) != 2:
             raise ValueError(
-                f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its members would have different ranks"
+                f"RankSelection: takes one matrix, not an array of shape {tuple(shape)}; its "
+                "members would have different ranks"
             )
-        _costs(self.cost, shape)
+        _check_costs("RankSelection", self.cost, [shape])
 
     def family(
         self, x: Tensor, mu: float, theta: Factors | Dense | None = None
@@ -111,7 +115,7 @@ class RankSelection(Penalty[Factors | Dense]):
         return [offer_of(self, family) for family in self._families(x, mu)]
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], Factors | Dense]]:
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        u, s, vh = thin_svd(x)
         costs = _costs(self.cost, x.shape)
 
         def select(alpha: float, costs: list[float]) -> Factors | Dense:
@@ -147,6 +151,7 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
     schemes: tuple[int, ...] = (1, 2)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("ConvRankSelection: alpha", self.alpha)
         if not self.schemes or not set(self.schemes) <= {1, 2}:
             raise ValueError(
@@ -160,10 +165,11 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         super().check(shape)
         if len(shape) != 4:
             raise ValueError(
-                f"ConvRankSelection: takes a kernel (out, in, height, width), not an array of shape {tuple(shape)}"
+                "ConvRankSelection: takes a kernel (out, in, height, width), not an array of "
+                f"shape {tuple(shape)}"
             )
-        for scheme in self.schemes:
-            _costs(self.cost, _scheme_view(scheme).shape([shape]))
+        shapes = [_scheme_view(scheme).shape([shape]) for scheme in self.schemes]
+        _check_costs("ConvRankSelection", self.cost, shapes)
 
     def family(
         self, x: Tensor, mu: float, theta: ConvFactors | Dense | None = None
@@ -176,17 +182,14 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
 
     def _families(self, x: Tensor, mu: float) -> list[Callable[[float], ConvFactors | Dense]]:
         matrices = {scheme: _scheme_view(scheme).forward([x]) for scheme in self.schemes}
-        decompositions = {
-            scheme: torch.linalg.svd(matrix, full_matrices=False)
-            for scheme, matrix in matrices.items()
-        }
+        decompositions = {scheme: thin_svd(matrix) for scheme, matrix in matrices.items()}
         costs = {scheme: _costs(self.cost, matrix.shape) for scheme, matrix in matrices.items()}
         dense = min(own[-1] for own in costs.values())
 
         def select(
             alpha: float, costs: dict[int, list[float]], dense: float
         ) -> ConvFactors | Dense:
-            chosen, least = None, alpha * dense if dense < math.inf else math.inf
+            chosen, least = None, priced(alpha, dense)
             for scheme, own in costs.items():
                 u, s, vh = decompositions[scheme]
                 rank, objective = _select(s, alpha, mu, own)
@@ -210,36 +213,49 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
 
 
 def _scheme_view(scheme: int) -> Matrix:
+    """The view that gives the scheme's matrix."""
     return Matrix((0,) if scheme == 1 else (0, 2))
 
 
 def _check_matrix(name: str, shape: torch.Size) -> None:
+    """Raise ValueError where a shape is not that of matrices."""
     if len(shape) < 2:
         raise ValueError(
-            f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view leco.Matrix()"
+            f"{name}: takes matrices, not an array of shape {tuple(shape)}; use the view "
+            "leco.Matrix()"
         )
 
 
 def _cost_of_pair(cost: RankCost, theta: Factors | ConvFactors) -> float:
+    """C of a pair of factors u (m, r), v (r, n)."""
     return cost(torch.Size([theta.u.shape[0], theta.v.shape[1]]), theta.u.shape[1])
 
 
+def _check_costs(name: str, cost: RankCost, shapes: list[torch.Size]) -> None:
+    """Raise ValueError where no rank of any of the matrices has a finite cost."""
+    costs = [own for shape in shapes for own in _costs(cost, shape)]
+    if not any(own < math.inf for own in costs):
+        raise ValueError(f"{name}: cost = {cost} is infinite for every rank; none can be chosen")
+
+
 def _costs(cost: RankCost, shape: torch.Size) -> list[float]:
+    """C(r) for r = 0 to min(m, n)."""
     return [cost(shape, rank) for rank in range(min(shape) + 1)]
 
 
 def _below(costs: list[float], dense: float) -> list[float]:
-    """Of the ranks before the first that costs as much as the dense matrix."""
+    """The costs of the ranks below the first that costs as much as the dense matrix."""
     return list(itertools.takewhile(lambda cost: cost < dense, costs))
 
 
 def _select(s: Tensor, alpha: float, mu: float, costs: list[float]) -> tuple[int, float]:
     """The rank of least alpha C(r) + mu/2 sum of s_i^2 over i > r, and that objective; the smallest
     among equals."""
+    # sums of the squares behind each rank
     tails = torch.nn.functional.pad(s.double().square().flip(0).cumsum(0), (1, 0)).flip(0)
-    objective = (
-        alpha * torch.tensor(costs, dtype=torch.float64, device=s.device)
-        + mu / 2 * tails[: len(costs)]
-    )
+
+    # a rank of infinite cost is never chosen
+    prices = torch.tensor([priced(alpha, cost) for cost in costs], dtype=torch.float64)
+    objective = prices.to(s.device) + mu / 2 * tails[: len(costs)]
     rank = int(objective.argmin())
     return rank, float(objective[rank])

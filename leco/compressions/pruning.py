@@ -12,33 +12,41 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_number, check_share, share
-from leco.compressions.kmeans1d import Sorted
 from leco.compressions.protocol import Compression, Penalty
+from leco.compressions.sorted_values import Sorted
 from leco.theta import Dense, Sparse
 
 
+FAR = 2**10  # radii of an l1 ball; thresholds above that lose too many digits of |x| - tau
+
+
 def _sparse(x: Tensor, mask: Tensor) -> Sparse:
+    """x where the mask is True."""
     return Sparse(mask, x[mask])
 
 
 def _shrunk(x: Tensor, mask: Tensor, by: Tensor | float) -> Sparse:
+    """x where the mask is True, with magnitudes less by `by`."""
     kept = x[mask]
     return Sparse(mask, kept.sub_(kept.sign().mul_(by)))
 
 
 def _kth_largest(a: Tensor, kappa: int) -> Tensor:
-    """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten. numpy's
-    selection is vectorised, torch's is not."""
+    """The kappa-th largest entry along the last dimension, (..., 1). `a` is overwritten."""
     place = a.shape[-1] - kappa
     if a.device.type != "cpu":
         return a.kthvalue(place + 1, dim=-1, keepdim=True).values
-    a.numpy().partition(place, axis=-1)
+    a.numpy().partition(place, axis=-1)  # numpy's selection is vectorised, torch's is not
     return a[..., place : place + 1].clone()
 
 
 def _first_of_ties(row: Tensor, tied: Tensor, kappa: int) -> Tensor:
-    """Which of the candidates, in order and at least kappa in each row, stay so that each row keeps
-    kappa: all but the last of the tied ones."""
+    """Which candidates stay so that each row keeps kappa: the last of the tied ones go.
+
+    Args:
+        row: the row of each candidate, in order, at least kappa in each row.
+        tied: which candidates equal the kappa-th largest of their row.
+    """
     places = tied.nonzero().squeeze(1)
     rows = row[places]
     rank = torch.arange(len(places), device=row.device) - torch.searchsorted(rows, rows)
@@ -59,7 +67,7 @@ class TopK(Compression[Sparse]):
 
     Args:
         kappa: how many weights are kept (for each leading index): a count (int), or a share of them
-            (float below 1).
+            (float below 1), which is rounded; a share above 0 keeps at least 1.
         gamma: weight of the l2 term.
 
     >>> import torch, leco
@@ -71,6 +79,7 @@ class TopK(Compression[Sparse]):
     gamma: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share("TopK: kappa", self.kappa)
         check_number("TopK: gamma", self.gamma)
 
@@ -80,6 +89,9 @@ class TopK(Compression[Sparse]):
     def count(self, n: int) -> int:
         """The number of weights kept of n."""
         return share(self.kappa, n)
+
+    def label(self, shape: torch.Size) -> str:
+        return f"{self}: {self.count(shape[-1])} of {shape[-1]}"
 
     def check(self, shape: torch.Size) -> None:
         super().check(shape)
@@ -92,17 +104,23 @@ class TopK(Compression[Sparse]):
         kappa = self.count(x.shape[-1])
         if kappa == 0:
             return _sparse(x, torch.zeros(x.shape, dtype=torch.bool, device=x.device))
+
+        # all that reach the kappa-th largest magnitude
         magnitude = x.abs()
         threshold = _kth_largest(magnitude.clone(), kappa)
-        mask = (magnitude >= threshold).contiguous()
+        mask = magnitude >= threshold
         del magnitude
         kept = mask.view(-1).nonzero().squeeze(1)
-        values = x.reshape(-1)[kept]
+        values = x.view(-1)[kept]
+
+        # of the tied ones, the first
         if len(kept) > kappa * threshold.numel():
             row = kept // x.shape[-1]
             stay = _first_of_ties(row, values.abs() == threshold.view(-1)[row], kappa)
             mask.view(-1)[kept[~stay]] = False
             values = values[stay]
+
+        # the l2 term shrinks
         return Sparse(mask, values * (mu / (mu + self.gamma)) if self.gamma else values)
 
     def price(self, theta: Sparse) -> float:
@@ -124,17 +142,25 @@ class L1Ball(Compression[Sparse]):
     kappa: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("L1Ball: kappa", self.kappa)
 
     def feasible(self, theta: Sparse) -> Sparse:
         delta = theta.decompress()
-        return theta._replace(values=self.c_step(delta, 1.0).decompress()[theta.mask])
+        return theta._replace(values=self.compress(delta, 1.0).decompress()[theta.mask])
 
     def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:
-        tau = _l1_threshold(x.abs().contiguous(), self.kappa).to(x.dtype)
+        tau = _l1_threshold(x.abs(), self.kappa).to(x.dtype)
         # exactly, whatever the rounding of tau
         mask = x.abs() > tau if self.kappa else torch.zeros_like(x, dtype=torch.bool)
-        return _shrunk(x, mask, tau.expand_as(x)[mask])
+        theta = _shrunk(x, mask, tau.expand_as(x)[mask])
+
+        # where |x| is so large that the rounding of |x| - tau leaves the ball
+        if not bool((tau > FAR * self.kappa).any()):
+            return theta
+        norms = theta.decompress().abs().sum(-1, keepdim=True, dtype=torch.float64)
+        factors = (self.kappa / norms).clamp(max=1).to(x.dtype).expand_as(x)
+        return Sparse(mask, theta.values * factors[mask])
 
 
 def _l1_threshold(magnitude: Tensor, kappa: float) -> Tensor:
@@ -177,18 +203,19 @@ class L2Ball(Compression[Dense]):
     kappa: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("L2Ball: kappa", self.kappa)
 
     def feasible(self, theta: Dense) -> Dense:
-        return self.c_step(theta.decompress(), 1.0)
+        return self.compress(theta.decompress(), 1.0)
 
     def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64).to(x.dtype)
-        return Dense(
-            torch.where(
-                norm > self.kappa, x * (self.kappa / norm.clamp(min=torch.finfo(x.dtype).tiny)), x
-            )
-        )
+        # in units of the largest magnitude, so that no square overflows
+        largest = x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        units = x / largest
+        norm = torch.linalg.vector_norm(units, dim=-1, keepdim=True, dtype=torch.float64)
+        radius = (self.kappa / norm).to(x.dtype)
+        return Dense(torch.where(norm * largest.double() > self.kappa, units * radius, x))
 
 
 @dataclass(frozen=True)
@@ -206,6 +233,7 @@ class L0Penalty(Penalty[Sparse]):
     alpha: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("L0Penalty: alpha", self.alpha)
 
     def scaling(self) -> int | None:
@@ -234,6 +262,7 @@ class L1Penalty(Penalty[Sparse]):
     alpha: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("L1Penalty: alpha", self.alpha)
 
     def c_step(self, x: Tensor, mu: float, theta: Sparse | None = None) -> Sparse:

@@ -1,8 +1,8 @@
-"""Quantization: C steps on x (..., n), a codebook for each leading index.
+"""Quantization to given values, with or without a learned scale, for each leading index of x (...,
+n).
 
-`Vector` gives one codebook to a layer or to several together, `Rows` one to each output channel,
-`Groups` one to each run of weights. Carreira-Perpinan and Idelbayev, Part II (arXiv 1707.04319),
-unless said otherwise.
+`Vector` gives one scale to a layer or to several together, `Rows` one to each output channel,
+`Groups` one to each run of weights. Carreira-Perpinan and Idelbayev, Part II (arXiv 1707.04319).
 """
 
 import math
@@ -12,139 +12,22 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
-from leco.compressions.kmeans1d import (
-    COARSE_CUTS,
-    EXACT_WORK,
-    Sorted,
-    best_scale,
-    best_split,
-    lloyd,
-    midpoints,
-    optimal_codebook,
-    search_scale,
-    sort_,
-)
+from leco.compressions.kmeans1d import EXACT_WORK
 from leco.compressions.protocol import Compression
-from leco.theta import Affine, Codes, Fixed, Scaled
-
-# borders; up to so many it is faster to count those below a value, in parts that stay in cache,
-# than to search
-COUNTED = 31
-CHUNK = 2**20  # weights
-EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers for each
-SCALES = 32  # starting points of the search for a scale that is too large to enumerate
-
-
-def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest entry of the increasing `codebook` (..., K) or (K,), the lower of two at
-    equal distance; uint8, or int32 for K > 256."""
-    return cells_of(x, midpoints(codebook).to(x.dtype).expand(*x.shape[:-1], -1).contiguous())
-
-
-def cells_of(x: Tensor, edges: Tensor) -> Tensor:
-    """The number of increasing `edges` (..., K-1) below each x (..., n); uint8, or int32 for K >
-    256."""
-    if edges.shape[-1] > COUNTED:
-        indices = torch.searchsorted(edges, x.contiguous(), out_int32=True)
-        return indices.to(torch.uint8) if edges.shape[-1] <= 255 else indices
-    indices = torch.zeros(x.shape, dtype=torch.uint8, device=x.device)
-    if not x.numel():
-        return indices
-    values, found = x.reshape(-1, x.shape[-1]), indices.view(-1, x.shape[-1])
-    edges = edges.view(len(values), -1) if edges.numel() else edges.new_zeros(len(values), 0)
-    if len(values) == 1:  # one codebook: any cut of the values will do
-        pieces = [
-            (part, own, edges)
-            for part, own in zip(values.split(CHUNK, -1), found.split(CHUNK, -1), strict=True)
-        ]
-    else:
-        rows = max(1, CHUNK // x.shape[-1])
-        pieces = list(zip(values.split(rows), found.split(rows), edges.split(rows), strict=True))
-    for part, own, borders in pieces:
-        for j in range(borders.shape[-1]):
-            own += (part > borders[:, j : j + 1]).view(torch.uint8)
-    return indices
-
-
-def _copy(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-@dataclass(frozen=True)
-class Codebook(Compression[Codes]):
-    """min ||x - c[z]||^2 over a codebook c of k values and assignments z: one-dimensional k-means.
-
-    Exact for k = 2, and by dynamic programming; or by Lloyd's algorithm on the sorted values: a
-    descent step, warm-started from the last codebook, cold from the best of coarse cells. O(n log
-    n) to sort, then O(n) for k = 2, O(k log n) a sweep. Part II, section 4.1.
-
-    Args:
-        k: codebook entries, at least 1.
-        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the
-            former where k = 2, and up to 2^20 weights and about a second of work.
-
-    >>> import torch, leco
-    >>> leco.Codebook(2).compress(torch.tensor([0.0, 1.0, 10.0, 12.0]), mu=1.0).decompress()
-    tensor([ 0.5000,  0.5000, 11.0000, 11.0000])
-    """
-
-    k: int
-    exact: bool | None = None
-
-    def __post_init__(self) -> None:
-        check_count("Codebook: k", self.k, 1, 65536)
-
-    def scaling(self) -> int | None:
-        return 0
-
-    def check(self, shape: torch.Size) -> None:
-        super().check(shape)
-        if self.k > shape[-1]:
-            raise ValueError(
-                f"Codebook: k = {self.k} must be at most {shape[-1]}, the number of weights that share a codebook"
-            )
-
-    def _is_exact(self, shape: torch.Size) -> bool:
-        n = shape[-1]
-        work = math.prod(shape) * (1 + max(0, self.k - 2) * math.log2(n + 1))
-        return (
-            work <= EXACT_WORK and math.prod(shape) <= EXACT_SIZE
-            if self.exact is None
-            else self.exact
-        )
-
-    def _coarse_cuts(self, shape: torch.Size) -> int:
-        """So many that the cold start of all leading indices costs about what an exact program may
-        cost."""
-        rows = math.prod(shape[:-1])
-        return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
-
-    def c_step(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
-        data = Sorted(_copy(x))
-        if self.k == 2 and self.exact is not False:
-            codebook = best_split(data)
-        elif self._is_exact(x.shape):
-            codebook = optimal_codebook(data, self.k, data.candidates(data.n))
-        elif theta is not None and theta.codebook.shape[-1] == self.k:
-            # retraining may have changed their order
-            codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)
-        else:
-            codebook = lloyd(
-                data, optimal_codebook(data, self.k, data.candidates(self._coarse_cuts(x.shape)))
-            )
-        del data
-        return Codes(_nearest(x, codebook), codebook.to(x.dtype))
+from leco.compressions.scales import SCALES, best_scale, search_scale
+from leco.compressions.sorted_values import Sorted, nearest, sort_
+from leco.theta import Fixed, Scaled
 
 
 def _compress_fixed(
     x: Tensor, values: Tensor, scale: bool, theta: Fixed | Scaled | None
 ) -> Fixed | Scaled:
     if not scale:
-        return Fixed(_nearest(x, values), values)
+        return Fixed(nearest(x, values), values)
     if x.numel() * len(values) <= EXACT_WORK // 4:
         found = best_scale(x, values)
     else:
-        data = Sorted(_copy(x))
+        data = Sorted(x.clone())
         largest = (
             torch.maximum(data.values[..., -1].abs(), data.values[..., 0].abs()).double()
             / values.abs().max().double()
@@ -157,7 +40,7 @@ def _compress_fixed(
         found = search_scale(data, values.double().expand(*starts.shape, -1), starts)[0].squeeze(-1)
         del data
     return Scaled(
-        _nearest(x, found.unsqueeze(-1) * values if x.dim() > 1 else found * values),
+        nearest(x, found.unsqueeze(-1) * values if x.dim() > 1 else found * values),
         values,
         found.to(x.dtype),
     )
@@ -186,6 +69,7 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     scale: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             object.__setattr__(self, "values", tuple(sorted(map(float, self.values))))
         except (TypeError, ValueError):
@@ -228,6 +112,7 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
     scale: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("PowersOfTwo: c", self.c, 0, 126)
 
     def scaling(self) -> int | None:
@@ -312,65 +197,3 @@ def _ternary_scale(x: Tensor) -> Tensor:
         scale = torch.where(better, sums.gather(-1, j) / count[j], scale)
         total = sums[..., -1:].clone()
     return scale.squeeze(-1).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class Uniform(Compression[Affine]):
-    """s (q - z) with integers 0 <= q < 2^bits: a uniform grid, the format of integer arithmetic.
-
-    A descent step: nearest level and least-squares scale in turn, on sorted data, from the best of
-    many ranges and the last (s, z). The error is not convex in s. Without `zero_point`, z = 2^(bits
-    - 1), the signed integers; with it, z is searched too, for data that are not symmetric. O(n log
-    n) to sort. Part II, section 4.2, with a search.
-
-    >>> import torch, leco
-    >>> theta = leco.Uniform(8).compress(torch.tensor([-1.0, 0.5, 0.25]), mu=1.0)
-    >>> theta.zero_point
-    tensor(128, dtype=torch.uint8)
-    """
-
-    bits: int
-    zero_point: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("Uniform: bits", self.bits, 2, 8)
-
-    def scaling(self) -> int | None:
-        return 0
-
-    def c_step(self, x: Tensor, mu: float, theta: Affine | None = None) -> Affine:
-        data = Sorted(_copy(x))
-        levels, middle = 2**self.bits, 2 ** (self.bits - 1)
-        low, high = (
-            data.values[..., :1].double().clamp(max=0),
-            data.values[..., -1:].double().clamp(min=0),
-        )
-        shares = torch.linspace(0.1, 1, SCALES // 2, dtype=torch.float64, device=x.device)
-        scale = shares * torch.maximum(-low / middle, high / (middle - 1))
-        zero = torch.full_like(scale, middle)
-        if self.zero_point:
-            wide = shares * (high - low) / (levels - 1)
-            ratio = (
-                (-low / (high - low).clamp(min=torch.finfo(torch.float64).tiny) * (levels - 1))
-                .round()
-                .clamp(0, levels - 1)
-            )
-            near = [(ratio + step).clamp(0, levels - 1).expand_as(wide) for step in (-1, 0, 1)]
-            scale, zero = (
-                torch.cat([scale, wide, wide, wide], dim=-1),
-                torch.cat([zero, *near], dim=-1),
-            )
-        if theta is not None and theta.scale.shape == x.shape[:-1]:
-            scale = torch.cat([scale, theta.scale.double().unsqueeze(-1)], dim=-1)
-            zero = torch.cat([zero, theta.zero_point.double().unsqueeze(-1)], dim=-1)
-        grid = torch.arange(levels, dtype=torch.float64, device=x.device)
-        s, best = search_scale(data, grid - zero.unsqueeze(-1), scale)
-        del data
-        s, z = s.to(x.dtype), zero.gather(-1, best)
-        q = (
-            (x / torch.where(s > 0, s, torch.inf))
-            .add_(z.to(x.dtype))
-            .round_()
-            .clamp_(0, levels - 1)
-        )
-        return Affine(q.to(torch.uint8), s.squeeze(-1), z.squeeze(-1).to(torch.uint8))

@@ -24,16 +24,17 @@ T = TypeVar("T", bound=Theta)
 
 def tuple_of_ranks(name: str, ranks: Any, modes: int | None = None) -> tuple[int, ...]:
     """The option `ranks`, checked as far as no shape is needed."""
-    if not isinstance(ranks, (tuple, list)):
+    if not isinstance(ranks, tuple):
         raise TypeError(f"{name}: ranks = {ranks!r} must be a tuple of integers")
     if not ranks or (modes and len(ranks) != modes):
         raise ValueError(f"{name}: ranks = {tuple(ranks)} must be {modes or 'at least 1'} numbers")
     for k, rank in enumerate(ranks):
         check_count(f"{name}: ranks[{k}]", rank, 1)
-    return tuple(ranks)
+    return ranks
 
 
 def check_modes(name: str, ranks: tuple[int, ...], modes: int, shape: torch.Size) -> None:
+    """Raise ValueError where there is not one rank for each of the modes."""
     if len(ranks) != modes:
         raise ValueError(
             f"{name}: ranks = {ranks} must be {modes} numbers for an array of shape {tuple(shape)}"
@@ -41,15 +42,18 @@ def check_modes(name: str, ranks: tuple[int, ...], modes: int, shape: torch.Size
 
 
 def check_bounds(name: str, ranks: tuple[int, ...], bounds: Sequence[int]) -> None:
+    """Raise ValueError where a rank is above its bound."""
     for k, (rank, bound) in enumerate(zip(ranks, bounds, strict=True)):
         check_count(f"{name}: ranks[{k}]", rank, 1, bound)
 
 
 def sizes_of(tensors: Sequence[Any]) -> list[tuple[int, ...]]:
+    """The shapes of tensors, or of the Thetas that stand for them."""
     return [tuple(values(tensor).shape) for tensor in tensors]
 
 
 def squared_error(x: Tensor, theta: Theta) -> Tensor:
+    """||x - Delta(Theta)||^2."""
     return (x - theta.decompress()).square().sum()
 
 
@@ -70,9 +74,27 @@ def unfold(x: Tensor, mode: int) -> Tensor:
     return x.movedim(mode, 0).flatten(1)
 
 
+def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S and V^T of matrices (..., m, n), with min(m, n) singular values.
+
+    Where the algorithm does not converge in float32, in float64.
+    """
+    try:
+        return torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+        return u.to(matrix.dtype), s.to(matrix.dtype), vh.to(matrix.dtype)
+
+
 def left_vectors(matrix: Tensor, rank: int) -> Tensor:
-    """Its leading left singular vectors, (rows, rank): from the triangle of its transpose where it
-    is wide."""
-    if matrix.shape[0] < matrix.shape[1]:
+    """The leading left singular vectors of a matrix (m, n), (m, rank).
+
+    A wide matrix is first replaced by the triangle of its transpose. The vectors beyond n, which a
+    rank above n asks for, are any orthonormal complement.
+    """
+    m, n = matrix.shape
+    if m < n:
         matrix = torch.linalg.qr(matrix.mT, mode="r").R.mT
-    return torch.linalg.svd(matrix).U[:, :rank]
+    if rank > n:
+        return torch.linalg.svd(matrix, full_matrices=True).U[:, :rank]
+    return thin_svd(matrix)[0][:, :rank]

@@ -13,6 +13,7 @@ from leco.compressions.tensors import (
     check_modes,
     no_worse,
     sizes_of,
+    thin_svd,
     tuple_of_ranks,
 )
 from leco.theta import Dense, TrainFactors, values
@@ -42,6 +43,7 @@ class TensorTrain(Compression[TrainFactors | Dense]):
     ranks: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "ranks", tuple_of_ranks("TensorTrain", self.ranks))
 
     def scaling(self) -> int | None:
@@ -59,7 +61,6 @@ class TensorTrain(Compression[TrainFactors | Dense]):
     def c_step(
         self, x: Tensor, mu: float, theta: TrainFactors | Dense | None = None
     ) -> TrainFactors | Dense:
-        x = x.contiguous()
         if all(
             r == min(x.shape[: k + 1].numel(), x.shape[k + 1 :].numel())
             for k, r in enumerate(self.ranks)
@@ -77,7 +78,7 @@ def _train_svd(x: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
     """TT-SVD: cores that are left-orthogonal, all but the last."""
     rest, cores = x.reshape(1, -1), []
     for n, rank in zip(x.shape, ranks, strict=False):
-        u, s, vh = torch.linalg.svd(rest.reshape(len(rest) * n, -1), full_matrices=False)
+        u, s, vh = thin_svd(rest.reshape(len(rest) * n, -1))
         cores.append(u[:, :rank].unflatten(0, (-1, n)))
         rest = s[:rank, None] * vh[:rank]
     return [*cores, rest.unsqueeze(-1)]
@@ -96,7 +97,7 @@ def _mirrored(cores: list[Tensor]) -> list[Tensor]:
     return [core.transpose(0, 2) for core in reversed(cores)]
 
 
-def _sweep(x: Tensor, cores: list[Tensor]) -> list[Tensor]:
+def _sweep_cores(x: Tensor, cores: list[Tensor]) -> list[Tensor]:
     """Each core, from left to right, the least squares optimum for the others: x in the bases that
     those on both sides of it give.
 
@@ -124,11 +125,12 @@ def _train(x: Tensor, starts: list[list[Tensor]]) -> TrainFactors:
         return total - cores[-1].square().sum()
 
     cores = min(
-        (_sweep(y, _mirrored(start)) for start in starts), key=lambda cores: float(error(cores))
+        (_sweep_cores(y, _mirrored(start)) for start in starts),
+        key=lambda cores: float(error(cores)),
     )
     for _ in range(SWEEPS):
         last = error(cores)
-        cores = _sweep(y, _mirrored(_sweep(x, _mirrored(cores))))
+        cores = _sweep_cores(y, _mirrored(_sweep_cores(x, _mirrored(cores))))
         if last - error(cores) <= FLAT * error(cores).abs():
             break
     return TrainFactors(tuple(core.contiguous() for core in _mirrored(cores)))

@@ -7,7 +7,8 @@ least squares until the error is flat. Never worse than the last Theta.
 """
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.costs import TuckerCost, tucker_storage
-from leco.compressions.protocol import Compression, Penalty
+from leco.compressions.protocol import Compression, Penalty, priced
 from leco.compressions.tensors import (
     FLAT,
     check_bounds,
@@ -53,6 +54,7 @@ class Tucker2(Compression[TuckerFactors | Dense]):
     ranks: tuple[int, int]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "ranks", tuple_of_ranks("Tucker2", self.ranks, 2))
 
     def scaling(self) -> int | None:
@@ -62,7 +64,8 @@ class Tucker2(Compression[TuckerFactors | Dense]):
         super().check(shape)
         if len(shape) < 2:
             raise ValueError(
-                f"Tucker2: takes tensors of two modes or more, not an array of shape {tuple(shape)}; use the view leco.Kernel()"
+                "Tucker2: takes tensors of two modes or more, not an array of shape "
+                f"{tuple(shape)}; use the view leco.Kernel()"
             )
         check_bounds("Tucker2", self.ranks, shape[:2])
 
@@ -84,6 +87,7 @@ class Tucker(Compression[TuckerFactors | Dense]):
     ranks: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "ranks", tuple_of_ranks("Tucker", self.ranks))
 
     def scaling(self) -> int | None:
@@ -122,6 +126,7 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
     modes: int | None = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("TuckerSelection: alpha", self.alpha)
         if self.modes is not None:
             check_count("TuckerSelection: modes", self.modes, 1)
@@ -133,37 +138,45 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         super().check(shape)
         if len(shape) < max(2, self.modes or 2):
             raise ValueError(
-                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array of shape {tuple(shape)} has"
+                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array "
+                f"of shape {tuple(shape)} has"
             )
-        self.cost(shape, tuple(shape[: self.modes]))
+        if not any(cost < math.inf for cost in _costs(self.cost, shape, shape[: self.modes])):
+            raise ValueError(
+                f"TuckerSelection: cost = {self.cost} is infinite for all ranks; none can be chosen"
+            )
 
     def family(
         self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
     ) -> Callable[[float], TuckerFactors | Dense]:
-        x = x.contiguous()
+        # the errors and costs of all ranks
         sizes = x.shape[: self.modes]
         bases = [left_vectors(unfold(x, k), n) for k, n in enumerate(sizes)]
-        errors = _truncation_errors(_project(x, bases), len(sizes))
-        grid = itertools.product(*(range(n + 1) for n in sizes))
-        costs = torch.tensor(
-            [self.cost(x.shape, ranks) for ranks in grid], dtype=torch.float64, device=x.device
-        )
+        errors = _truncation_errors(_project(x, bases), len(sizes)).flatten()
+        costs = _costs(self.cost, x.shape, sizes)
+
+        def best_ranks(alpha: float) -> list[int]:
+            prices = torch.tensor([priced(alpha, cost) for cost in costs], dtype=torch.float64)
+            place = (prices.to(x.device) + mu / 2 * errors).argmin().cpu()
+            return [int(r) for r in torch.unravel_index(place, [n + 1 for n in sizes])]
 
         def select(alpha: float) -> TuckerFactors | Dense:
-            place = torch.tensor(int((alpha * costs + mu / 2 * errors.flatten()).argmin()))
-            ranks = [int(r) for r in torch.unravel_index(place, errors.shape)]
+            # those of the least objective
+            ranks = best_ranks(alpha)
             if ranks == list(sizes):
                 found: TuckerFactors | Dense = Dense(x.clone())
             else:
                 found = _hooi(x, [u[:, :r] for u, r in zip(bases, ranks, strict=True)])
             if not isinstance(theta, TuckerFactors):
                 return found
+
+            # or those of the last Theta
             last = no_worse(x, _hooi(x, _orthonormal(theta)), theta)
-            at = {
-                id(t): mu / 2 * float(squared_error(x, t)) + alpha * self.usage(t)
+            at = [
+                mu / 2 * float(squared_error(x, t)) + priced(alpha, self.usage(t))
                 for t in (found, last)
-            }
-            return min(found, last, key=lambda t: at[id(t)])
+            ]
+            return found if at[0] <= at[1] else last
 
         return select
 
@@ -173,6 +186,11 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         core, factors = values(theta.core), [values(u) for u in theta.factors]
         shape = torch.Size([*(u.shape[0] for u in factors), *core.shape[len(factors) :]])
         return self.cost(shape, tuple(core.shape[: len(factors)]))
+
+
+def _costs(cost: TuckerCost, shape: torch.Size, sizes: Sequence[int]) -> list[float]:
+    """C of all ranks from 0 to the sizes of the modes, in the order of `itertools.product`."""
+    return [cost(shape, ranks) for ranks in itertools.product(*(range(n + 1) for n in sizes))]
 
 
 def _orthonormal(theta: TuckerFactors) -> list[Tensor]:
@@ -209,9 +227,9 @@ def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
 def _tucker(
     x: Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None
 ) -> TuckerFactors | Dense:
+    """The C step at given ranks: from the HOSVD, or from the last Theta where that is better."""
     if ranks == x.shape[: len(ranks)]:
         return Dense(x.clone())
-    x = x.contiguous()
     starts = [[left_vectors(unfold(x, k), r) for k, r in enumerate(ranks)]]
     if isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == list(
         zip(x.shape, ranks, strict=False)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.codebooks import Codebook
 from leco.compressions.protocol import Compression
-from leco.compressions.quantization import Codebook
-from leco.theta import Codes, HashedValues, VectorCodes, hashed_positions
+from leco.theta import Codes, VectorCodes
 
 CHUNK = 2**18  # distances, or positions, held at once: they stay in cache
 SAMPLE = 64  # vectors a codeword that the cold start looks at
@@ -61,6 +61,7 @@ class VectorCodebook(Compression[VectorCodes]):
     sweeps: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("VectorCodebook: k", self.k, 1, 65536)
         check_count("VectorCodebook: sweeps", self.sweeps, 1)
 
@@ -71,11 +72,13 @@ class VectorCodebook(Compression[VectorCodes]):
         super().check(shape)
         if len(shape) < 2:
             raise ValueError(
-                f"VectorCodebook: an array of shape {tuple(shape)} must be (..., n, d), as Groups(d) and Subvectors(d) give it"
+                f"VectorCodebook: an array of shape {tuple(shape)} must be (..., n, d), as "
+                "Groups(d) and Subvectors(d) give it"
             )
         if self.k > shape[-2]:
             raise ValueError(
-                f"VectorCodebook: k = {self.k} must be at most {shape[-2]}, the number of vectors that share a codebook"
+                f"VectorCodebook: k = {self.k} must be at most {shape[-2]}, the number of vectors "
+                "that share a codebook"
             )
 
     def c_step(self, x: Tensor, mu: float, theta: VectorCodes | None = None) -> VectorCodes:
@@ -102,17 +105,17 @@ class VectorCodebook(Compression[VectorCodes]):
 def _lloyd(x: Tensor, codebook: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
     """Cells (B, n) and their means (B, k, d), float64: of x (B, n, d), from a `codebook` (B, k, d)
     float64."""
-    indices, distances, means, counts = _sweep(x, codebook)
+    indices, distances, means, counts = _assign(x, codebook)
     for _ in range(sweeps - 1):
         last, empty = codebook, counts == 0
         codebook = _reseed(x, distances, means, empty) if bool(empty.any()) else means
         if torch.equal(codebook, last):  # of all problems: each then ends as it would alone
             break
-        indices, distances, means, counts = _sweep(x, codebook)
+        indices, distances, means, counts = _assign(x, codebook)
     return indices, means
 
 
-def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _assign(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nearest codewords (B, n), squared distances to them, the means (B, k, d) and sizes (B, k) of
     the cells; an empty one keeps its codeword.
 
@@ -130,7 +133,7 @@ def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     distances = x.new_empty(problems, n)
     sums, counts = codebook.new_zeros(problems * k, d), codebook.new_zeros(problems * k)
     first = k * torch.arange(problems, device=x.device).unsqueeze(1)
-    for rows, columns in _parts(problems, n, k):
+    for rows, columns in _slices(problems, n, k):
         part = x[rows, columns]
         moved = part - centre[rows]
         least, found = torch.bmm(
@@ -147,7 +150,7 @@ def _sweep(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return indices, distances, means.view_as(codebook), counts.view(problems, k)
 
 
-def _parts(problems: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
+def _slices(problems: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
     """Several problems whole, or part of one."""
     rows = max(1, CHUNK // (n * k))
     columns = n if rows > 1 else max(1, CHUNK // k)
@@ -205,7 +208,7 @@ def _best_start(x: Tensor, draws: Tensor, k: int) -> Tensor:
     problems, starts = len(x), len(draws)
     x = x.repeat_interleave(starts, 0)
     _, codebook = _lloyd(x, _plus_plus(x, draws.repeat(problems, 1, 1), k), START_SWEEPS)
-    error = _sweep(x, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
+    error = _assign(x, codebook)[1].sum(-1, dtype=torch.float64).view(problems, starts)
     return codebook[error.argmin(-1) + starts * torch.arange(problems, device=x.device)]
 
 
@@ -237,57 +240,3 @@ def _plus_plus(x: Tensor, draws: Tensor, k: int) -> Tensor:
         codewords.append(candidates)
         least = distances.amin(-1)
     return torch.cat(codewords, dim=1)[:, :k].double()
-
-
-@dataclass(frozen=True)
-class Hashed(Compression[HashedValues]):
-    """min ||x - v[h]||^2 over k values v, h(i) in 0..k-1 a fixed pseudo-random function of the
-    position i: v_j = mean of the x_i with h(i) = j.
-
-    Exact, O(n): for given cells the error is a sum over cells, each least at the mean. No indices
-    are kept: 32 k/n bits a weight. The cells know nothing of the weights, so that a trained net's
-    direct compression is near 0 everywhere: for k far below n the learned codes of `leco.Codebook`
-    or pruning mostly lose less for the same bytes. A value that no position has is 0. Chen et al.
-    2015, "Compressing neural networks with the hashing trick" (HashedNets), equation 3, with no
-    sign hash.
-
-    Args:
-        k: values, at least 1 and at most n; the same positions share a value for each leading
-            index.
-        seed: of h, 0 to 2^32 - 1: see `leco.theta.hashed_positions`.
-
-    >>> import torch, leco
-    >>> theta = leco.Hashed(2).compress(torch.tensor([1.0, 2.0, 3.0, 4.0]), mu=1.0)
-    >>> leco.bits(theta)
-    64
-    """
-
-    k: int
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_count("Hashed: k", self.k, 1, 2**31 - 1)
-        check_count("Hashed: seed", self.seed, 0, 2**32 - 1)
-
-    def scaling(self) -> int | None:
-        return 0
-
-    def check(self, shape: torch.Size) -> None:
-        super().check(shape)
-        if self.k > shape[-1]:
-            raise ValueError(
-                f"Hashed: k = {self.k} must be at most {shape[-1]}, the number of weights that share the values"
-            )
-
-    def c_step(self, x: Tensor, mu: float, theta: HashedValues | None = None) -> HashedValues:
-        n = x.shape[-1]
-        sums, counts = (
-            x.new_zeros(*x.shape[:-1], self.k, dtype=torch.float64),
-            x.new_zeros(self.k, dtype=torch.float64),
-        )
-        for first in range(0, n, CHUNK):
-            part = x[..., first : first + CHUNK].double()
-            cells = hashed_positions(self.k, self.seed, first, first + part.shape[-1], x.device)
-            sums.index_add_(-1, cells, part)
-            counts.index_add_(0, cells, counts.new_ones(1).expand(len(cells)))
-        return HashedValues((sums / counts.clamp(min=1)).to(x.dtype), n, self.seed)

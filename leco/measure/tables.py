@@ -39,9 +39,8 @@ def plan(lc: LC) -> str:
             continue
         inside += p.numel()
         array = lc.tasks[task].view.shape([lc.params[n].shape for n in lc.names[task]])
-        table.add_row(
-            *row, task, str(lc.tasks[task].view), _shape(array), str(lc.tasks[task].compression)
-        )
+        how = lc.tasks[task].compression.label(array)
+        table.add_row(*row, task, str(lc.tasks[task].view), _shape(array), how)
     share = inside / total if total else 0.0
     return render(table) + f"{inside:,} of {total:,} weights ({share:.2%}) are in a task.\n"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leco.theta.entries import pick, replaced
-from leco.theta.protocol import is_count, require, shape_of, times, values
+from leco.theta.protocol import is_count, require, shape_of, spread, times, values
 
 
 class Dense(NamedTuple):
@@ -52,7 +52,7 @@ class Factors(NamedTuple):
         return values(self.u) @ values(self.v)
 
     def scaled(self, c: float) -> "Factors":
-        return self._replace(u=times(self.u, c))
+        return self._replace(u=times(self.u, c / spread(c, 2)), v=times(self.v, spread(c, 2)))
 
     def free(self) -> tuple[str, ...]:
         return ("u", "v")
@@ -93,7 +93,7 @@ class ConvFactors(NamedTuple):
         return matrix.unflatten(1, (-1, self.width)).unflatten(0, (-1, self.height)).transpose(1, 2)
 
     def scaled(self, c: float) -> "ConvFactors":
-        return self._replace(u=times(self.u, c))
+        return self._replace(u=times(self.u, c / spread(c, 2)), v=times(self.v, spread(c, 2)))
 
     def free(self) -> tuple[str, ...]:
         return ("u", "v")
@@ -126,7 +126,11 @@ class TuckerFactors(NamedTuple):
         return x.contiguous()
 
     def scaled(self, c: float) -> "TuckerFactors":
-        return self._replace(core=times(self.core, c))
+        each = spread(c, 1 + len(self.factors))
+        return self._replace(
+            core=times(self.core, c / each ** len(self.factors)),
+            factors=tuple(times(u, each) for u in self.factors),
+        )
 
     def free(self) -> tuple[str, ...]:
         return ("core", "factors")
@@ -164,7 +168,9 @@ class CPFactors(NamedTuple):
         return product.view([len(factor) for factor in (*left, *right)])
 
     def scaled(self, c: float) -> "CPFactors":
-        return self._replace(factors=(times(self.factors[0], c), *self.factors[1:]))
+        each = spread(c, len(self.factors))
+        first = times(self.factors[0], c / each ** (len(self.factors) - 1))
+        return self._replace(factors=(first, *(times(a, each) for a in self.factors[1:])))
 
     def free(self) -> tuple[str, ...]:
         return ("factors",)
@@ -212,7 +218,9 @@ class TrainFactors(NamedTuple):
         return x.squeeze(0).squeeze(-1)
 
     def scaled(self, c: float) -> "TrainFactors":
-        return self._replace(cores=(times(self.cores[0], c), *self.cores[1:]))
+        each = spread(c, len(self.cores))
+        first = times(self.cores[0], c / each ** (len(self.cores) - 1))
+        return self._replace(cores=(first, *(times(a, each) for a in self.cores[1:])))
 
     def free(self) -> tuple[str, ...]:
         return ("cores",)

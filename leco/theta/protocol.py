@@ -1,5 +1,6 @@
 """What a Theta is, what a form may tell of itself, and the checks that all forms share."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,6 +71,12 @@ def values(field: Any) -> Any:
 def times(field: Any, c: float) -> Any:
     """c times a field that is a tensor, or a Theta of c times its Delta."""
     return c * field if isinstance(field, Tensor) else field.scaled(c)
+
+
+def spread(c: float, count: int) -> float:
+    """The power of 2 nearest below the `count`-th root of |c|: what each of `count` factors takes
+    of a scale, so that none of them overflows."""
+    return math.ldexp(1.0, math.frexp(c)[1] // count)
 
 
 def shape_of(field: Any) -> Any:

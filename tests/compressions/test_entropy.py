@@ -13,7 +13,7 @@ import leco
 from leco import Codebook, EntropyCodebook, EntropyMatrix
 from leco.coding.tensors import encode
 from leco.compressions import entropy
-from leco.compressions.kmeans1d import Sorted
+from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, ZeroCodes
 
 
@@ -356,4 +356,4 @@ def test_weights_on_both_sides_of_0_leave_0_in_use(alpha, k):
 
 
 def test_no_weights_have_no_cells():
-    assert leco.compressions.quantization.cells_of(torch.zeros(0), torch.zeros(3)).shape == (0,)
+    assert leco.compressions.sorted_values.cells_of(torch.zeros(0), torch.zeros(3)).shape == (0,)

@@ -29,9 +29,10 @@ from leco.compressions import (
     Ternary,
     TopK,
     Uniform,
+    codebooks,
     quantization,
+    sorted_values,
 )
-from leco.compressions import kmeans1d as sorted_values
 from leco.theta import Codes, ConvFactors, Dense
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -146,7 +147,7 @@ def test_codebook_of_two_values_is_kmeans1d_a_part_at_a_time(part, shape, monkey
 
 
 def test_codebook_of_two_values_is_exact_however_many_weights(monkeypatch):
-    monkeypatch.setattr(quantization, "EXACT_SIZE", 0)
+    monkeypatch.setattr(codebooks, "EXACT_SIZE", 0)
     x = (
         torch.randn(3, 2**15, dtype=torch.float64)
         .add_(torch.tensor([[0.0], [10.0], [21.0]], dtype=torch.float64))
@@ -239,9 +240,10 @@ def test_many_values_take_wider_indices():
 )
 def test_a_batch_too_large_for_one_go_is_taken_in_parts(compression, monkeypatch):
     x = torch.randn(7, 60, dtype=torch.float64)
+    monkeypatch.setattr(codebooks, "EXACT_WORK", 0)
     monkeypatch.setattr(quantization, "EXACT_WORK", 0)
     whole = compression.compress(x, 1.0)
-    monkeypatch.setattr(leco.compressions.kmeans1d, "QUERIES", 700)
+    monkeypatch.setattr(sorted_values, "QUERIES", 700)
     parts = compression.compress(x, 1.0)
     assert torch.equal(parts.decompress(), whole.decompress())
     assert torch.equal(
@@ -348,6 +350,7 @@ def test_ternary_of_many_rows_is_scanned_in_blocks():
 def test_the_descent_of_a_scale_is_near_the_optimum(make, shift, monkeypatch):
     for x in (torch.randn(2000).double() + shift, laplace(2000).double() + shift):
         exact = error(make(True), x)
+        monkeypatch.setattr(codebooks, "EXACT_WORK", 0)
         monkeypatch.setattr(quantization, "EXACT_WORK", 0)
         monkeypatch.setattr(quantization, "best_scale", None)
         assert exact * (1 - 1e-9) <= error(make(True), x) <= exact * 1.01
@@ -365,6 +368,7 @@ def test_the_descent_of_a_scale_goes_on_from_the_last_one(sign, monkeypatch):
         scale=sign * exact.scale, indices=exact.indices if sign == 1 else 5 - exact.indices
     )
     assert torch.equal(last.decompress(), exact.decompress())
+    monkeypatch.setattr(codebooks, "EXACT_WORK", 0)
     monkeypatch.setattr(quantization, "EXACT_WORK", 0)
     torch.testing.assert_close(compression.compress(x, 1.0, last).decompress(), exact.decompress())
 
@@ -754,11 +758,12 @@ def test_conv_factors_are_two_convolutions(shape, r, stride_h, stride_w, pad_h, 
 def test_working_in_parts_changes_nothing(compression, monkeypatch):
     """What is done a part at a time, for the memory's sake, gives the same with parts of a row, or
     of a few weights."""
-    monkeypatch.setattr("leco.compressions.quantization.EXACT_WORK", 0)
+    monkeypatch.setattr(codebooks, "EXACT_WORK", 0)
+    monkeypatch.setattr(quantization, "EXACT_WORK", 0)
     x = torch.randn(7, 200, dtype=torch.float64)
     whole = compression.compress(x, 1.0)
-    monkeypatch.setattr("leco.compressions.kmeans1d.QUERIES", 8)
-    monkeypatch.setattr("leco.compressions.quantization.CHUNK", 16)
+    monkeypatch.setattr(sorted_values, "QUERIES", 8)
+    monkeypatch.setattr(sorted_values, "CHUNK", 16)
     parts = compression.compress(x, 1.0)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     alone = compression.compress(x[2], 1.0)

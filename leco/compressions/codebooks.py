@@ -1,0 +1,83 @@
+"""Learned codebooks: one-dimensional k-means, a codebook for each leading index of x (..., n)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco.compressions.checks import check_count
+from leco.compressions.kmeans1d import EXACT_WORK, best_split, lloyd, optimal_codebook
+from leco.compressions.protocol import Compression
+from leco.compressions.sorted_values import COARSE_CUTS, Sorted, nearest
+from leco.theta import Codes
+
+EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers for each
+
+
+@dataclass(frozen=True)
+class Codebook(Compression[Codes]):
+    """min ||x - c[z]||^2 over a codebook c of k values and assignments z: one-dimensional k-means.
+
+    Exact for k = 2, and by dynamic programming; or by Lloyd's algorithm on the sorted values: a
+    descent step, warm-started from the last codebook, cold from the best of coarse cells. O(n log
+    n) to sort, then O(n) for k = 2, O(k log n) a sweep. Part II, section 4.1.
+
+    Args:
+        k: codebook entries, at least 1.
+        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the
+            former where k = 2, and up to 2^20 weights and about a second of work.
+
+    >>> import torch, leco
+    >>> leco.Codebook(2).compress(torch.tensor([0.0, 1.0, 10.0, 12.0]), mu=1.0).decompress()
+    tensor([ 0.5000,  0.5000, 11.0000, 11.0000])
+    """
+
+    k: int
+    exact: bool | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("Codebook: k", self.k, 1, 65536)
+
+    def scaling(self) -> int | None:
+        return 0
+
+    def check(self, shape: torch.Size) -> None:
+        super().check(shape)
+        if self.k > shape[-1]:
+            raise ValueError(
+                f"Codebook: k = {self.k} must be at most {shape[-1]}, the number of weights that "
+                "share a codebook"
+            )
+
+    def _is_exact(self, shape: torch.Size) -> bool:
+        n = shape[-1]
+        work = math.prod(shape) * (1 + max(0, self.k - 2) * math.log2(n + 1))
+        return (
+            work <= EXACT_WORK and math.prod(shape) <= EXACT_SIZE
+            if self.exact is None
+            else self.exact
+        )
+
+    def _coarse_cuts(self, shape: torch.Size) -> int:
+        """So many that the cold start of all leading indices costs about what an exact program may
+        cost."""
+        rows = math.prod(shape[:-1])
+        return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
+
+    def c_step(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
+        data = Sorted(x.clone())
+        if self.k == 2 and self.exact is not False:
+            codebook = best_split(data)
+        elif self._is_exact(x.shape):
+            codebook = optimal_codebook(data, self.k, data.candidates(data.n))
+        elif theta is not None and theta.codebook.shape[-1] == self.k:
+            # retraining may have changed their order
+            codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)
+        else:
+            codebook = lloyd(
+                data, optimal_codebook(data, self.k, data.candidates(self._coarse_cuts(x.shape)))
+            )
+        del data
+        return Codes(nearest(x, codebook), codebook.to(x.dtype))

@@ -1,0 +1,1 @@
+"""The laws of a C step, over every compression."""
