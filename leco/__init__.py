@@ -45,6 +45,7 @@ from leco.compressions import (
     Uncompressed,
     Uniform,
     VectorCodebook,
+    coded_bytes,
     each_part,
 )
 from leco.compressions.costs import MultiplyAdds, Table, TuckerMultiplyAdds, storage, tucker_storage
@@ -138,6 +139,7 @@ __all__ = [
     "automatic",
     "bits",
     "breakdown",
+    "coded_bytes",
     "compare",
     "coupled",
     "dense_bytes",

@@ -2,7 +2,7 @@
 file and no loop."""
 
 from leco.compressions.additive import Additive
-from leco.compressions.budget import Budget
+from leco.compressions.budget import Budget, coded_bytes
 from leco.compressions.choice import Choice, Uncompressed
 from leco.compressions.compose import Compose
 from leco.compressions.cp import CP
@@ -97,5 +97,6 @@ __all__ = [
     "Uncompressed",
     "Uniform",
     "VectorCodebook",
+    "coded_bytes",
     "each_part",
 ]

@@ -199,11 +199,15 @@ def _with_next(state: State[P], point: P, aim: float) -> State[P]:
     if proposal is None:
         proposal = secant(state)
 
-    # always inside the bracket
+    # a price inside the bracket that was not just tried
     low, high = state.low.log_price, state.high.log_price
-    if proposal is None or not low < proposal.log_price < high:
+    if (
+        proposal is None
+        or not low < proposal.log_price < high
+        or proposal.log_price == last.log_price
+    ):
         proposal = middle(state)
-    return replace(state, proposal=middle(state) if proposal.log_price == last.log_price else proposal)
+    return replace(state, proposal=proposal)
 
 
 def growing(state: State[Any]) -> Proposal | None:
