@@ -6,7 +6,8 @@ from leco.compressions.budget import Budget, coded_bytes
 from leco.compressions.choice import Choice, Uncompressed
 from leco.compressions.compose import Compose
 from leco.compressions.cp import CP
-from leco.compressions.entropy import EntropyCodebook, EntropyMatrix
+from leco.compressions.entropy import EntropyCodebook
+from leco.compressions.entropy_matrix import EntropyMatrix
 from leco.compressions.groups import NM, GroupL0Penalty, GroupL1Penalty, GroupTopK
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, each_part

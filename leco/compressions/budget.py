@@ -198,7 +198,7 @@ class Budget(OfParts, Compression[Sum]):
             # near enough, or no room for another point
             everything = point.total < inner and cost <= self.limit and point.loss == 0
             near = (1 - NEAR) * self.limit <= cost <= self.limit
-            if near or everything or high - low <= NEAR / 10 * high:
+            if near or everything or low * (1 + NEAR / 10) >= high:
                 break
 
             # the next limit of the estimate

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.compressions.additive import distance
 from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import midpoints
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
@@ -15,6 +14,7 @@ from leco.compressions.parts import Part, join, own_forms, own_views
 from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.quantization import cells_of
+from leco.compressions.window import distance
 from leco.theta import (
     Affine,
     Codes,

@@ -78,8 +78,9 @@ def test_everything_fits():
 
 
 def test_a_limit_below_the_least_count_is_named():
-    with pytest.raises(ValueError, match=r"limit = 1 must be at least \d"):
-        Budget(members(), 1, coded_bytes).compress(blocks_of(0), MU)
+    budget = Budget(members(), 10, lambda theta: 50 + coded_bytes(theta))
+    with pytest.raises(ValueError, match="limit = 10 must be at least 50"):
+        budget.compress(blocks_of(0), MU)
 
 
 def test_a_count_that_is_no_function_is_named():
