@@ -83,12 +83,14 @@ class Additive(OfParts, Compression[Sum]):
         )
         if len(self.terms) < 2:
             raise ValueError(
-                f"Additive: terms = {self.terms} must be at least two; a single one is a compression by itself"
+                f"Additive: terms = {self.terms} must be at least two; a single one is a "
+                "compression by itself"
             )
         for t, part in enumerate(self.parts):
             if part.weight != 1:
                 raise ValueError(
-                    f"Additive: term {t} has weight = {part.weight}, which must be 1: the terms share one distortion"
+                    f"Additive: term {t} has weight = {part.weight}, which must be 1: the "
+                    "terms share one distortion"
                 )
         self._check_rivals([part.at for part in self.parts], lambda one, other: one == other)
 
@@ -110,7 +112,8 @@ class Additive(OfParts, Compression[Sum]):
         missing = sorted(set(range(len(shapes))) - set().union(*places))
         if missing:
             raise ValueError(
-                f"Additive: block {missing[0]}, of shape {tuple(shapes[missing[0]])}, has no term and would be 0; give it one"
+                f"Additive: block {missing[0]}, of shape {tuple(shapes[missing[0]])}, has "
+                "no term and would be 0; give it one"
             )
         self._check_rivals(places, lambda one, other: not set(one).isdisjoint(other))
         for t, (part, own) in enumerate(zip(self.parts, places, strict=True)):
@@ -119,7 +122,8 @@ class Additive(OfParts, Compression[Sum]):
                 s != t and not set(own).isdisjoint(places[s]) for s in range(len(places))
             ):
                 raise ValueError(
-                    f"Additive: term {t}, {part.compression}, holds any array of shape {tuple(array)}: nothing is left for others"
+                    f"Additive: term {t}, {part.compression}, holds any array of shape "
+                    f"{tuple(array)}: nothing is left for others"
                 )
 
     def _check_rivals(self, places: Sequence[Any], meet: Callable[[Any, Any], bool]) -> None:
@@ -130,7 +134,8 @@ class Additive(OfParts, Compression[Sum]):
                 )
                 if reason:
                     raise ValueError(
-                        f"Additive: terms {s} and {t}, {self.parts[s].compression} and {part.compression}, compete: {reason}"
+                        f"Additive: terms {s} and {t}, {self.parts[s].compression} and "
+                        f"{part.compression}, compete: {reason}"
                     )
 
     def price(self, theta: Sum) -> float:

@@ -57,7 +57,8 @@ class EntropyMatrix(Penalty[ZeroCodes]):
         super().check(shape)
         if len(shape) != 2:
             raise ValueError(
-                f"EntropyMatrix: takes one matrix, not an array of shape {tuple(shape)}; use the view leco.Matrix()"
+                f"EntropyMatrix: takes one matrix, not an array of shape {tuple(shape)}; "
+                "use the view leco.Matrix()"
             )
 
     def family(

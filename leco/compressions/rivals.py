@@ -30,13 +30,22 @@ def rivals(one: Part, other: Part, same: bool) -> str | None:
     a, b = one.compression, other.compression
     same = same and one.view == other.view
     if isinstance(a, L2Ball) or isinstance(b, L2Ball):
-        return "an l2 ball leaves every weight free, and with another term takes more bytes than the dense weights; drop one of them"
+        return (
+            "an l2 ball leaves every weight free, and with another term takes more bytes "
+            "than the dense weights; drop one of them"
+        )
     if is_fixed(a) and is_fixed(b):
-        return "their sum is one fixed codebook; write FixedCodebook(values) with all sums of their values"
+        return (
+            "their sum is one fixed codebook; write FixedCodebook(values) with all sums of "
+            "their values"
+        )
     if same and isinstance(a, LowRank) and isinstance(b, LowRank):
         return f"their sum is one low rank; write LowRank({a.rank + b.rank})"
     if same and isinstance(a, LOW_RANK) and isinstance(b, LOW_RANK):
         return "their sum is one low rank; write one RankSelection"
     if same and isinstance(a, SPARSE) and isinstance(b, SPARSE):
-        return "both correct the same weights; write one of them, with the kappa, or the price, of both"
+        return (
+            "both correct the same weights; write one of them, with the kappa, or the price, "
+            "of both"
+        )
     return None
