@@ -52,6 +52,7 @@ from leco.compressions.costs import MultiplyAdds, Table, TuckerMultiplyAdds, sto
 from leco.export import export_compressed_tensors, export_onnx, export_torchao
 from leco.files.inventory import describe
 from leco.files.load import load, thetas
+from leco.files.overhead import file_overhead
 from leco.files.save import dense_bytes, save
 from leco.layers.factorize import factorize
 from leco.layers.flops import multiply_adds
@@ -151,6 +152,7 @@ __all__ = [
     "export_onnx",
     "export_torchao",
     "factorize",
+    "file_overhead",
     "history",
     "iterated_direct_compression",
     "load",

@@ -34,14 +34,17 @@ def members() -> tuple[Part, ...]:
 
 
 def test_coded_bytes_never_exceed_the_limit():
-    over = 0
+    """One rank takes 200 bytes, so that up to so much may be left over."""
+    over, shares = 0, []
     for seed in range(4):
         x = blocks_of(seed)
         for limit in (250, 600, 1000, 2500):
             estimated = Budget(members(), limit).compress(x, MU)
             over += leco.bits(estimated) / 8 > limit
             theta = Budget(members(), limit, coded_bytes).compress(x, MU)
-            assert 0.95 * limit <= leco.bits(theta) / 8 <= limit
+            assert limit - 200 <= leco.bits(theta) / 8 <= limit
+            shares.append(leco.bits(theta) / 8 / limit)
+    assert sum(shares) / len(shares) > 0.97
     assert over > 0  # the estimate alone does not keep it
 
 
