@@ -183,6 +183,11 @@ class Budget(OfParts, Compression[Sum]):
         The estimate's limit is brought to where the count meets the limit: multiplied by limit /
         count, or in the middle of its bracket where that leaves it. `least` keeps the limit.
         """
+        # a limit that binds at no price
+        free = Point.at(menus, 0.0)
+        if count(join(self.members, free.thetas, x)) <= self.limit:
+            return free
+
         best, low, high = least, least.total, float("inf")
         inner = max(self.limit, low)
         for _ in range(COUNTS):
@@ -196,9 +201,8 @@ class Budget(OfParts, Compression[Sum]):
                 high = min(high, inner)
 
             # near enough, or no room for another point
-            everything = point.total < inner and cost <= self.limit and point.loss == 0
             near = (1 - NEAR) * self.limit <= cost <= self.limit
-            if near or everything or low * (1 + NEAR / 10) >= high:
+            if near or low * (1 + NEAR / 10) >= high:
                 break
 
             # the next limit of the estimate

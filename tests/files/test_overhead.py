@@ -7,7 +7,7 @@ from torch import nn
 import leco
 
 
-@pytest.mark.parametrize("limit", [1800, 2600, 4000])
+@pytest.mark.parametrize("limit", [1800, 2300, 2900])
 def test_a_file_keeps_its_limit(tmp_path, limit):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 50), nn.Tanh(), nn.Linear(50, 10))
