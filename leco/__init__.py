@@ -27,6 +27,7 @@ from leco.export import export_torchao as export_torchao
 from leco.files.inventory import describe as describe
 from leco.files.load import load as load
 from leco.files.load import thetas as thetas
+from leco.files.overhead import file_overhead as file_overhead
 from leco.files.save import dense_bytes as dense_bytes
 from leco.files.save import save as save
 from leco.layers.factorize import factorize as factorize

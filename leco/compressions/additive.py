@@ -9,25 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
-from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.protocol import Compression, common_scaling
-from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
-from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
-from leco.compressions.sorted_values import sort_
-from leco.theta import Array, Scaled, Sum, Theta
-from leco.views import Vector, View, blocks
+from leco.compressions.rivals import SPARSE, is_fixed, is_full, rivals
+from leco.compressions.window import distance, window
+from leco.theta import Array, Sum, Theta
+from leco.views import View, blocks
 
 COLD = 5  # times as many sweeps where there is no Theta to start from
 ENOUGH = 1e-4  # relative decrease of the objective, by a sweep, that is not worth another one
-CHUNK = 2**20  # weights
-
-SPARSE = (TopK, L1Ball, L0Penalty, L1Penalty)
-LOW_RANK = (LowRank, RankSelection)
 
 
 @dataclass(frozen=True)
@@ -91,12 +84,14 @@ class Additive(OfParts, Compression[Sum]):
         )
         if len(self.terms) < 2:
             raise ValueError(
-                f"Additive: terms = {self.terms} must be at least two; a single one is a compression by itself"
+                f"Additive: terms = {self.terms} must be at least two; a single one is a "
+                "compression by itself"
             )
         for t, part in enumerate(self.parts):
             if part.weight != 1:
                 raise ValueError(
-                    f"Additive: term {t} has weight = {part.weight}, which must be 1: the terms share one distortion"
+                    f"Additive: term {t} has weight = {part.weight}, which must be 1: the "
+                    "terms share one distortion"
                 )
         self._check_rivals([part.at for part in self.parts], lambda one, other: one == other)
 
@@ -118,27 +113,30 @@ class Additive(OfParts, Compression[Sum]):
         missing = sorted(set(range(len(shapes))) - set().union(*places))
         if missing:
             raise ValueError(
-                f"Additive: block {missing[0]}, of shape {tuple(shapes[missing[0]])}, has no term and would be 0; give it one"
+                f"Additive: block {missing[0]}, of shape {tuple(shapes[missing[0]])}, has "
+                "no term and would be 0; give it one"
             )
         self._check_rivals(places, lambda one, other: not set(one).isdisjoint(other))
         for t, (part, own) in enumerate(zip(self.parts, places, strict=True)):
             array = part.view.shape([shapes[b] for b in own])
-            if _is_full(part.compression, array) and any(
+            if is_full(part.compression, array) and any(
                 s != t and not set(own).isdisjoint(places[s]) for s in range(len(places))
             ):
                 raise ValueError(
-                    f"Additive: term {t}, {part.compression}, holds any array of shape {tuple(array)}: nothing is left for others"
+                    f"Additive: term {t}, {part.compression}, holds any array of shape "
+                    f"{tuple(array)}: nothing is left for others"
                 )
 
     def _check_rivals(self, places: Sequence[Any], meet: Callable[[Any, Any], bool]) -> None:
         for t, part in enumerate(self.parts):
             for s in range(t):
-                reason = meet(places[s], places[t]) and _rivals(
+                reason = meet(places[s], places[t]) and rivals(
                     self.parts[s], part, places[s] == places[t]
                 )
                 if reason:
                     raise ValueError(
-                        f"Additive: terms {s} and {t}, {self.parts[s].compression} and {part.compression}, compete: {reason}"
+                        f"Additive: terms {s} and {t}, {self.parts[s].compression} and "
+                        f"{part.compression}, compete: {reason}"
                     )
 
     def price(self, theta: Sum) -> float:
@@ -149,7 +147,7 @@ class Additive(OfParts, Compression[Sum]):
 
     def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
-        exact = self._one_pass(whole, mu) or self._window(whole, mu)
+        exact = self._one_pass(whole, mu) or window(self.parts, whole, mu)
         return join(self.parts, exact or self._descend(whole, mu, theta), x)
 
     def _left(
@@ -237,7 +235,7 @@ class Additive(OfParts, Compression[Sum]):
             for b in part.places(len(x))
         ]
         if len(set(taken)) < len(taken) or not all(
-            own or _is_fixed(part.compression) for part, own in zip(self.parts, sparse, strict=True)
+            own or is_fixed(part.compression) for part, own in zip(self.parts, sparse, strict=True)
         ):
             return None
         thetas: list[Any] = [None] * len(self.parts)
@@ -245,33 +243,6 @@ class Additive(OfParts, Compression[Sum]):
             thetas[t] = self.parts[t].compression.compress(
                 self.parts[t].view.forward(list(self._left(x, thetas, t).values())), mu
             )
-        return thetas
-
-    def _window(self, x: Sequence[Tensor], mu: float) -> list[Theta] | None:
-        """Case (b) of the docstring."""
-        kinds = [
-            next((k for k in (Binary, TopK) if isinstance(part.compression, k)), None)
-            for part in self.parts
-        ]
-        one, other = self.parts[0], self.parts[-1]
-        if (
-            len(kinds) > 2
-            or set(kinds) != {Binary, TopK}
-            or one.places(len(x)) != other.places(len(x))
-            or {one.view, other.view} != {Vector()}
-        ):
-            return None
-        binary, top = kinds.index(Binary), kinds.index(TopK)
-        corrections: Any = self.parts[top].compression
-        if corrections.gamma:
-            return None
-        whole = Vector().forward([x[b] for b in one.places(len(x))])
-        thetas: list[Any] = [None, None]
-        signs: Any = self.parts[binary].compression.compress(whole, mu)
-        thetas[binary] = Scaled(
-            signs.indices, signs.values, _narrowest(whole, corrections.count(len(whole)))
-        )
-        thetas[top] = corrections.compress(whole - thetas[binary].decompress(), mu)
         return thetas
 
 
@@ -284,58 +255,3 @@ class _State(NamedTuple):
 
     def objective(self, mu: float) -> float:
         return mu / 2 * sum(self.errors) + sum(self.prices)
-
-
-def _narrowest(x: Tensor, kappa: int) -> Tensor:
-    """The mean of the n - kappa consecutive values of the sorted |x| (n,) of least variance. O(n
-    log n); float64 for the kappa ends only."""
-    values = sort_(x.abs().contiguous())
-    size = len(values) - kappa
-    # sums around it do not cancel where all values are nearly equal
-    center = values[len(values) // 2].double()
-    first, second = torch.zeros_like(center), torch.zeros_like(center)
-    for part in values[:size].split(CHUNK):
-        apart = part.double() - center
-        first, second = first + apart.sum(), second + apart.square().sum()
-    out, into = values[:kappa].double() - center, values[size:].double() - center
-    sums = torch.cat([first.view(1), first + (into - out).cumsum(0)])
-    squares = torch.cat([second.view(1), second + (into.square() - out.square()).cumsum(0)])
-    best = (squares - sums.square() / size).argmin()
-    return (center + sums[best] / size).to(x.dtype)
-
-
-def distance(x: Tensor, delta: Tensor) -> float:
-    """||x - delta||^2, a part at a time: no temporaries, and sums in float64."""
-    pairs = zip(x.reshape(-1).split(CHUNK), delta.reshape(-1).split(CHUNK), strict=True)
-    return float(torch.stack([(a - b).square_().sum(dtype=torch.float64) for a, b in pairs]).sum())
-
-
-def _is_fixed(compression: Any) -> bool:
-    return (
-        isinstance(compression, (FixedCodebook, PowersOfTwo, Binary, Ternary))
-        and not compression.scale
-    )
-
-
-def _is_full(compression: Any, shape: Any) -> bool:
-    """Whether every array of the shape is in the set."""
-    if isinstance(compression, LowRank):
-        return compression.rank >= min(shape[-2:])
-    return isinstance(compression, TopK) and compression.count(shape[-1]) == shape[-1]
-
-
-def _rivals(one: Part, other: Part, same: bool) -> str | None:
-    """Why two terms that meet in a block, or in all of them (`same`), are not a sum of two."""
-    a, b = one.compression, other.compression
-    same = same and one.view == other.view
-    if isinstance(a, L2Ball) or isinstance(b, L2Ball):
-        return "an l2 ball leaves every weight free, and with another term takes more bytes than the dense weights; drop one of them"
-    if _is_fixed(a) and _is_fixed(b):
-        return "their sum is one fixed codebook; write FixedCodebook(values) with all sums of their values"
-    if same and isinstance(a, LowRank) and isinstance(b, LowRank):
-        return f"their sum is one low rank; write LowRank({a.rank + b.rank})"
-    if same and isinstance(a, LOW_RANK) and isinstance(b, LOW_RANK):
-        return "their sum is one low rank; write one RankSelection"
-    if same and isinstance(a, SPARSE) and isinstance(b, SPARSE):
-        return "both correct the same weights; write one of them, with the kappa, or the price, of both"
-    return None

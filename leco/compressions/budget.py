@@ -1,51 +1,60 @@
-"""A hard budget over compressions of any kind: one price for all, found so that their costs meet a
-limit."""
+"""A hard budget over compressions of any kind: one price for all, found so that their total cost
+meets a limit."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from leco.coding.tensors import bits
 from leco.compressions.checks import check_number
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.protocol import Compression, Offer, common_scaling, is_penalty
-from leco.theta import Array, Sum, Theta
+from leco.compressions.points import Menus, Point, improved, menu_of
+from leco.compressions.prices import Found, search, spent
+from leco.compressions.protocol import Compression, common_scaling, is_penalty
+from leco.theta import Array, Sum
 from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
-SLACK = 1e-3  # of the limit: so little left over is not looked into
-WIDTH = 1e-4  # of a bracket of log alpha that is not looked into
-SAME = 1e-9  # relative difference of two objectives that are the same but for rounding
-TURNS = 60
+COUNTS = 12  # at most so many limits of the estimate are tried, where there is a count
+NEAR = 0.01  # share of the limit by which a counted cost may stay below it
 
 
-Buy = Callable[[float], tuple[Theta, float, float]]
-"""alpha to a member's Theta, its cost in the units of the limit, and mu/2 times its distortion."""
-Menus = list[list[Buy]]
-"""The offers of each member."""
+def coded_bytes(theta: Any) -> float:
+    """The bytes that the tensors of a Theta take in a file: `leco.bits` / 8.
+
+    >>> import torch, leco
+    >>> leco.coded_bytes(leco.Binary().compress(torch.tensor([0.5, -1.5, 1.0]), mu=1.0))
+    13.0
+    """
+    return bits(theta) / 8
 
 
 @dataclass(frozen=True)
 class Budget(OfParts, Compression[Sum]):
     """min ||x - Delta(Theta)||^2 subject to sum over members of unit_j C_j(Theta_j) <= limit: how
-    much each layer gets comes out by itself.
+    much each layer gets follows from one price for all.
 
-    Lagrangian relaxation: every member makes its C step at the price alpha unit_j, and one alpha
-    for all is brought to the least at which the total cost is at most the limit. That Theta, where
-    the members' C steps are exact, has the least distortion of all that cost as much or less
-    (Everett, Operations Research 11, 1963, theorem 1; Shoham and Gersho, IEEE Trans. ASSP 36,
-    1988): if another of no more cost had less, its distortion + alpha cost would be lower too. It
-    is a point on the lower convex hull of (cost, distortion); between two such points some of the
-    limit may be left over, less than what one more item of one member (a rank, a group) costs. The
-    members then spend what they can of that, at prices of their own and, what no price buys, with
-    one candidate of a `Choice` only or with the ranks below a dense matrix only. The limit is
-    always kept; never worse than the last Theta, if that one keeps it.
+    Every member makes its C step at the price alpha unit_j. `leco.compressions.prices.search` finds
+    the least alpha at which the total cost is at most the limit (Lagrangian relaxation). Where the
+    members' C steps are exact, no Theta of the same or a lower cost has less distortion, because
+    its distortion + alpha cost would be lower too (Everett, Operations Research 11, 1963, theorem
+    1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988). The step is exact in this sense: Theta is a
+    point on the lower convex hull of (cost, distortion).
 
-    One SVD for each low-rank member, and 10 to 40 C steps of the others. x is a tensor or, with the
-    view `leco.Blocks()`, a tuple of blocks.
+    Between two such points a part of the limit may be left over, less than the cost of one more
+    item of one member (a rank, a group). The members then spend what they can of it at prices of
+    their own, also with one candidate of a `Choice` only, or with the ranks below a dense matrix
+    only. Theta always keeps the limit, and is never worse than the last Theta if that one keeps it.
+
+    The costs C_j are estimates of what a file takes: an entropy for a code, an average for the
+    place of a kept weight. With `count`, the limit holds for count(Theta) instead. The search then
+    goes to a limit of the estimate that brings count(Theta) below the limit and near it.
+
+    The cost is one SVD for each low-rank member, and 10 to 40 C steps of the others; with `count`,
+    a few times as many. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
 
     Args:
         members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in
@@ -54,6 +63,8 @@ class Budget(OfParts, Compression[Sum]):
             weight of `L0Penalty`, 1/8 for the bits of `Choice` or `EntropyCodebook`; for
             multiply-adds, the number of positions.
         limit: in bytes, multiply-adds, seconds: whatever the units give.
+        count: the real cost of a Theta, in the units of the limit: `leco.coded_bytes` for a limit
+            in bytes that the coded Theta never exceeds, or a measurement of your own.
 
     Raises:
         TypeError: a member that is not a penalty form.
@@ -61,20 +72,31 @@ class Budget(OfParts, Compression[Sum]):
             named.
 
     >>> import torch, leco
-    >>> ranks, kept = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4), leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
+    >>> ranks = leco.Part(leco.Matrix(), leco.RankSelection(0), (0,), unit=4)
+    >>> kept = leco.Part(leco.Vector(), leco.L0Penalty(0), (1,), unit=5)
     >>> budget = leco.Budget((ranks, kept), limit=1000)
     >>> theta = budget.compress((torch.randn(20, 30), torch.randn(500)), mu=1.0)
     >>> 990 <= budget.usage(theta) <= 1000
+    True
+    >>> exact = leco.Budget((ranks, kept), limit=1000, count=leco.coded_bytes)
+    >>> theta = exact.compress((torch.randn(20, 30), torch.randn(500)), mu=1.0)
+    >>> 900 <= leco.bits(theta) / 8 <= 1000
     True
     """
 
     members: Sequence[Part]
     limit: float
+    count: Callable[[Sum], float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "members", tuple(self.members))
         check_number("Budget: limit", self.limit)
+        if self.count is not None and not callable(self.count):
+            raise TypeError(
+                f"Budget: count = {self.count!r} must be a function of Theta, such as "
+                "leco.coded_bytes"
+            )
         for j, part in enumerate(self.members):
             if not isinstance(part, Part):
                 raise TypeError(
@@ -82,11 +104,15 @@ class Budget(OfParts, Compression[Sum]):
                 )
             if not is_penalty(part.compression):
                 raise TypeError(
-                    f"Budget: members[{j}] has the compression {part.compression!r}, which has no price; "
-                    "a penalty form is needed, such as leco.L0Penalty, leco.RankSelection, or leco.Choice among candidates"
+                    f"Budget: members[{j}] has the compression {part.compression!r}, which has no "
+                    "price; a penalty form is needed, such as leco.L0Penalty, leco.RankSelection, "
+                    "or leco.Choice among candidates"
                 )
 
     def scaling(self) -> int | None:
+        """None with a count, which sees Theta at the scale that it is returned in."""
+        if self.count is not None:
+            return None
         return common_scaling(part.compression for part in self.parts)
 
     @property
@@ -98,44 +124,95 @@ class Budget(OfParts, Compression[Sum]):
         cost of blocks of zeros."""
         shapes = block_shapes(shape)
         self._check_cover(shapes)
-        self._least(
-            self._menus([torch.zeros(()).expand(block) for block in shapes], 1.0, None), HUGE
-        )
+        zeros = [torch.zeros(()).expand(block) for block in shapes]
+        x = zeros[0] if isinstance(shape, torch.Size) else tuple(zeros)
+        self._least(x, self._menus(zeros, 1.0, None), HUGE)
 
     def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
+        # mu/2 ||x||^2: the loss where nothing is bought
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
-        menus = self._menus(whole, mu, theta)
-        scale = (
-            mu
-            / 2
-            * sum(
-                float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2 for block in whole
-            )
-            or 1.0
-        )
+        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in whole]
+        scale = mu / 2 * sum(norm**2 for norm in norms) or 1.0
         ceiling = HUGE * max(scale, 1.0)
-        least = self._least(menus, ceiling)
-        found = _search(
-            lambda a: _Point.at(menus, a), self.limit, scale / (self.limit or 1.0), ceiling, least
-        )
-        point = found.point
-        if found.alpha and not _spent(point, self.limit):
-            point = self._spend(menus, found, ceiling)
+
+        # the search, by the estimate or by the count
+        menus = self._menus(whole, mu, theta)
+        least = self._least(x, menus, ceiling)
+        guess = scale / (self.limit or 1.0)
+        if self.count is None:
+            point = self._within(self.limit, menus, guess, ceiling, least)
+        else:
+            point = self._counted(self.count, x, menus, guess, ceiling, least)
+
+        # the last Theta, where that is better
         if theta is not None and self.usage(theta) <= self.limit:
-            last = [
-                mu / 2 * part.distortion(term.theta, whole)
-                for part, term in zip(self.members, theta.terms, strict=True)
-            ]
+            pairs = zip(self.members, theta.terms, strict=True)
+            last = [mu / 2 * part.distortion(term.theta, whole) for part, term in pairs]
             if sum(last) < point.loss:
                 return theta
         return join(self.members, point.thetas, x)
 
     def usage(self, theta: Sum) -> float:
-        """The total cost, in the units of the limit."""
-        return sum(
-            part.cost(term.theta) for part, term in zip(self.members, theta.terms, strict=True)
-        )
+        """The total cost, in the units of the limit: count(Theta), or the sum of the members'."""
+        return self._estimate(theta) if self.count is None else self.count(theta)
+
+    def _estimate(self, theta: Sum) -> float:
+        pairs = zip(self.members, theta.terms, strict=True)
+        return sum(part.cost(term.theta) for part, term in pairs)
+
+    def _within(
+        self, limit: float, menus: Menus, guess: float, ceiling: float, least: Point
+    ) -> Point:
+        """The best point found whose estimated cost is at most `limit`."""
+        found = search(lambda price: Point.at(menus, price), limit, guess, ceiling, least)
+        if found.price and not spent(found.point, limit):
+            return self._spend(limit, menus, found, ceiling)
+        return found.point
+
+    def _counted(
+        self,
+        count: Callable[[Sum], float],
+        x: Array,
+        menus: Menus,
+        guess: float,
+        ceiling: float,
+        least: Point,
+    ) -> Point:
+        """The best point found whose counted cost is at most the limit.
+
+        The estimate's limit is brought to where the count meets the limit: multiplied by limit /
+        count, or in the middle of its bracket where that leaves it. `least` keeps the limit.
+        """
+        # a limit that binds at no price
+        free = Point.at(menus, 0.0)
+        if count(join(self.members, free.thetas, x)) <= self.limit:
+            return free
+
+        best, low, high = least, least.total, float("inf")
+        inner = max(self.limit, low)
+        for _ in range(COUNTS):
+            # the count at this limit of the estimate
+            point = self._within(inner, menus, guess, ceiling, least)
+            cost = count(join(self.members, point.thetas, x))
+            if cost <= self.limit:
+                best = min(best, point, key=lambda p: p.loss)
+                low = max(low, inner)
+            else:
+                high = min(high, inner)
+
+            # near enough, or no room for another point
+            near = (1 - NEAR) * self.limit <= cost <= self.limit
+            if near or low * (1 + NEAR / 10) >= high:
+                break
+
+            # the next limit of the estimate
+            proposed = inner * self.limit * (1 - NEAR / 2) / cost if cost else 2 * inner
+            if low < proposed < high:
+                inner = proposed
+            else:
+                inner = (low + high) / 2 if high < float("inf") else 2 * max(low, inner)
+        return best
 
     def _check_cover(self, shapes: Sequence[torch.Size]) -> None:
         for part in self.members:
@@ -144,168 +221,38 @@ class Budget(OfParts, Compression[Sum]):
         for b, shape in enumerate(shapes):
             if places.count(b) != 1:
                 raise ValueError(
-                    f"Budget: block {b} of shape {tuple(shape)} stands in {places.count(b)} members; it must stand in exactly one"
+                    f"Budget: block {b} of shape {tuple(shape)} stands in {places.count(b)} "
+                    "members; it must stand in exactly one"
                 )
 
     def _menus(self, x: Sequence[Tensor], mu: float, theta: Sum | None) -> Menus:
-        starts = (
-            [None] * len(self.members) if theta is None else [term.theta for term in theta.terms]
-        )
-        return [_menu(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)]
+        terms = [None] * len(self.members) if theta is None else theta.terms
+        starts = [None if term is None else term.theta for term in terms]
+        return [
+            menu_of(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)
+        ]
 
-    def _least(self, menus: Menus, ceiling: float) -> "_Point":
-        point = _Point.at(menus, ceiling)
-        if point.total > self.limit:
+    def _least(self, x: Array, menus: Menus, ceiling: float) -> Point:
+        """The point of least cost. Raises ValueError where that is above the limit."""
+        point = Point.at(menus, ceiling)
+        cost = point.total
+        if self.count is not None:
+            cost = self.count(join(self.members, point.thetas, x))
+        if cost > self.limit:
             raise ValueError(
-                f"Budget: limit = {self.limit} must be at least {point.total}, the least that the members can cost"
+                f"Budget: limit = {self.limit} must be at least {cost}, the least that the members "
+                "can cost"
             )
         return point
 
-    def _spend(self, menus: Menus, found: "_Found", ceiling: float) -> "_Point":
-        """What is left over goes to the members in turn, first to where it lowers the distortion
-        most."""
-        trials = {
-            j: self._improved(j, menus[j], found, ceiling, found.point)
-            for j in range(len(self.members))
-        }
-        first, *others = sorted(trials, key=lambda j: trials[j].losses[j] - found.point.losses[j])
+    def _spend(self, limit: float, menus: Menus, found: Found[Point], ceiling: float) -> Point:
+        """Give what is left over to the members in turn, first to the one whose distortion it
+        lowers most."""
+        base, every = found.point, range(len(self.members))
+        trials = {j: improved(j, limit, menus[j], found, ceiling, base) for j in every}
+        first, *others = sorted(trials, key=lambda j: trials[j].losses[j] - base.losses[j])
         point = trials[first]
         for j in others:
-            if trials[j].losses[j] < found.point.losses[j] and not _spent(point, self.limit):
-                point = self._improved(j, menus[j], found, ceiling, point)
+            if trials[j].losses[j] < base.losses[j] and not spent(point, limit):
+                point = improved(j, limit, menus[j], found, ceiling, point)
         return point
-
-    def _improved(
-        self, j: int, menu: list[Buy], found: "_Found", ceiling: float, base: "_Point"
-    ) -> "_Point":
-        """The best of member j's offers that keep the limit, the others fixed as in `base`."""
-        best = base
-        for k, buy in enumerate(menu):
-
-            def at(alpha: float, buy: Buy = buy) -> "_Point":
-                return base.replaced(j, *buy(alpha))
-
-            if k:  # what no price buys
-                top, last, guess = at(ceiling), ceiling, found.alpha
-            else:
-                over = found.over
-                top, last, guess = (
-                    base.replaced(j, over.thetas[j], over.costs[j], over.losses[j]),
-                    found.below,
-                    0.9 * found.below,
-                )
-            if top.total <= self.limit:
-                trial = _search(at, self.limit, guess, last, top).point
-                if trial.losses[j] < best.losses[j]:
-                    best = trial
-        return best
-
-
-class _Point(NamedTuple):
-    """The members' Thetas at some prices, their costs in the units of the limit, and mu/2 times
-    their distortions."""
-
-    thetas: tuple[Theta, ...]
-    costs: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    @classmethod
-    def at(cls, menus: Menus, alpha: float) -> "_Point":
-        return cls(*zip(*(menu[0](alpha) for menu in menus), strict=True))
-
-    @property
-    def total(self) -> float:
-        return sum(self.costs)
-
-    @property
-    def loss(self) -> float:
-        return sum(self.losses)
-
-    def objective(self, alpha: float) -> float:
-        return self.loss + alpha * self.total
-
-    def replaced(self, j: int, theta: Theta, cost: float, loss: float) -> "_Point":
-        """Another Theta of member j, the rest as they are."""
-        head, rest = slice(j), slice(j + 1, None)
-        thetas = (*self.thetas[head], theta, *self.thetas[rest])
-        return _Point(
-            thetas,
-            (*self.costs[head], cost, *self.costs[rest]),
-            (*self.losses[head], loss, *self.losses[rest]),
-        )
-
-
-class _Found(NamedTuple):
-    """The least price found whose point keeps the limit, and the greatest found whose point does
-    not (0 where every price's does)."""
-
-    alpha: float
-    point: _Point
-    below: float
-    over: _Point
-
-
-def _menu(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> list[Buy]:
-    compression: Any = part.compression
-
-    def bought(offer: Offer) -> Buy:
-        def at(alpha: float) -> tuple[Theta, float, float]:
-            theta, usage = offer(alpha * part.unit)
-            return theta, part.unit * usage, mu / 2 * part.distortion(theta, x)
-
-        return at
-
-    return [bought(offer) for offer in compression.offers(part.array(x), mu, start)]
-
-
-def _spent(point: _Point, limit: float) -> bool:
-    return limit - point.total <= SLACK * limit
-
-
-def _search(
-    at: Callable[[float], _Point], limit: float, guess: float, ceiling: float, best: _Point
-) -> _Found:
-    """`best`: the point at alpha = `ceiling`, which keeps the limit.
-
-    log alpha is bracketed from `guess` on in growing steps. Then it is where the line through the
-    last two totals, of logarithms, meets the limit. After a turn that brought the total no nearer,
-    it is the price at which both ends of the bracket have the same objective: what is not below
-    that there leaves no point of the hull between them (Shoham and Gersho). It ends there, where
-    the limit is spent, or with a bracket narrower than `WIDTH`.
-    """
-    floor, top, aim = math.log(guess) - 60, math.log(ceiling), limit * (1 - SLACK / 2)
-    low, over, high = floor, None, top
-    probe, step = (
-        math.log(guess),
-        math.log(ceiling / guess) / 2 if ceiling < 2 * guess else math.log(16),
-    )
-    # the last probe, log(total / aim) there, and what both ends' objectives are at this one
-    last = excess = tie = math.nan
-    for _ in range(TURNS):
-        point = at(math.exp(probe))
-        lower = tie - point.objective(math.exp(probe))
-        if point.total > limit:
-            low, over = probe, point
-        else:
-            # a descent step's may be worse
-            high, best = probe, point if point.loss <= best.loss else best
-            if over is None:
-                over = at(0.0)
-                if over.total <= limit:
-                    return _Found(0.0, over, 0.0, over)
-        if _spent(best, limit) or high - low < WIDTH or lower <= SAME * tie:
-            break
-        before, excess = excess, math.log(point.total / aim) if aim and point.total else -math.inf
-        slope, nearer = (excess - before) / (probe - last), abs(excess) < abs(before) / 2
-        last, level, tie = probe, math.isnan(tie) and not nearer, math.nan
-        if low == floor or (high == top and low + step < high):
-            probe, step = (high - step if low == floor else low + step), 2 * step
-            continue
-        price = (best.loss - over.loss) / (over.total - best.total)
-        if level and price > 0:
-            probe, tie = math.log(price), best.objective(price)
-        elif slope < 0:
-            probe -= excess / slope
-        if probe == last or not low < probe < high:
-            probe, tie = (low + high) / 2, math.nan
-    return _Found(math.exp(high), best, math.exp(low), over or best)

@@ -3,13 +3,14 @@ in the table of `docs/compressions.md`."""
 
 from leco.compressions.additive import Additive as Additive
 from leco.compressions.budget import Budget as Budget
+from leco.compressions.budget import coded_bytes as coded_bytes
 from leco.compressions.choice import Choice as Choice
 from leco.compressions.choice import Uncompressed as Uncompressed
 from leco.compressions.codebooks import Codebook as Codebook
 from leco.compressions.compose import Compose as Compose
 from leco.compressions.cp import CP as CP
 from leco.compressions.entropy import EntropyCodebook as EntropyCodebook
-from leco.compressions.entropy import EntropyMatrix as EntropyMatrix
+from leco.compressions.entropy_matrix import EntropyMatrix as EntropyMatrix
 from leco.compressions.grids import Uniform as Uniform
 from leco.compressions.groups import NM as NM
 from leco.compressions.groups import GroupL0Penalty as GroupL0Penalty

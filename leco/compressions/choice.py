@@ -65,7 +65,8 @@ class Choice(OfParts, Penalty[Sum]):
         ValueError: no candidate; one with `at`; a block that no candidate can take.
 
     >>> import torch, leco
-    >>> candidates = leco.Part(leco.Vector(), leco.Binary()), leco.Part(leco.Vector(), leco.L0Penalty(0), unit=40)
+    >>> kept = leco.Part(leco.Vector(), leco.L0Penalty(0), unit=40)
+    >>> candidates = leco.Part(leco.Vector(), leco.Binary()), kept
     >>> x = torch.tensor([1.0, -1.0] * 50), torch.tensor([9.0, -5.0] + [0.1] * 98)
     >>> theta = leco.Choice(1e-3, candidates).compress(x, mu=1.0)
     >>> [(term.candidate, type(term.theta).__name__) for term in theta.terms]
@@ -89,11 +90,13 @@ class Choice(OfParts, Penalty[Sum]):
         for k, part in enumerate(self.parts):
             if part.weight != 1:
                 raise ValueError(
-                    f"Choice: candidates[{k}] has weight = {part.weight}, which must be 1: the candidates share one distortion"
+                    f"Choice: candidates[{k}] has weight = {part.weight}, which must be "
+                    "1: the candidates share one distortion"
                 )
             if part.at is not None:
                 raise ValueError(
-                    f"Choice: candidates[{k}] has at = {part.at}, which must be None: each candidate is tried on every block"
+                    f"Choice: candidates[{k}] has at = {part.at}, which must be None: "
+                    "each candidate is tried on every block"
                 )
 
     def scaling(self) -> int | None:
@@ -154,7 +157,8 @@ class Choice(OfParts, Penalty[Sum]):
                 reasons.append(str(error))
         if not found:
             raise ValueError(
-                f"Choice: no candidate can take block {b} of shape {tuple(shape)}: {'; '.join(reasons)}"
+                f"Choice: no candidate can take block {b} of shape {tuple(shape)}: "
+                f"{'; '.join(reasons)}"
             )
         return found
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.compressions.additive import distance
 from leco.compressions.checks import check_count
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
 from leco.compressions.parts import Part, join, own_forms, own_views
 from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.sorted_values import cells_of, midpoints
+from leco.compressions.window import distance
 from leco.theta import (
     Affine,
     Codes,
@@ -62,7 +62,8 @@ class Compose(Compression[Any]):
         sweeps: at most so many from each start.
 
     >>> import torch, leco
-    >>> theta = leco.Compose(leco.TopK(3), leco.Codebook(2)).compress(torch.tensor([0.1, 4.0, -3.0, 5.0]), mu=1.0)
+    >>> compose = leco.Compose(leco.TopK(3), leco.Codebook(2))
+    >>> theta = compose.compress(torch.tensor([0.1, 4.0, -3.0, 5.0]), mu=1.0)
     >>> theta.decompress()
     tensor([ 0.0000,  4.5000, -3.0000,  4.5000])
     >>> theta.values.codebook
@@ -79,7 +80,8 @@ class Compose(Compression[Any]):
         if not isinstance(self.first, FIRST):
             names = ", ".join(kind.__name__ for kind in FIRST)
             raise TypeError(
-                f"Compose: first = {self.first!r} must be one of {names}: Theta then holds values that can be compressed further"
+                f"Compose: first = {self.first!r} must be one of {names}: Theta then "
+                "holds values that can be compressed further"
             )
         check_count("Compose: sweeps", self.sweeps, 1)
         _ = self._part
@@ -108,7 +110,8 @@ class Compose(Compression[Any]):
                     self._part.check([own])
             except ValueError as error:
                 raise ValueError(
-                    f"Compose: {self.then} can't take the {name} of {self.first}, of shape {tuple(own)}: {error}"
+                    f"Compose: {self.then} can't take the {name} of {self.first}, of "
+                    f"shape {tuple(own)}: {error}"
                 ) from error
 
     def price(self, theta: Any) -> float:

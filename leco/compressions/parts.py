@@ -45,7 +45,8 @@ class Part:
         ):
             if isinstance(value, type) or not hasattr(value, method):
                 raise TypeError(
-                    f"Part: {name} = {value!r} is not an instance of a {name}; the order is Part(view, compression)"
+                    f"Part: {name} = {value!r} is not an instance of a {name}; the order "
+                    "is Part(view, compression)"
                 )
         for name, number in (("unit", self.unit), ("weight", self.weight)):
             if not 0 < number < math.inf:

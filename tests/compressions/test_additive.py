@@ -593,7 +593,7 @@ def test_state_and_projection_of_nested_thetas(make):
         optimizer.zero_grad()
         nn.functional.cross_entropy(lc.model(DATA[0]), DATA[1]).backward()
         optimizer.step()
-        record = lc.step()
+        lc.step()
     assert lc.bits() > 0
     other.load_state_dict(lc.state_dict())
     for name, theta in lc.thetas.items():

@@ -24,7 +24,8 @@ from leco.compressions import (
     Uncompressed,
     each_part,
 )
-from leco.compressions.budget import _Point, _search
+from leco.compressions.points import Point
+from leco.compressions.prices import search
 from leco.theta import Sum, Term
 from leco.views import Blocks, Groups, Kernel, Matrix, Vector
 
@@ -278,11 +279,11 @@ def test_a_descent_step_that_ends_above_the_line_is_taken_where_it_is_better(mid
     """For (0, 10), cost and distortion, at high prices, (10, 0) at low ones; where they are level a
     worse point is found."""
 
-    def at(alpha: float) -> _Point:
+    def at(alpha: float) -> Point:
         cost, loss = (0, 10) if alpha > 1.2 else (10, 0) if alpha < 0.8 else middle
-        return _Point((Uncompressed().compress(torch.ones(1), MU),), (cost,), (loss,))
+        return Point((Uncompressed().compress(torch.ones(1), MU),), (cost,), (loss,))
 
-    found = _search(at, 7, 100.0, 1e6, at(1e6)).point
+    found = search(at, 7, 100.0, 1e6, at(1e6)).point
     assert (found.total, found.loss) == expected
 
 

@@ -1,0 +1,148 @@
+"""Entropy-coded quantization of a matrix whose positions are coded by rows and columns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leco.coding.contexts import PlaceLengths, code_bits, position_bits
+from leco.compressions.checks import check_count, check_number
+from leco.compressions.entropy import EntropyCodebook
+from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, borders
+from leco.compressions.protocol import Penalty
+from leco.compressions.sorted_values import cells_of
+from leco.theta import ZeroCodes
+
+MATRIX_SWEEPS = 4
+
+
+@dataclass(frozen=True)
+class EntropyMatrix(Penalty[ZeroCodes]):
+    """`EntropyCodebook` of one matrix x (m, n) whose positions are coded by rows and columns: empty
+    ones, such as dead units, cost next to nothing.
+
+    bits = positions, by the adaptive model of `leco.coding.contexts`, + N H(f) for the values of
+    the N nonzero weights + 40 (values used). A nonzero weight in a row and a column with few others
+    costs more bits, so structure comes out. A descent step: from the last Theta and from that of
+    `EntropyCodebook`, in turn code lengths (of values, and log2((1 - p_ij)/p_ij) of places, with
+    p_ij = r_i c_j / N of the last Theta's row and column counts), codes by distortion + alpha
+    lengths, and values; the Theta of least objective among all of these is kept. So it is never
+    worse than either start. O(m n) a sweep.
+
+    Args:
+        alpha: price of a bit.
+        k: the most values, 0 included.
+
+    >>> import torch, leco
+    >>> x = torch.zeros(20, 30)
+    >>> x[3, :15], x[:, 4] = 1.0, -1.0
+    >>> single, matrix = leco.EntropyCodebook(0.01, 4), leco.EntropyMatrix(0.01, 4)
+    >>> theta = matrix.compress(x, mu=1.0)
+    >>> matrix.usage(theta) < 0.9 * single.usage(single.compress(x.view(-1), mu=1.0))
+    True
+    """
+
+    alpha: float
+    k: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("EntropyMatrix: alpha", self.alpha)
+        check_count("EntropyMatrix: k", self.k, 2, 256)
+
+    def scaling(self) -> int | None:
+        return 2
+
+    def check(self, shape: torch.Size) -> None:
+        super().check(shape)
+        if len(shape) != 2:
+            raise ValueError(
+                f"EntropyMatrix: takes one matrix, not an array of shape {tuple(shape)}; "
+                "use the view leco.Matrix()"
+            )
+
+    def family(
+        self, x: Tensor, mu: float, theta: ZeroCodes | None = None
+    ) -> Callable[[float], ZeroCodes]:
+        flat = EntropyCodebook(0.0, self.k).family(x.reshape(-1), mu)
+
+        def descend(alpha: float) -> ZeroCodes:
+            cold = flat(alpha)
+            starts = [ZeroCodes(cold.indices.view(x.shape), cold.codebook)]
+            if (
+                theta is not None
+                and theta.codebook.dim() == 1
+                and 0 < theta.codebook.shape[0] < self.k
+            ):
+                starts.append(theta)
+            return _descend_matrix(x, starts, 2 * alpha / mu)
+
+        return descend
+
+    def usage(self, theta: ZeroCodes) -> float:
+        return float(matrix_bits(theta))
+
+
+def matrix_bits(theta: ZeroCodes) -> Tensor:
+    """Positions, N H(f) + 40 (values used): a scalar."""
+    counts = theta.indices.reshape(-1).bincount(minlength=theta.codebook.shape[-1] + 1)[1:].double()
+    return (
+        position_bits(theta.indices != 0)
+        + code_bits(counts).sum()
+        + ENTRY_BITS * counts.count_nonzero()
+    )
+
+
+def _descend_matrix(x: Tensor, starts: list[ZeroCodes], price: float) -> ZeroCodes:
+    """The best of the starts and of what a few sweeps from each of them give."""
+    found = []
+    for theta in starts:
+        found.append(theta)
+        for _ in range(MATRIX_SWEEPS):
+            if theta.codebook.numel():
+                theta = _sweep_matrix(x, theta, price)
+        found.append(theta)
+    return min(
+        found,
+        key=lambda theta: float(
+            (x - theta.decompress()).square().sum(dtype=torch.float64) + price * matrix_bits(theta)
+        ),
+    )
+
+
+def _sweep_matrix(x: Tensor, theta: ZeroCodes, price: float) -> ZeroCodes:
+    """Codes for the lengths of the last ones, and values for these codes."""
+    places = PlaceLengths(theta.indices != 0)
+    counts = theta.indices.reshape(-1).bincount(minlength=theta.codebook.shape[-1] + 1)[1:].double()
+    values, order = theta.codebook.double().sort()
+    lengths = -torch.log2(counts / counts.sum())[order]
+    edges = borders(
+        Candidates(
+            *(
+                field.view(1, 1, -1)
+                for field in (values, torch.zeros_like(values, dtype=torch.bool), lengths)
+            )
+        ),
+        price,
+    )
+    least = price * (float(lengths.min()) + places.least)  # a value gains at most x^2 less this
+    place = (
+        (x.reshape(-1).abs() > least**0.5 * (1 - 1e-6)).nonzero().squeeze(1)
+        if least > 0
+        else torch.arange(x.numel(), device=x.device)
+    )
+    own = x.reshape(-1)[place]
+    nearest = cells_of(own, edges.view(-1).to(x.dtype))
+    value, length = values.to(x.dtype)[nearest.long()], lengths.to(x.dtype)[nearest.long()]
+    # x^2 - (x - c)^2 against the bits
+    kept = value * (2 * own - value) > price * (length + places.at(place).to(x.dtype))
+    place, own, codes = place[kept], own[kept], nearest[kept].long()
+    number = codes.bincount(minlength=len(values))
+    total = torch.zeros(len(values), dtype=torch.float64, device=x.device).index_add_(
+        0, codes, own.double()
+    )
+    used = number > 0
+    indices = torch.zeros(x.numel(), dtype=theta.indices.dtype, device=x.device)
+    indices[place] = used.cumsum(0)[codes].to(indices.dtype)
+    return ZeroCodes(indices.view(x.shape), (total / number.clamp(min=1))[used].to(x.dtype))
