@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from leco.compressions.codebooks import Codebook
 from leco.compressions.protocol import Compression
-from leco.compressions.quantization import Binary, Codebook, FixedCodebook
+from leco.compressions.quantization import Binary, FixedCodebook
 from leco.compressions.vectors import VectorCodebook
 from leco.modules import linear_like
 from leco.names import known, named_parameters
 from leco.selection import match as match
 from leco.views import Rows, View, blocks
-
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
