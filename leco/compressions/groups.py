@@ -162,7 +162,8 @@ class GroupL1Penalty(_GroupPenalty):
         costs: c_g: one number for all groups, or one for each.
 
     >>> import torch, leco
-    >>> leco.GroupL1Penalty(2.5).compress(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), mu=1.0).decompress()
+    >>> x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    >>> leco.GroupL1Penalty(2.5).compress(x, mu=1.0).decompress()
     tensor([[1.5000, 2.0000],
             [0.0000, 0.0000]])
     """
@@ -203,7 +204,8 @@ class NM(Compression[NMSparse | Sparse]):
             along a layer's inputs.
 
     >>> import torch, leco
-    >>> leco.NM(2, 4).compress(torch.tensor([0.1, -3.0, 2.0, 0.5, 1.0, 1.0, 1.0, 1.0]), mu=1.0).decompress()
+    >>> x = torch.tensor([0.1, -3.0, 2.0, 0.5, 1.0, 1.0, 1.0, 1.0])
+    >>> leco.NM(2, 4).compress(x, mu=1.0).decompress()
     tensor([ 0., -3.,  2.,  0.,  1.,  1.,  0.,  0.])
     """
 

@@ -80,7 +80,8 @@ class RankSelection(Penalty[Factors | Dense]):
             `leco.MultiplyAdds(positions)`, a `leco.Table` of seconds, ...
 
     >>> import torch, leco
-    >>> leco.RankSelection(alpha=0.1).compress(torch.diag(torch.tensor([3.0, 0.1, 0.1])), mu=1.0).decompress().diag()
+    >>> x = torch.diag(torch.tensor([3.0, 0.1, 0.1]))
+    >>> leco.RankSelection(alpha=0.1).compress(x, mu=1.0).decompress().diag()
     tensor([3., 0., 0.])
     """
 

@@ -16,7 +16,6 @@ from leco.compressions.protocol import Compression, Penalty
 from leco.compressions.sorted_values import Sorted
 from leco.theta import Dense, Sparse
 
-
 FAR = 2**10  # radii of an l1 ball; thresholds above that lose too many digits of |x| - tau
 
 
