@@ -22,8 +22,8 @@ T = TypeVar("T", bound=Theta)
 Offer = Callable[[float], tuple[Any, float]]
 """alpha to a Theta and its C(Theta)."""
 PLAIN, PLAIN_HALF = 30, 3
-"""An array of largest magnitude 2^-PLAIN to 2^PLAIN is compressed at its own scale; the second bound
-is that of float16."""
+"""An array of largest magnitude 2^-PLAIN to 2^PLAIN is compressed at its own scale; the second
+bound is that of float16."""
 MOST, MOST_DOUBLE = 126, 1022
 """A scale is at least 2^-MOST and at most 2^MOST: it and its inverse are normal numbers."""
 MOST_MU = 900
