@@ -49,7 +49,9 @@ def dead(lc: LC) -> Iterator[str]:
             )
 
 
-def doubts(records: Sequence[Record], best: Record, stopped: str, since: int) -> Iterator[str]:
+def doubts(
+    records: Sequence[Record], best: Record, stopped: str, since: int, from_delta: bool
+) -> Iterator[str]:
     """Doubts about a result.
 
     Args:
@@ -57,12 +59,18 @@ def doubts(records: Sequence[Record], best: Record, stopped: str, since: int) ->
         best: the record of the best net.
         stopped: why the run ended.
         since: the first record with the last compressions.
+        from_delta: whether L steps start at Delta(Theta): the gap is what the last one moved.
     """
     first, last = records[0], records[-1]
     if stopped == "schedule" and last.relative_gap > LARGE_GAP:
+        cure = (
+            "let the learning rate of the last L steps go to 0"
+            if from_delta
+            else "add steps, or raise the factor of the schedule"
+        )
         yield (
             f"mu ended at {last.mu:g} with ||w - Delta(Theta)|| still {last.relative_gap:.1%} "
-            "of ||w||; add steps, or raise the factor of the schedule"
+            f"of ||w||; {cure}"
         )
     if stopped in ("schedule", "gap") and not since and last.changed < STUCK:
         yield (
