@@ -241,9 +241,7 @@ class Run:
         if not self.records or self.best is None:
             raise ValueError("Run: finish: there is no record yet; call start() first")
         best = self.records[self.best_step]
-        for text in judge.doubts(
-            self.records, best, self.stopped, self.since, self.from_delta
-        ):
+        for text in judge.doubts(self.records, best, self.stopped, self.since, self.from_delta):
             warnings.warn(f"leco.run: {text}", stacklevel=3)
         return Result(self.records, self.best, self.best_step, self.stopped)
 
