@@ -206,12 +206,7 @@ class Budget(OfParts, Compression[Sum]):
             if near or low * (1 + NEAR / 10) >= high:
                 break
 
-            # the next limit of the estimate
-            proposed = inner * self.limit * (1 - NEAR / 2) / cost if cost else 2 * inner
-            if low < proposed < high:
-                inner = proposed
-            else:
-                inner = (low + high) / 2 if high < float("inf") else 2 * max(low, inner)
+            inner = _next_inner(inner, self.limit, cost, low, high)
         return best
 
     def _check_cover(self, shapes: Sequence[torch.Size]) -> None:
@@ -256,3 +251,12 @@ class Budget(OfParts, Compression[Sum]):
             if trials[j].losses[j] < base.losses[j] and not spent(point, limit):
                 point = improved(j, limit, menus[j], found, ceiling, point)
         return point
+
+
+def _next_inner(inner: float, limit: float, cost: float, low: float, high: float) -> float:
+    """The next limit of the estimate: inner limit / cost, where that is inside the bracket from
+    `low` to `high`; else the middle of the bracket, or twice the limit where `high` is infinite."""
+    proposed = inner * limit * (1 - NEAR / 2) / cost if cost else 2 * inner
+    if low < proposed < high:
+        return proposed
+    return (low + high) / 2 if high < float("inf") else 2 * max(low, inner)

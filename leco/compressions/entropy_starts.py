@@ -21,30 +21,19 @@ def starting_candidates(
 ) -> Candidates:
     """Candidates (R, C, k): codebooks with the code lengths of their nearest-value cells, and the
     last Theta with its own."""
+    # k-means codebooks
     values = data.values
-    books = []
-    for size in sorted(
-        {min(size, k, data.n) for size in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64, 128, 256)}
-    ):
-        codebook = lloyd(data, optimal_codebook(data, size, data.candidates(max(4 * size, CUTS))))
-        if with_zero:
-            if size < min(k, BESIDE):
-                books.append(
-                    torch.nn.functional.pad(
-                        torch.nn.functional.pad(codebook, (0, 1)),
-                        (0, k - size - 1),
-                        value=torch.nan,
-                    )
-                )
-            codebook = codebook.scatter(-1, codebook.abs().argmin(-1, keepdim=True), 0.0)
-        books.append(torch.nn.functional.pad(codebook, (0, k - size), value=torch.nan))
-    # with its sign: the odd value is on its side
+    books = _codebooks(data, k, with_zero)
+
+    # uniform grids from the largest value, with its sign: the odd value is on its side
     largest = torch.where(-values[:, :1] > values[:, -1:], values[:, :1], values[:, -1:]).double()
     grid = torch.arange(k, dtype=torch.float64, device=values.device) - (k - 1) // 2
     books += [
         2 * largest / k * step * grid
         for step in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64, device=values.device)
     ]
+
+    # the lengths of the nearest-value cells
     starts = torch.stack(books, dim=1)
     used = ~starts.isnan()
     zero = (starts == 0) & with_zero
@@ -52,6 +41,8 @@ def starting_candidates(
         starts.nan_to_num(), zero & (zero.cumsum(-1) == 1), torch.where(used, 0.0, torch.inf)
     )
     state = update(data, state, 0.0)[0]
+
+    # the last Theta, with its own lengths
     warm = _last_candidate(theta, len(values), k, with_zero)
     return (
         state
@@ -90,3 +81,25 @@ def _last_candidate(
 def _ordered(values: Tensor, zero: Tensor, lengths: Tensor) -> Candidates:
     order = values.argsort(dim=-1, stable=True)
     return Candidates(*(field.gather(-1, order) for field in (values, zero, lengths)))
+
+
+def _codebooks(data: Sorted, k: int, with_zero: bool) -> list[Tensor]:
+    """k-means codebooks (R, k) of several sizes, the rest NaN. With a zero, the value nearest to 0
+    becomes 0; few values also stand with 0 beside them."""
+    books = []
+    for size in sorted(
+        {min(size, k, data.n) for size in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64, 128, 256)}
+    ):
+        codebook = lloyd(data, optimal_codebook(data, size, data.candidates(max(4 * size, CUTS))))
+        if with_zero:
+            if size < min(k, BESIDE):
+                books.append(
+                    torch.nn.functional.pad(
+                        torch.nn.functional.pad(codebook, (0, 1)),
+                        (0, k - size - 1),
+                        value=torch.nan,
+                    )
+                )
+            codebook = codebook.scatter(-1, codebook.abs().argmin(-1, keepdim=True), 0.0)
+        books.append(torch.nn.functional.pad(codebook, (0, k - size), value=torch.nan))
+    return books

@@ -12,7 +12,8 @@ from torch import Tensor
 import leco
 from leco import Codebook, EntropyCodebook, EntropyMatrix
 from leco.coding.tensors import encode
-from leco.compressions import entropy
+from leco.compressions.entropy_descent import update
+from leco.compressions.entropy_starts import starting_candidates
 from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, ZeroCodes
 
@@ -57,12 +58,12 @@ def test_no_sweep_raises_the_objective():
         for price in (1e-4, 1e-2, 0.3):
             for zero in (True, False):
                 sorted_data = Sorted(x.clone().unsqueeze(0))
-                state = entropy._starts(sorted_data, 7, zero, None)
+                state = starting_candidates(sorted_data, 7, zero, None)
                 assert state.values.shape[1] > 15
-                state, last = entropy._sweep(sorted_data, state, price)
+                state, last = update(sorted_data, state, price)
                 fell = 0
                 for _ in range(30):
-                    state, reached = entropy._sweep(sorted_data, state, price)
+                    state, reached = update(sorted_data, state, price)
                     assert (reached <= last + 1e-9 * last.abs()).all()
                     assert (state.values.diff(dim=-1) >= 0).all()
                     assert bool((state.zero.sum(-1) == zero).all())
