@@ -1,13 +1,13 @@
 """The checkpoint of a run: written whole or not at all, and checked whole before it is used."""
 
 import copy
+import hashlib
 import io
 import math
 import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from leco.algorithm.interrupts import uninterrupted
 from leco.atomic import atomically
 from leco.names import named_state, unwrapped
 
+DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 KIND = "leco run 1"
 
 
@@ -43,7 +44,7 @@ def save(run: Resumable, path: Path) -> None:
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    atomically(path, lambda temporary: torch.save(state, temporary))
+    atomically(path, lambda temporary: _write(state, temporary))
 
 
 def resume(run: Resumable, path: Path) -> bool:
@@ -99,19 +100,33 @@ def check_finite(model: nn.Module, when: str) -> None:
                 raise DivergedError(f"{kind} {name!r} has {what} entries {when}")
 
 
+def _write(state: Any, path: str) -> None:
+    """The state as torch saves it, and the SHA-256 of that."""
+    torch.save(state, path)
+    with open(path, "rb+") as file:
+        digest = _digest(file, file.seek(0, io.SEEK_END))
+        file.write(digest)
+
+
+def _digest(file: BinaryIO, length: int) -> bytes:
+    """The SHA-256 of the first bytes of a file, which is left behind them."""
+    found = hashlib.sha256()
+    file.seek(0)
+    while length > 0:
+        part = file.read(min(length, 2**20))
+        found.update(part)
+        length -= len(part)
+    return found.digest()
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The content of a file whose checksums are right. Raises ValueError for any other file."""
     if path.is_dir():
         raise ValueError("it is a folder")
     with path.open("rb") as file:
-        # Checksums of all parts
-        try:
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-        except Exception as error:  # damaged bytes raise anything
-            raise ValueError(f"it is damaged, or no checkpoint ({error})") from error
-        if damaged is not None:
-            raise ValueError(f"it is damaged: {damaged} does not have its checksum")
+        content = max(file.seek(0, io.SEEK_END) - DIGEST, 0)
+        if _digest(file, content) != file.read():
+            raise ValueError("it is damaged, or no checkpoint: its checksum is wrong")
 
         # Content
         file.seek(0)

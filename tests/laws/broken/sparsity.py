@@ -47,7 +47,7 @@ class BreaksTiesAtRandom(TopK):
 
 class ReadsMemoryInOrder(L1Penalty):
     def compress(self, x, mu, theta=None):
-        return super().compress(torch.as_strided(x, (len(x),), (1,)), mu)
+        return self.c_step(torch.as_strided(x, (len(x),), (1,)), mu)
 
 
 class KeepsOneMore(TopK):
