@@ -111,7 +111,7 @@ def law_scale(case: Case) -> None:
         for c in (2.0**-124, 2.0**124):  # as far as all floats of Theta are normal numbers
             for last in (None, start):
                 here = case.compress(x, last)
-                if not all(leaf.isfinite().all() for leaf in tensors(here.scaled(c))):
+                if not all(leaf.isfinite().all() for leaf in tensors(here.scaled(c)).values()):
                     continue
                 there = case.compress(c * x, None if last is None else last.scaled(c), MU / c**e)
                 delta = there.decompress().double() / c
