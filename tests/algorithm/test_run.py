@@ -514,5 +514,8 @@ def test_l_steps_start_at_delta_for_sets_and_at_the_last_w_for_prices():
     problem = Problem()
     assert leco.Run(problem.lc, [1.0]).from_delta
     priced = Problem(leco.L0Penalty(1e-9))
-    assert not leco.Run(priced.lc, [1.0]).from_delta
+    run = leco.Run(priced.lc, [1.0])
+    assert not run.from_delta
+    assert run.tolerance == 0  # ranks and supports change with mu, at any gap
+    assert leco.Run(problem.lc, [1.0], from_delta=False).tolerance == 1e-4
     assert leco.Run(priced.lc, [1.0], from_delta=True).from_delta
