@@ -169,10 +169,10 @@ class Additive(OfParts, Compression[Sum]):
         warm = start is not None and len(start.terms) == len(terms) and start.shapes == shapes
         if start is not None and warm:
             state, sweeps = (
-                self._sweep(
+                self._update_terms(
                     x,
                     mu,
-                    _State(
+                    _Progress(
                         [term.theta for term in start.terms], [0.0] * len(terms), [0.0] * len(x)
                     ),
                     terms,
@@ -180,29 +180,29 @@ class Additive(OfParts, Compression[Sum]):
                 self.sweeps,
             )
         else:
-            nothing = _State([None] * len(terms), [0.0] * len(terms), [0.0] * len(x))
+            nothing = _Progress([None] * len(terms), [0.0] * len(terms), [0.0] * len(x))
             orders = [(t, *(s for s in terms if s != t)) for t in terms]
             state, sweeps = (
                 min(
-                    (self._sweep(x, mu, nothing, order) for order in orders),
+                    (self._update_terms(x, mu, nothing, order) for order in orders),
                     key=lambda s: s.objective(mu),
                 ),
                 COLD * self.sweeps,
             )
         for _ in range(sweeps - 1):
-            last, state = state, self._sweep(x, mu, state, terms, guarded=True)
+            last, state = state, self._update_terms(x, mu, state, terms, guarded=True)
             if not state.objective(mu) < last.objective(mu) * (1 - ENOUGH):
                 break
         return state.thetas
 
-    def _sweep(
+    def _update_terms(
         self,
         x: Sequence[Tensor],
         mu: float,
-        state: "_State",
+        state: "_Progress",
         order: Sequence[int],
         guarded: bool = False,
-    ) -> "_State":
+    ) -> "_Progress":
         """The C step of each term. A first sweep takes what they give: retrained Thetas need not be
         in the set that they start from."""
         thetas, prices, errors = list(state.thetas), list(state.prices), list(state.errors)
@@ -223,7 +223,7 @@ class Additive(OfParts, Compression[Sum]):
                 thetas[t], prices[t] = theta, price
                 for b, error in reached.items():
                     errors[b] = error
-        return _State(thetas, prices, errors)
+        return _Progress(thetas, prices, errors)
 
     def _one_pass(self, x: Sequence[Tensor], mu: float) -> list[Theta] | None:
         """Case (a) of the docstring."""
@@ -246,7 +246,7 @@ class Additive(OfParts, Compression[Sum]):
         return thetas
 
 
-class _State(NamedTuple):
+class _Progress(NamedTuple):
     """Thetas and prices of the terms, and ||x - Delta(Theta)||^2 of each block."""
 
     thetas: list[Any]

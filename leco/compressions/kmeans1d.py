@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from leco.compressions.sorted_values import Candidates, Sorted, midpoints
+from leco.compressions.sorted_values import CellEnds, Sorted, midpoints
 
 EXACT_WORK = 2**23  # evaluations that an exact program may cost by default: about a second
 MAX_SWEEPS = 300
@@ -46,7 +46,7 @@ def best_split(data: Sorted) -> Tensor:
     return torch.cat(found).view(*data.values.shape[:-1], 2)
 
 
-def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
+def optimal_codebook(data: Sorted, k: int, candidates: CellEnds) -> Tensor:
     """Centroids (..., k), increasing, of the k cells of least total squared error among those that
     end at candidate positions.
 
@@ -59,7 +59,7 @@ def optimal_codebook(data: Sorted, k: int, candidates: Candidates) -> Tensor:
     batch, ends = positions.shape
     offset = (torch.arange(batch, device=positions.device) * ends).unsqueeze(1)
     numbers = positions.double()
-    flat = Candidates(positions.reshape(-1), sums.reshape(-1), squares.reshape(-1))
+    flat = CellEnds(positions.reshape(-1), sums.reshape(-1), squares.reshape(-1))
 
     def spread(number: Tensor, total: Tensor, square: Tensor) -> Tensor:
         return square.sub(total.square() / number.clamp(min=1)).clamp_(min=0)

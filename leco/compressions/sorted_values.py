@@ -101,7 +101,7 @@ class Sorted:
         numbers = torch.cat([numbers, end.unsqueeze(-2).expand(*shape[:-1], 1)], dim=-1)
         return numbers.diff(dim=-1), torch.cat([sums, total], dim=-1).diff(dim=-1)
 
-    def candidates(self, count: int) -> "Candidates":
+    def candidates(self, count: int) -> "CellEnds":
         """At most `count` + 1 positions where cells may end, with their prefix sums: all of them
         where n <= count, else half at equal numbers of values and half at equal distances, which
         the tails need."""
@@ -110,7 +110,7 @@ class Sorted:
             positions = torch.arange(self.n + 1, device=values.device).expand(
                 *values.shape[:-1], -1
             )
-            return Candidates(
+            return CellEnds(
                 positions, self._prefix(values.double()), self._prefix(values.double().square())
             )
         numbers = (
@@ -124,12 +124,10 @@ class Sorted:
         )
         positions = torch.cat([numbers, distances], dim=-1).sort(dim=-1).values
         squares = self._prefix(torch.linalg.vector_norm(self._blocks, dim=-1).double().square())
-        return Candidates(
-            positions, self.prefix_sums(positions), self._until(positions, squares, 2)
-        )
+        return CellEnds(positions, self.prefix_sums(positions), self._until(positions, squares, 2))
 
 
-class Candidates(NamedTuple):
+class CellEnds(NamedTuple):
     """Positions (..., m+1) in sorted data, and the sums of the values and of their squares before
     each."""
 
