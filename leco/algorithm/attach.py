@@ -28,11 +28,16 @@ class Penalized(Protocol):
     def delta(self) -> Mapping[str, Tensor]: ...
     @property
     def mu(self) -> float: ...
+    @property
+    def metric(self) -> Mapping[str, Tensor]: ...
+    @property
+    def largest_mu(self) -> float: ...
     def applied(self, unstable: str) -> None: ...
 
 
 class Hook:
-    """An optimizer's step pre-hook that adds mu (w - Delta(Theta)) - lambda to `.grad`.
+    """An optimizer's step pre-hook that adds mu d (w - Delta(Theta)) - lambda to `.grad`, d the
+    metric.
 
     A class, so that an attached optimizer can be pickled and copied.
     """
@@ -49,7 +54,7 @@ class Hook:
         lc = self.lc
         if not lc.thetas:
             return
-        every, deltas, multipliers = lc.params, lc.delta, lc.multipliers
+        every, deltas, multipliers, metric = lc.params, lc.delta, lc.multipliers, lc.metric
         names = [name for name in self.names if every[name].requires_grad]  # frozen since
         params = {name: every[name] for name in names}
         check_current(lc.model, params)
@@ -62,8 +67,9 @@ class Hook:
             [multipliers[name] for name in names] if multipliers else [],
             lc.mu,
             1.0 if scaler is None else float(scaler),
+            [metric.get(name) for name in names] if metric else [],
         )
-        lc.applied(_unstable(optimizer, lc.mu, {id(p) for p in params.values()}))
+        lc.applied(_unstable(optimizer, lc.largest_mu, {id(p) for p in params.values()}))
 
 
 def _gradient(p: nn.Parameter) -> Tensor:

@@ -17,8 +17,9 @@ def mean_curvature(
     deltas: Mapping[str, Tensor],
     at_delta: Callable[[], AbstractContextManager[Any]],
     backward: Callable[[], Any],
+    metric: Mapping[str, Tensor],
 ) -> float:
-    """(grad L(Delta) - grad L(w))'(Delta - w) / ||Delta - w||^2.
+    """(grad L(Delta) - grad L(w))'(Delta - w) / ||Delta - w||^2, the norm in the metric.
 
     Both gradients see the same random numbers, such as the masks of dropout. `.grad`, batch-norm
     statistics and the generators are left as they were, but for the numbers drawn once.
@@ -37,7 +38,9 @@ def mean_curvature(
             there = _gradients(model, params, backward)
     with torch.no_grad():
         apart = [deltas[name] - p for name, p in params.items()]
-        square = sum(float(d.double().square().sum()) for d in apart)
+        weights = [metric.get(name, 1.0) for name in params]
+        squares = [d.double().square() * m for d, m in zip(apart, weights, strict=True)]
+        square = sum(float(part.sum()) for part in squares)
         terms = zip(here, there, apart, strict=True)
         rise = sum(float(((b - a) * d).double().sum()) for a, b, d in terms)
     if not square:

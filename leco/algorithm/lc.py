@@ -27,6 +27,7 @@ from leco.algorithm import attach, penalty
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.curvature import mean_curvature
 from leco.algorithm.interrupts import uninterrupted
+from leco.algorithm.metric import task_mu, weighed_norm
 from leco.algorithm.record import Record, norm
 from leco.algorithm.variables import Variables
 from leco.algorithm.watch import LOST
@@ -48,12 +49,18 @@ class LC(Variables):
         tasks: name to `Task`. Parameters in no task are trained as usual; `leco.plan(lc)` says
             which is which.
         multipliers: False for the quadratic penalty.
+        metric: parameter name to a positive number d for each weight, a tensor that broadcasts to
+            the parameter: the loss's curvature there, up to a common factor (`leco.fisher`). mu is
+            mu d_i for weight i then, in the penalty, the C step and the multipliers' step:
+            distortion is weighed by it, and ||.||^2 above is sum_i d_i (.)_i^2. Other parameters
+            have d = 1. Memory: the tensors as given.
 
     Raises:
         ValueError: an unknown parameter, one that stands twice or in two tasks, without values,
             empty, not floating point, or with NaN or infinite entries; a view or compression that
             can't take the parameters' shapes. The task, parameter, value and bound are named. Every
-            method raises it, too, for a parameter that the model has replaced since.
+            method raises it, too, for a parameter that the model has replaced since. A metric that
+            is not positive and finite, or of a task whose compression takes none.
 
     >>> import leco, torch
     >>> model = torch.nn.Linear(4, 2)
@@ -82,13 +89,15 @@ class LC(Variables):
         where you don't use `attach`."""
         self._require_theta("penalty")
         self.check_current()
-        found = penalty.value(self._params, self._delta, self._multipliers or {}, self.mu)
+        found = penalty.value(
+            self._params, self._delta, self._multipliers or {}, self.mu, self._metric
+        )
         if found.requires_grad:
             found.register_hook(self._watch.reached)
         return found
 
     def attach(self, *optimizers: Any) -> None:
-        """Add the penalty's gradient, mu (w - Delta(Theta)) - lambda, to `.grad` whenever an
+        """Add the penalty's gradient, mu d (w - Delta(Theta)) - lambda, to `.grad` whenever an
         optimizer steps: the training code stays as it is.
 
         This gives the trajectory of the loss with `penalty()`, without a graph, and once a step
@@ -134,7 +143,8 @@ class LC(Variables):
         """h = (grad L(Delta(Theta)) - grad L(w))'(Delta(Theta) - w) / ||Delta(Theta) - w||^2: what
         mu has to be compared with.
 
-        The mean curvature of the loss from w to Delta(Theta). Where mu is far below h the loss
+        The mean curvature of the loss from w to Delta(Theta), in units of the metric where there
+        is one. Where mu is far below h the loss
         rules the L step, far above h the penalty. Call it before the first L step;
         `leco.automatic` makes a schedule of it. Weights, `.grad`, batch-norm statistics and Theta
         are left as they were: where there is no Theta yet, direct compression is made for the
@@ -159,9 +169,11 @@ class LC(Variables):
         self.check_current()
         probe = self
         if not self.thetas:
-            probe = LC(self.model, self.tasks, multipliers=False)
+            probe = LC(self.model, self.tasks, multipliers=False, metric=self._metric)
             probe.mu = mu
-        return mean_curvature(self.model, self._params, probe.delta, probe.compressed, backward)
+        return mean_curvature(
+            self.model, self._params, probe.delta, probe.compressed, backward, self._metric
+        )
 
     # --- the C step and the multipliers
 
@@ -250,7 +262,9 @@ class LC(Variables):
             warm = self._made_by.get(name) == task.compression
             last = self.thetas.get(name) if warm else None
             try:
-                thetas[name] = task.compression.compress(self._array(name), mu, last)
+                thetas[name] = task.compression.compress(
+                    self._array(name), self._task_mu(name), last
+                )
             except ValueError as error:
                 bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
                 where = f"parameter {bad[0]!r}, " if bad else ""
@@ -258,15 +272,24 @@ class LC(Variables):
         return thetas
 
     def _array(self, name: str) -> Any:
-        """x = w - lambda/mu through the task's view; half precision is compressed in float32."""
+        """x = w - lambda/(mu d) through the task's view; half precision is compressed in
+        float32."""
         tensors, device = [], self._params[self.names[name][0]].device
         for n in self.names[name]:
             w = self._params[n].detach()
             w = w.float() if w.element_size() < 4 else w
-            if self._multipliers is not None:
+            if self._multipliers is not None and n in self._metric:
+                w = torch.addcdiv(w, self._multipliers[n], self._metric[n], value=-1 / self.mu)
+            elif self._multipliers is not None:
                 w = torch.sub(w, self._multipliers[n], alpha=1 / self.mu)
             tensors.append(w.to(device))
         return self.tasks[name].view.forward(tensors)
+
+    def _task_mu(self, name: str) -> Any:
+        own = {n: self._params[n] for n in self.names[name]}
+        return task_mu(
+            self.mu, self.tasks[name], own, self._metric, next(iter(own.values())).device
+        )
 
     def _take(self, thetas: Mapping[str, Theta]) -> None:
         """The Thetas of a C step of the present w."""
@@ -281,7 +304,9 @@ class LC(Variables):
         thetas = self.thetas.items()
         price = float(sum(self.tasks[name].compression.price(theta) for name, theta in thetas))
         multipliers = norm(self.multipliers.values())
-        return Record(self._steps, self.mu, gap, relative, multipliers, price, coded, seconds)
+        weighed = weighed_norm(self._params, self._delta, self._metric) if self._metric else gap
+        numbers = self._steps, self.mu, gap, relative, multipliers, price, coded, seconds
+        return Record(*numbers, weighed_gap=weighed)
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -6,7 +6,7 @@ penalty):
     penalty     -lambda'(w - Delta) + mu/2 ||w - Delta||^2
     gradient    mu (w - Delta) - lambda
 
-Carreira-Perpinan, arXiv 1707.01209, section 4.
+In a metric, mu is mu d_i for weight i. Carreira-Perpinan, arXiv 1707.01209, section 4.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +22,14 @@ def value(
     deltas: Mapping[str, Tensor],
     multipliers: Mapping[str, Tensor],
     mu: float,
+    metric: Mapping[str, Tensor],
 ) -> Tensor:
     """The penalty, a scalar that you can differentiate by `params`."""
     terms = list[Tensor]()
     for name, w in params.items():
         gap = w - deltas[name]
-        term = mu / 2 * gap.square().sum()
+        squares = gap.square() * metric[name] if name in metric else gap.square()
+        term = mu / 2 * squares.sum()
         terms.append(term - (multipliers[name] * gap).sum() if multipliers else term)
     return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
@@ -40,8 +42,10 @@ def add_gradient_(
     multipliers: Sequence[Tensor],
     mu: float,
     scale: float = 1.0,
+    metric: Sequence[Tensor | None] = (),
 ) -> None:
-    """gradients += scale (mu (w - Delta) - lambda), in place.
+    """gradients += scale (mu d (w - Delta) - lambda), in place; d = 1 where `metric` has None, or
+    is empty.
 
     The difference is formed first, and in float32 for weights of half precision: where w is near
     Delta, small gradients of the loss are kept.
@@ -49,6 +53,9 @@ def add_gradient_(
     for part in _chunks(params):
         gaps = gap(params[part], deltas[part])
         torch._foreach_mul_(gaps, scale * mu)
+        for difference, d in zip(gaps, metric[part], strict=False):
+            if d is not None:
+                difference.mul_(d)
         if multipliers:
             torch._foreach_sub_(gaps, [_full(value) for value in multipliers[part]], alpha=scale)
         torch._foreach_add_(list(gradients[part]), gaps)

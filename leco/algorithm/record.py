@@ -39,6 +39,8 @@ class Record(NamedTuple):
     """The share of Theta's indices, and of what its masks keep, that differ from direct compression
     (from the first step with the present compressions, where `leco.run` changes them); NaN where
     Theta has none."""
+    weighed_gap: float = math.nan
+    """The gap in the LC's metric d, sqrt(sum_i d_i (w_i - Delta_i)^2); the gap without a metric."""
 
 
 class Snapshot(NamedTuple):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from leco.algorithm import penalty, state
 from leco.algorithm.interrupts import uninterrupted
+from leco.algorithm.metric import Metric, check_tasks, checked_metric, largest
 from leco.algorithm.record import Snapshot
 from leco.algorithm.watch import STALE, Watch
 from leco.coding.tensors import bits
 from leco.compressions.protocol import Compression
-from leco.names import check_current, named_state, unwrapped
+from leco.names import check_current, named_parameters, named_state, unwrapped
 from leco.task import Task, resolve
 from leco.theta import Theta
 
@@ -25,7 +26,14 @@ class Variables:
     Every method leaves Delta(Theta) equal to the decompression of Theta; Ctrl-C waits until it is.
     """
 
-    def __init__(self, model: nn.Module, tasks: Mapping[str, Task], *, multipliers: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Mapping[str, Task],
+        *,
+        multipliers: bool = True,
+        metric: Metric | None = None,
+    ):
         if not tasks:
             raise ValueError("LC: tasks is empty; nothing would be compressed")
         self.model = unwrapped(model)
@@ -38,6 +46,9 @@ class Variables:
         self._inside = False
         self._stale = False  # inside: whether w had been changed since Theta was found
         self._watch = Watch()
+        self._metric: dict[str, Tensor] = {}
+        self._largest = 1.0
+        self.set_metric(metric)
         self._handles: list[Any] = []
         self._delta: dict[str, Tensor] = {}
         self._multipliers: dict[str, Tensor] | None = (
@@ -71,6 +82,31 @@ class Variables:
     def multipliers(self) -> dict[str, Tensor]:
         """lambda for each compressed parameter; empty for the quadratic penalty."""
         return dict(self._multipliers or {})
+
+    @property
+    def metric(self) -> dict[str, Tensor]:
+        """d for each weighed parameter, as tensors that broadcast to it; empty without a metric."""
+        return dict(self._metric)
+
+    def set_metric(self, metric: Metric | None) -> None:
+        """Weigh the distortion by another metric, or by none, from now on; w, Theta and the
+        multipliers stay.
+
+        Raises ValueError as the constructor does, changing nothing.
+        """
+        self._require_outside("set_metric")
+        first = {id(p): name for name, p in self._params.items()}
+        every = named_parameters(self.model, ties=True)
+        tied = {name: first[id(p)] for name, p in every.items() if id(p) in first}
+        found = checked_metric(metric, self._params, tied)
+        check_tasks(self.tasks, self._task_params(), found)
+        self._metric, self._largest = found, largest(found, self._params)
+
+    @property
+    def largest_mu(self) -> float:
+        """The largest mu d_i, which bounds the learning rate (`leco.stable_lr`): mu without a
+        metric."""
+        return self.mu * self._largest
 
     @property
     def mu(self) -> float:
@@ -135,14 +171,15 @@ class Variables:
     # --- the state, as data
 
     def state_dict(self) -> dict[str, Any]:
-        """mu, Thetas and multipliers, as plain dicts of tensors and numbers. The weights are in the
-        model's own `state_dict`."""
+        """mu, Thetas, multipliers and metric, as plain dicts of tensors and numbers. The weights
+        are in the model's own `state_dict`."""
         return {
             "mu": self._mu,
             "steps": self._steps,
             "thetas": state.described(self.thetas),
             "made_by": {name: state.label(made) for name, made in self._made_by.items()},
             "multipliers": self.multipliers,
+            "metric": self.metric,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -153,6 +190,7 @@ class Variables:
         thetas = state.checked(saved, self.tasks, self._task_params(), self.multipliers)
         labels = {name: state.label(task.compression) for name, task in self.tasks.items()}
         made_by = saved.get("made_by", labels)
+        self.set_metric(saved.get("metric", self._metric))
         with torch.no_grad(), uninterrupted():
             for name, value in saved["multipliers"].items():
                 self.multipliers[name].copy_(value)
@@ -227,7 +265,9 @@ class Variables:
         3
         """
         self._require_outside("set_compressions")
-        self.tasks = state.with_compressions(self.tasks, compressions, self._task_params())
+        changed = state.with_compressions(self.tasks, compressions, self._task_params())
+        check_tasks(changed, self._task_params(), self._metric)
+        self.tasks = changed
 
     # --- private
 
@@ -250,6 +290,8 @@ class Variables:
     def _move_multipliers(self) -> None:
         for name, value in (self._multipliers or {}).items():
             (gap,) = penalty.gap([self._params[name]], [self._delta[name]])
+            if name in self._metric:
+                gap.mul_(self._metric[name])
             value.sub_(gap, alpha=self.mu)
 
     def _require_theta(self, verb: str = "") -> dict[str, Theta]:

@@ -7,15 +7,16 @@ combination of compressions", ECML-PKDD 2021 (Part V, arXiv 2107.04380).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.metric import Mu, distortion, mu_of_blocks
 from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.protocol import Compression, common_scaling
 from leco.compressions.rivals import SPARSE, is_fixed, is_full, rivals
-from leco.compressions.window import distance, window
+from leco.compressions.window import window
 from leco.theta import Array, Sum, Theta
 from leco.views import View, blocks
 
@@ -36,24 +37,25 @@ class Additive(OfParts, Compression[Sum]):
     goes on: it is no worse than any term alone, where the sets of the others hold 0. A sweep costs
     one C step of each term.
 
-    Exact, and in one pass whatever the start, where
+    Exact, in a metric too where not said otherwise, and in one pass whatever the start, where
 
     (a) each term is a codebook without scale (`FixedCodebook`, `PowersOfTwo`, `Binary` or
     `Ternary`) or sparse (`TopK`, `L1Ball`,
         `L0Penalty`, `L1Penalty`), and no two of one kind share a block: the nearest value q(x),
         then the sparse term at r = x - q(x).
-        Proof: with the codes fixed, the best sparse term costs a function of r that does not fall
-        in any |r_i|. For if |r_i| <= |r'_i| for all i, and s' is best for r', then s_i = sign(r_i)
-        min(|s'_i|, |r_i|) has no more entries that are not 0, and no larger ones, than s', so that
-        it is in the same set at no higher a price, and |r_i - s_i| = max(|r_i| - |s'_i|, 0) <=
-        |r'_i - s'_i|. The nearest values make all |r_i| least at once. (l2 terms, gamma in `TopK`,
-        fall with the |s_i| too.)
+        Proof, entry by entry and so in any metric: with the codes fixed, the best sparse term
+        costs a function of r that does not fall in any |r_i|. For if |r_i| <= |r'_i| for all i, and
+        s' is best for r', then s_i = sign(r_i) min(|s'_i|, |r_i|) has no more entries that are not
+        0, and no larger ones, than s', so that it is in the same set at no higher a price, and
+        |r_i - s_i| = max(|r_i| - |s'_i|, 0) <= |r'_i - s'_i|. The nearest values make all |r_i|
+        least at once. (l2 terms, gamma in `TopK`, fall with the |s_i| too.)
     (b) the terms are `Binary()` and `TopK(kappa)`, both through `Vector()` of the same blocks: a is
     the mean of those n - kappa consecutive
         values of the sorted |x_i| that have the least variance. Proof: the kappa corrected weights
         cost nothing, the others (|x_i| - a)^2 each, with the sign of x_i. With a fixed, those n -
         kappa of the |x_i| that are nearest to a stay, a window of the sorted values; with the
-        window fixed, a is its mean and the cost n - kappa times its variance. O(n log n).
+        window fixed, a is its mean and the cost n - kappa times its variance. O(n log n). Without a
+        metric only.
 
     Args:
         terms: `leco.Part`s, or (view, compression) pairs that take all blocks jointly. Every block
@@ -70,6 +72,8 @@ class Additive(OfParts, Compression[Sum]):
     >>> additive.compress(x, mu=1.0).decompress()
     tensor([ 1., -1.,  1.,  9.])
     """
+
+    takes_metric: ClassVar[bool] = True
 
     terms: Sequence[Part | tuple[View, Compression[Any]]]
     sweeps: int = 6
@@ -127,6 +131,10 @@ class Additive(OfParts, Compression[Sum]):
                     f"{tuple(array)}: nothing is left for others"
                 )
 
+    def check_metric(self, shape: Any) -> None:
+        for part in self.parts:
+            part.check_metric(block_shapes(shape))
+
     def _check_rivals(self, places: Sequence[Any], meet: Callable[[Any, Any], bool]) -> None:
         for t, part in enumerate(self.parts):
             for s in range(t):
@@ -145,7 +153,7 @@ class Additive(OfParts, Compression[Sum]):
             for part, term in zip(self.parts, theta.terms, strict=True)
         )
 
-    def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
+    def c_step(self, x: Array, mu: Mu, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         exact = self._one_pass(whole, mu) or window(self.parts, whole, mu)
         return join(self.parts, exact or self._descend(whole, mu, theta), x)
@@ -162,7 +170,7 @@ class Additive(OfParts, Compression[Sum]):
                         left[b] = left[b] - delta
         return left
 
-    def _descend(self, x: Sequence[Tensor], mu: float, start: Sum | None) -> list[Theta]:
+    def _descend(self, x: Sequence[Tensor], mu: Mu, start: Sum | None) -> list[Theta]:
         """Sweeps from the start, or from the best of the cold ones, each with another term
         first."""
         shapes, terms = tuple(tuple(block.shape) for block in x), range(len(self.parts))
@@ -185,20 +193,20 @@ class Additive(OfParts, Compression[Sum]):
             state, sweeps = (
                 min(
                     (self._update_terms(x, mu, nothing, order) for order in orders),
-                    key=lambda s: s.objective(mu),
+                    key=lambda s: s.objective,
                 ),
                 COLD * self.sweeps,
             )
         for _ in range(sweeps - 1):
             last, state = state, self._update_terms(x, mu, state, terms, guarded=True)
-            if not state.objective(mu) < last.objective(mu) * (1 - ENOUGH):
+            if not state.objective < last.objective * (1 - ENOUGH):
                 break
         return state.thetas
 
     def _update_terms(
         self,
         x: Sequence[Tensor],
-        mu: float,
+        mu: Mu,
         state: "_Progress",
         order: Sequence[int],
         guarded: bool = False,
@@ -206,26 +214,25 @@ class Additive(OfParts, Compression[Sum]):
         """The C step of each term. A first sweep takes what they give: retrained Thetas need not be
         in the set that they start from."""
         thetas, prices, errors = list(state.thetas), list(state.prices), list(state.errors)
+        mus = mu_of_blocks(mu, len(x))
         for t in order:
             part, left = self.parts[t], self._left(x, thetas, t)
-            theta = part.compression.compress(part.view.forward(list(left.values())), mu, thetas[t])
+            theta = part.compression.compress(
+                part.view.forward(list(left.values())), part.mu(mu, len(x)), thetas[t]
+            )
             delta, price = (
                 part.delta(theta, [block.shape for block in x]),
                 part.compression.price(theta),
             )
-            reached = {b: distance(left[b], delta[b]) for b in left}
-            rise = (
-                mu / 2 * (sum(reached.values()) - sum(errors[b] for b in reached))
-                + price
-                - prices[t]
-            )
+            reached = {b: distortion(left[b], delta[b], mus[b]) for b in left}
+            rise = sum(reached.values()) - sum(errors[b] for b in reached) + price - prices[t]
             if not guarded or rise < 0:
                 thetas[t], prices[t] = theta, price
                 for b, error in reached.items():
                     errors[b] = error
         return _Progress(thetas, prices, errors)
 
-    def _one_pass(self, x: Sequence[Tensor], mu: float) -> list[Theta] | None:
+    def _one_pass(self, x: Sequence[Tensor], mu: Mu) -> list[Theta] | None:
         """Case (a) of the docstring."""
         sparse = [isinstance(part.compression, SPARSE) for part in self.parts]
         taken = [
@@ -241,17 +248,19 @@ class Additive(OfParts, Compression[Sum]):
         thetas: list[Any] = [None] * len(self.parts)
         for t in sorted(range(len(self.parts)), key=lambda t: sparse[t]):
             thetas[t] = self.parts[t].compression.compress(
-                self.parts[t].view.forward(list(self._left(x, thetas, t).values())), mu
+                self.parts[t].view.forward(list(self._left(x, thetas, t).values())),
+                self.parts[t].mu(mu, len(x)),
             )
         return thetas
 
 
 class _Progress(NamedTuple):
-    """Thetas and prices of the terms, and ||x - Delta(Theta)||^2 of each block."""
+    """Thetas and prices of the terms, and the distortion of each block."""
 
     thetas: list[Any]
     prices: list[float]
     errors: list[float]
 
-    def objective(self, mu: float) -> float:
-        return mu / 2 * sum(self.errors) + sum(self.prices)
+    @property
+    def objective(self) -> float:
+        return sum(self.errors) + sum(self.prices)

@@ -148,7 +148,7 @@ class Budget(OfParts, Compression[Sum]):
         # the last Theta, where that is better
         if theta is not None and self.usage(theta) <= self.limit:
             pairs = zip(self.members, theta.terms, strict=True)
-            last = [mu / 2 * part.distortion(term.theta, whole) for part, term in pairs]
+            last = [part.loss(term.theta, whole, mu) for part, term in pairs]
             if sum(last) < point.loss:
                 return theta
         return join(self.members, point.thetas, x)

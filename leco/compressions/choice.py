@@ -4,13 +4,14 @@ distortion and cost."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from leco.coding.tensors import bits
 from leco.compressions.checks import check_number
+from leco.compressions.metric import Mu, mu_of_blocks
 from leco.compressions.parts import OfParts, Part, block_shapes
 from leco.compressions.protocol import Compression, Offer, Penalty, common_scaling, is_penalty
 from leco.theta import Array, Dense, Sum, Term, Theta
@@ -52,7 +53,8 @@ class Choice(OfParts, Penalty[Sum]):
     alpha is not used, and `unit` times cost(Theta) of a set
     form: with the default, bits, a kept weight of `L0Penalty` has a unit of 32 and the bits of its
     place, a parameter of `RankSelection` one of 32. One C step of every candidate, and one pass
-    each to compare. x is a tensor or a tuple of blocks (`leco.Blocks()`). Idelbayev and
+    each to compare. In a metric the distortions are weighed. x is a tensor or a tuple of blocks
+    (`leco.Blocks()`). Idelbayev and
     Carreira-Perpinan, ICASSP 2021, for the choice among low-rank schemes.
 
     Args:
@@ -72,6 +74,8 @@ class Choice(OfParts, Penalty[Sum]):
     >>> [(term.candidate, type(term.theta).__name__) for term in theta.terms]
     [(0, 'Scaled'), (1, 'Sparse')]
     """
+
+    takes_metric: ClassVar[bool] = True
 
     alpha: float
     candidates: Sequence[Part | tuple[View, Compression[Any]]]
@@ -113,15 +117,21 @@ class Choice(OfParts, Penalty[Sum]):
         for b, block in enumerate(block_shapes(shape)):
             self._fitting(b, block)
 
-    def family(self, x: Array, mu: float, theta: Sum | None = None) -> Callable[[float], Sum]:
+    def check_metric(self, shape: Any) -> None:
+        for b, block in enumerate(block_shapes(shape)):
+            for k in self._fitting(b, block):
+                self.parts[k].check_metric([torch.Size(block)])
+
+    def family(self, x: Array, mu: Mu, theta: Sum | None = None) -> Callable[[float], Sum]:
         select = self.offers(x, mu, theta)[0]
         return lambda alpha: select(alpha)[0]
 
-    def offers(self, x: Array, mu: float, theta: Sum | None = None) -> list[Offer]:
+    def offers(self, x: Array, mu: Mu, theta: Sum | None = None) -> list[Offer]:
         """The choice; and, of one block, each candidate by itself."""
         shapes = tuple(tuple(block.shape) for block in blocks(x))
         last = {} if theta is None else {term.at[0]: term for term in theta.terms}
-        menus = [self._menu(b, block, mu, last.get(b)) for b, block in enumerate(blocks(x))]
+        each = enumerate(zip(blocks(x), mu_of_blocks(mu, len(shapes)), strict=True))
+        menus = [self._menu(b, block, own, last.get(b)) for b, (block, own) in each]
 
         def select(
             alpha: float, menus: list[list[Callable[[float], _Option]]]
@@ -163,7 +173,7 @@ class Choice(OfParts, Penalty[Sum]):
         return found
 
     def _menu(
-        self, b: int, block: Tensor, mu: float, last: Term | None
+        self, b: int, block: Tensor, mu: float | Tensor, last: Term | None
     ) -> list[Callable[[float], _Option]]:
         """alpha to the option of each candidate, and of the last Theta; what does not depend on
         alpha is computed here."""
@@ -173,7 +183,7 @@ class Choice(OfParts, Penalty[Sum]):
             term = Term(theta, part.view, (b,), k)
             return _Option(
                 term,
-                mu / 2 * part.distortion(theta, [block]) + self._own_price(term),
+                part.loss(theta, [block], mu) + self._own_price(term),
                 self._cost(term),
             )
 
@@ -185,12 +195,13 @@ class Choice(OfParts, Penalty[Sum]):
         menu = [] if last is None else [_always(weigh(last.candidate, last.theta))]
         for k in self._fitting(b, block.shape):
             part, array = self.parts[k], self.parts[k].array([block])
+            weight = part.mu(mu, 1)
             start = last.theta if last is not None and last.candidate == k else None
             compression: Any = part.compression
             if is_penalty(compression):
-                menu.append(of_penalty(k, part.unit, compression.family(array, mu, start)))
+                menu.append(of_penalty(k, part.unit, compression.family(array, weight, start)))
             else:
-                menu.append(_always(weigh(k, compression.compress(array, mu, start))))
+                menu.append(_always(weigh(k, compression.compress(array, weight, start))))
         return menu
 
     def _cost(self, term: Term) -> float:

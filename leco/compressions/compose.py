@@ -2,18 +2,18 @@
 low-rank factors."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
 from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
+from leco.compressions.metric import Mu, distortion
 from leco.compressions.parts import Part, join, own_forms, own_views
-from leco.compressions.protocol import Compression, common_scaling
+from leco.compressions.protocol import Compression, check_metric, common_scaling
 from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.sorted_values import cells_of, midpoints
-from leco.compressions.window import distance
 from leco.theta import (
     Affine,
     Codes,
@@ -45,7 +45,8 @@ class Compose(Compression[Any]):
 
         ||x - A f||^2 <= L ||f - (f_0 - g/L)||^2 + a constant,  with equality at f_0,
 
-    since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). So the C step of `then` at
+    since the right side less the left is (f - f_0)'(L - A'A)(f - f_0). In a metric L is a number
+    for each entry of f (`_curvature`). So the C step of `then` at
     f_0 - g/L and mu L, warm-started from f_0, does not raise the objective. Nor does another
     support: with the values v of one codebook fixed, to keep x_i lowers the error by max_v (x_i^2 -
     (x_i - v)^2), so that `TopK` and `L0Penalty` choose by the root of it, if above 0, as they do by
@@ -69,6 +70,8 @@ class Compose(Compression[Any]):
     >>> theta.values.codebook
     tensor([-3.0000,  4.5000])
     """
+
+    takes_metric: ClassVar[bool] = True
 
     first: Compression[Any]
     then: Compression[Any]
@@ -114,13 +117,20 @@ class Compose(Compression[Any]):
                     f"shape {tuple(own)}: {error}"
                 ) from error
 
+    def check_metric(self, shape: torch.Size) -> None:
+        check_metric(self.first, shape)
+        fields = _fields(self.first, shape) or {"values": torch.Size([shape.numel()])}
+        for own in fields.values():
+            if own.numel() and self._takes(own):
+                self._part.check_metric([own])
+
     def price(self, theta: Any) -> float:
         inner = [self._inner(getattr(theta, name)) for name in theta.free()]
         return self.first.price(_plain(theta)) + sum(
             self.then.price(field) for field in inner if field is not None
         )
 
-    def c_step(self, x: Tensor, mu: float, theta: Any = None) -> Any:
+    def c_step(self, x: Tensor, mu: Mu, theta: Any = None) -> Any:
         warm = (
             isinstance(theta, (Sparse, Dense, Factors, ConvFactors))
             and theta.decompress().shape == x.shape
@@ -130,34 +140,34 @@ class Compose(Compression[Any]):
         starts.append(
             cold._replace(
                 **{
-                    name: self._field(getattr(cold, name), mu * _curvature(cold, name))
+                    name: self._field(getattr(cold, name), _curvature(cold, name, mu))
                     for name in cold.free()
                 }
             )
         )
         return min((self._descend(x, mu, start) for start in starts), key=lambda found: found[0])[1]
 
-    def _descend(self, x: Tensor, mu: float, theta: Any) -> tuple[float, Any]:
+    def _descend(self, x: Tensor, mu: Mu, theta: Any) -> tuple[float, Any]:
         """The least objective of the sweeps from `theta`, and its Theta."""
-        best = mu / 2 * distance(x, theta.decompress()) + self.price(theta), theta
+        best = distortion(x, theta.decompress(), mu) + self.price(theta), theta
         for _ in range(self.sweeps):
             sparse = self._support(x, mu, theta)
             theta = theta if sparse is None else sparse
             for name in theta.free() if sparse is None else ():
-                curvature, field = _curvature(theta, name), getattr(theta, name)
-                if curvature > 0 and values(field).numel():
-                    step = values(field) - _gradient(x, theta, name) / curvature
-                    theta = theta._replace(
-                        **{name: self._field(step, mu * curvature, self._inner(field))}
-                    )
-            objective = mu / 2 * distance(x, theta.decompress()) + self.price(theta)
+                field, unit = getattr(theta, name), mu if isinstance(mu, Tensor) else 1.0
+                curvature = _curvature(theta, name, unit)
+                if _positive(curvature) and values(field).numel():
+                    step = values(field) - _gradient(x, theta, name, unit) / curvature
+                    weight = curvature if isinstance(mu, Tensor) else mu * curvature
+                    theta = theta._replace(**{name: self._field(step, weight, self._inner(field))})
+            objective = distortion(x, theta.decompress(), mu) + self.price(theta)
             enough = not objective < best[0] - ENOUGH * abs(best[0])
             best = min(best, (objective, theta), key=lambda found: found[0])
             if enough:
                 break
         return best
 
-    def _support(self, x: Tensor, mu: float, theta: Any) -> Any:
+    def _support(self, x: Tensor, mu: Mu, theta: Any) -> Any:
         """The best kept weights for the values that `then` has now, and its C step for them, where
         the values are one codebook for all."""
         first, inner = self.first, getattr(theta, "values", None)
@@ -177,13 +187,13 @@ class Compose(Compression[Any]):
         gain = lookup(levels, cells_of(x, midpoints(levels).expand(*x.shape[:-1], -1).contiguous()))
         gain = x.square().sub_(gain.sub_(x).square_()).clamp_(min=0).sqrt_()
         mask = first.compress(gain, mu).mask.logical_and_(gain > 0)
-        return Sparse(mask, self._field(x[mask], mu, inner))
+        return Sparse(mask, self._field(x[mask], mu[mask] if isinstance(mu, Tensor) else mu, inner))
 
-    def _field(self, field: Tensor, mu: float, theta: Theta | None = None) -> Any:
+    def _field(self, field: Tensor, mu: Mu, theta: Theta | None = None) -> Any:
         """The field compressed, or itself where it is empty or `then` can't take it."""
-        if not (field.numel() and mu > 0 and self._takes(field.shape)):
+        if not (field.numel() and _positive(mu) and self._takes(field.shape)):
             return field
-        inner = self.then.compress(self._part.array([field]), mu, theta)
+        inner = self.then.compress(self._part.array([field]), self._part.mu(mu, 1), theta)
         return inner if self._fits(field.shape) else join([self._part], [inner], field)
 
     def _inner(self, field: Any) -> Theta | None:
@@ -222,17 +232,35 @@ def _plain(theta: Any) -> Any:
     return theta._replace(**{name: values(getattr(theta, name)) for name in theta.free()})
 
 
-def _curvature(theta: Any, name: str) -> float:
-    """||A||^2 of Delta = A f, f the field `name`; of a batch, the largest."""
-    if isinstance(theta, (Sparse, Dense)):
-        return 1.0
+def _curvature(theta: Any, name: str, mu: Mu) -> Mu:
+    """The weights m of a field f for which ||x - A f||^2 in the metric of mu is at most sum_i m_i
+    (f_i - f0_i + g_i/m_i)^2 and a constant, with g the gradient by f at f0.
+
+    mu ||A||^2, with the largest ||A||^2 of a batch. In a metric: mu of the kept entries; for
+    factors u (m, r) the largest mu of each row, for v (r, n) of each column, as row i of u
+    multiplies in row i of x only; the largest mu of all where the factors' rows are not those of x.
+    """
+    if isinstance(theta, Sparse):
+        return mu[theta.mask] if isinstance(mu, Tensor) else mu
+    if isinstance(theta, Dense):
+        return mu
     other = values(theta.v if name == "u" else theta.u)
-    return float(torch.linalg.matrix_norm(other, 2).max()) ** 2 if other.numel() else 0.0
+    size = float(torch.linalg.matrix_norm(other, 2).max()) ** 2 if other.numel() else 0.0
+    if not isinstance(mu, Tensor):
+        return mu * size
+    own = values(getattr(theta, name))
+    if not isinstance(theta, Factors):
+        return float(mu.max()) * size
+    return (mu.amax(-1 if name == "u" else -2, keepdim=True) * size).expand_as(own)
 
 
-def _gradient(x: Tensor, theta: Any, name: str) -> Tensor:
-    """A'(Delta - x) for the field `name`."""
+def _positive(mu: Mu) -> bool:
+    return bool((mu > 0).all()) if isinstance(mu, Tensor) else mu > 0
+
+
+def _gradient(x: Tensor, theta: Any, name: str, mu: Mu) -> Tensor:
+    """A'(mu (Delta - x)) for the field `name`."""
     with torch.enable_grad():
         leaf = values(getattr(theta, name)).detach().requires_grad_()
         delta = _plain(theta)._replace(**{name: leaf}).decompress()
-    return torch.autograd.grad(delta, leaf, delta.detach() - x)[0]
+    return torch.autograd.grad(delta, leaf, (delta.detach() - x) * mu)[0]

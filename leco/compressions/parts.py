@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.compressions.protocol import Compression
+from leco.compressions.metric import Mu, distortion, mu_of_blocks
+from leco.compressions.protocol import Compression, check_metric
 from leco.theta import Array, Sum, Term, Theta
 from leco.views import View, blocks
 
@@ -52,6 +53,11 @@ class Part:
             if not 0 < number < math.inf:
                 raise ValueError(f"Part: {name} = {number} must be positive and finite")
 
+    def check_metric(self, shapes: Sequence[torch.Size]) -> None:
+        """Raise ValueError where the compression takes no metric."""
+        shape = self.view.shape([shapes[b] for b in self.places(len(shapes))])
+        check_metric(self.compression, shape)
+
     def places(self, count: int) -> tuple[int, ...]:
         """The blocks that the part takes of `count`."""
         return tuple(range(count)) if self.at is None else self.at
@@ -85,13 +91,17 @@ class Part:
             for b, part in zip(places, parts, strict=True)
         }
 
-    def distortion(self, theta: Theta, x: Sequence[Tensor]) -> float:
-        """weight^2 ||x - Delta(Theta)||^2 over the blocks that the part takes."""
-        deltas = self.delta(theta, [block.shape for block in x]).items()
-        return self.weight**2 * sum(
-            float(torch.linalg.vector_norm(x[b] - delta, dtype=torch.float64)) ** 2
-            for b, delta in deltas
-        )
+    def mu(self, mu: Mu, count: int) -> Mu:
+        """The mu of what the compression sees, from that of `count` blocks."""
+        if not isinstance(mu, (Tensor, tuple)):
+            return mu
+        whole = blocks(mu)
+        return self.view.forward([whole[b] for b in self.places(count)])
+
+    def loss(self, theta: Theta, x: Sequence[Tensor], mu: Mu) -> float:
+        """weight^2 sum_i mu_i/2 (x_i - Delta(Theta)_i)^2 over the blocks that the part takes."""
+        deltas, whole = self.delta(theta, [block.shape for block in x]), mu_of_blocks(mu, len(x))
+        return self.weight**2 * sum(distortion(x[b], d, whole[b]) for b, d in deltas.items())
 
     def cost(self, theta: Theta) -> float:
         """unit C(Theta) of a penalty form."""

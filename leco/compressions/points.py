@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from leco.compressions.metric import Mu
 from leco.compressions.parts import Part
 from leco.compressions.prices import Found, search
 from leco.compressions.protocol import Offer
@@ -47,18 +48,20 @@ class Point(NamedTuple):
         )
 
 
-def menu_of(part: Part, x: Sequence[Tensor], mu: float, start: Theta | None) -> list[Buy]:
+def menu_of(part: Part, x: Sequence[Tensor], mu: Mu, start: Theta | None) -> list[Buy]:
     """The offers of a member, in the units of the limit."""
     compression: Any = part.compression
 
     def bought(offer: Offer) -> Buy:
         def at(alpha: float) -> tuple[Theta, float, float]:
             theta, usage = offer(alpha * part.unit)
-            return theta, part.unit * usage, mu / 2 * part.distortion(theta, x)
+            return theta, part.unit * usage, part.loss(theta, x, mu)
 
         return at
 
-    return [bought(offer) for offer in compression.offers(part.array(x), mu, start)]
+    return [
+        bought(offer) for offer in compression.offers(part.array(x), part.mu(mu, len(x)), start)
+    ]
 
 
 def improved(

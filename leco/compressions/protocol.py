@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from leco.compressions.checks import (
     largest_magnitude,
     plain_options,
 )
+from leco.compressions.metric import Mu, checked_mu
 from leco.theta import Theta
 from leco.theta.tree import leaves, with_leaves
 from leco.views import array_shape, blocks
@@ -37,7 +38,21 @@ class Compression(Generic[T]):
     device are kept; equal calls give equal results; Delta(Theta) is in the set and is its own
     compression; no point of the set has a lower objective (where the C step is exact); a warm start
     is never worse than the Theta it started from; NaN and infinity raise ValueError.
+
+    Attributes:
+        takes_metric: whether `c_step` takes a mu that differs between the entries of x. A subclass
+            that writes a C step of its own says it anew.
     """
+
+    takes_metric: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "takes_metric" not in own and not own.keys().isdisjoint(
+            ("compress", "c_step", "family")
+        ):
+            cls.takes_metric = False
 
     def __post_init__(self) -> None:
         """Store options as plain numbers. A subclass that checks its options calls this first."""
@@ -58,18 +73,30 @@ class Compression(Generic[T]):
         shape can't be compressed. A subclass with bounds of its own calls this one first."""
         check_array(type(self).__name__, shape)
 
+    def check_metric(self, shape: Any) -> None:
+        """Raise ValueError, with the reason, where the C step of an array of this shape can't weigh
+        its entries by a metric."""
+        if not self.takes_metric:
+            raise ValueError(
+                f"{type(self).__name__}: the C step takes one mu for all weights, not a metric; "
+                "leave its parameters out of the metric"
+            )
+
     def label(self, shape: Any) -> str:
         """One line for tables: the options, and what they come to for an array of this shape."""
         return str(self)
 
-    def c_step(self, x: Any, mu: float, theta: T | None = None) -> T:
-        """argmin over Theta of mu/2 ||x - Delta(Theta)||^2 + price(Theta), warm-started from
-        `theta` where that helps. x is finite, contiguous, in float32 or float64, of a shape that
-        `check` accepts; it must not be changed."""
+    def c_step(self, x: Any, mu: Mu, theta: T | None = None) -> T:
+        """argmin over Theta of sum_i mu_i/2 (x_i - Delta(Theta)_i)^2 + price(Theta), warm-started
+        from `theta` where that helps.
+
+        x is finite, contiguous, in float32 or float64, of a shape that `check` accepts; it must not
+        be changed. mu is a number; or, where `takes_metric`, tensors like x, positive and finite.
+        """
         raise NotImplementedError(f"{type(self).__name__} must have a method c_step or compress")
 
     @torch.no_grad()
-    def compress(self, x: Any, mu: float, theta: T | None = None) -> T:
+    def compress(self, x: Any, mu: Mu, theta: T | None = None) -> T:
         """The C step of any floating-point array x (or tuple of blocks): checks it, and calls
         `c_step`.
 
@@ -77,12 +104,14 @@ class Compression(Generic[T]):
 
         Args:
             x: the array, or the blocks of `leco.Blocks`; it is not changed.
-            mu: the weight of the distortion.
+            mu: the weight of the squared error; or the weight mu d_i of each entry, in a metric d:
+                tensors like x.
             theta: the last Theta, as a warm start.
 
         Raises:
             TypeError: x does not hold floating-point numbers.
-            ValueError: a shape that `check` refuses, NaN or infinity.
+            ValueError: a shape that `check` refuses, NaN or infinity; a metric with entries that
+                are not positive and finite, or that the C step does not take.
         """
         self.check(array_shape(x))
         check_floats(type(self).__name__, blocks(x))
@@ -91,6 +120,9 @@ class Compression(Generic[T]):
         own = blocks(x)[0].dtype
         dtype = torch.float32 if own.itemsize < 4 else own
         plain = _each(x, lambda block: block.detach().to(dtype).contiguous())
+        mu = checked_mu(type(self).__name__, mu, plain, dtype)
+        if isinstance(mu, (Tensor, tuple)):
+            self.check_metric(array_shape(x))
         start = None if theta is None else _cast(theta, dtype)
 
         # at a scale whose squares are representable
@@ -137,16 +169,16 @@ class Penalty(Compression[T]):
         """C(Theta), without alpha: weights kept, parameters, multiply-adds, bits, seconds."""
         raise NotImplementedError(f"{type(self).__name__} must have a method usage")
 
-    def c_step(self, x: Any, mu: float, theta: T | None = None) -> T:
+    def c_step(self, x: Any, mu: Mu, theta: T | None = None) -> T:
         return self.family(x, mu, theta)(self.alpha)
 
-    def family(self, x: Any, mu: float, theta: T | None = None) -> Callable[[float], T]:
+    def family(self, x: Any, mu: Mu, theta: T | None = None) -> Callable[[float], T]:
         """A function that gives the C step of each alpha, for one x. What does not depend on alpha,
         such as an SVD, is done once."""
         twin = cast(Any, self)
         return lambda alpha: dataclasses.replace(twin, alpha=alpha).compress(x, mu, theta)
 
-    def offers(self, x: Any, mu: float, theta: T | None = None) -> list[Offer]:
+    def offers(self, x: Any, mu: Mu, theta: T | None = None) -> list[Offer]:
         """`family` with the C(Theta) of each Theta, for a search over alpha. Families of parts of
         the set may follow the first one.
 
@@ -169,6 +201,14 @@ def offer_of(penalty: Penalty[Any], family: Callable[[float], Any]) -> Offer:
     return offer
 
 
+def check_metric(compression: Any, shape: Any) -> None:
+    """Raise ValueError where a compression, of the library or a user's own, takes no metric."""
+    if isinstance(compression, Compression):
+        compression.check_metric(shape)
+    else:
+        raise ValueError(f"{compression!r} has a C step that takes no metric")
+
+
 def is_penalty(compression: Any) -> bool:
     """Whether a compression has a C(Theta), and a C step for every alpha."""
     return isinstance(compression, Penalty)
@@ -186,11 +226,21 @@ def priced(alpha: float, cost: float) -> float:
     return alpha * cost if cost < math.inf else math.inf
 
 
-def _scaled_mu(mu: float, c: float, e: int) -> float:
-    """c^e mu, within the bounds of MOST_MU."""
+def _scaled_mu(mu: Mu, c: float, e: int) -> Mu:
+    """c^e mu, within the bounds of MOST_MU, or of the tensors' type."""
+    if isinstance(mu, (Tensor, tuple)):
+        return _each(mu, lambda m: _scaled_tensor(m, c, e))
     mantissa, exponent = math.frexp(mu)
     exponent += e * (math.frexp(c)[1] - 1)
     return math.ldexp(mantissa, max(-MOST_MU, min(MOST_MU, exponent)))
+
+
+def _scaled_tensor(mu: Tensor, c: float, e: int) -> Tensor:
+    """c^e mu, as normal numbers of its type."""
+    info = torch.finfo(mu.dtype)
+    for _ in range(e):
+        mu = (mu * c).clamp_(info.tiny, info.max)
+    return mu
 
 
 def _each(x: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -1,5 +1,4 @@
-"""The exact C step of one scaled sign for all weights plus corrections of kappa of them, and sums
-over large arrays without temporaries."""
+"""The exact C step of one scaled sign for all weights plus corrections of kappa of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leco.compressions.metric import CHUNK, Mu
 from leco.compressions.parts import Part
 from leco.compressions.pruning import TopK
 from leco.compressions.quantization import Binary
@@ -14,11 +14,12 @@ from leco.compressions.sorted_values import sort_
 from leco.theta import Scaled, Theta
 from leco.views import Vector
 
-CHUNK = 2**20  # weights
 
-
-def window(parts: Sequence[Part], x: Sequence[Tensor], mu: float) -> list[Theta] | None:
-    """The terms' Thetas in case (b) of `leco.Additive`, the exact minimum; None in other cases."""
+def window(parts: Sequence[Part], x: Sequence[Tensor], mu: Mu) -> list[Theta] | None:
+    """The terms' Thetas in case (b) of `leco.Additive`, the exact minimum; None in other cases, and
+    in a metric."""
+    if not isinstance(mu, (int, float)):
+        return None
     kinds = [
         next((k for k in (Binary, TopK) if isinstance(part.compression, k)), None) for part in parts
     ]
@@ -60,9 +61,3 @@ def narrowest_mean(x: Tensor, kappa: int) -> Tensor:
     squares = torch.cat([second.view(1), second + (into.square() - out.square()).cumsum(0)])
     best = (squares - sums.square() / size).argmin()
     return (center + sums[best] / size).to(x.dtype)
-
-
-def distance(x: Tensor, delta: Tensor) -> float:
-    """||x - delta||^2, a part at a time: no temporaries, and sums in float64."""
-    pairs = zip(x.reshape(-1).split(CHUNK), delta.reshape(-1).split(CHUNK), strict=True)
-    return float(torch.stack([(a - b).square_().sum(dtype=torch.float64) for a, b in pairs]).sum())
