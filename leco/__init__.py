@@ -2,6 +2,7 @@
 L(w) subject to w = Delta(Theta)."""
 
 from leco.algorithm.batchnorm import recalibrate_ as recalibrate_
+from leco.algorithm.fisher import fisher as fisher
 from leco.algorithm.lc import LC as LC
 from leco.algorithm.loop import run as run
 from leco.algorithm.record import Record as Record

@@ -55,6 +55,8 @@ class Settings:
     """The rate falls geometrically to so much of `lr` where this is above 0, else by a cosine."""
     max_norm: float = 0.0
     """Clip the loss's gradient to this norm where it is above 0."""
+    fisher: float = 0.0
+    """The metric is the Fisher diagonal with this damping where it is above 0, else there is none."""
     optimizer: str = "sgd"
     way: str = "attach"
     """How the penalty acts: "attach", "loss" or "proximal"."""
@@ -136,6 +138,21 @@ class Cell:
 
             self.curvature = lc.curvature(backward)
         return self.settings.start * self.curvature
+
+    def weigh(self, lc: leco.LC) -> None:
+        """Give the LC its metric: from 2,000 examples, in batches of 20."""
+        if not self.settings.fisher:
+            return
+        images, labels = (part[:2000] for part in self.data.train)
+
+        def backward(part: slice) -> None:
+            self.model.train()
+            soft = None if self.soft is None else self.soft[:2000][part]
+            outputs = self.model(self.data.prepare(images[part]))
+            training.objective(outputs, labels[part], soft).backward()
+
+        parts = [slice(k, k + 20) for k in range(0, len(images), 20)]
+        lc.set_metric(leco.fisher(lc, backward, parts, self.settings.fisher))
 
     def compressed_error(self, lc: leco.LC) -> float:
         """The error of the compressed net on validation data."""

@@ -21,6 +21,7 @@ from benchmarks.proof.trainer import Trainer
 def direct(cell: Cell) -> leco.LC:
     """The C step of the reference's weights."""
     lc = leco.LC(cell.model, cell.tasks)
+    cell.weigh(lc)
     lc.mu = cell.first_mu(lc)
     return lc
 
@@ -73,6 +74,7 @@ def learning_compression(cell: Cell) -> leco.LC:
     """LC, its last net, and training of what is free."""
     s, model, data = cell.settings, cell.model, cell.data
     lc = leco.LC(model, cell.tasks, multipliers=s.multipliers)
+    cell.weigh(lc)
     optimizer, trainer = cell.optimizer(), cell.trainer((1 - s.retrain) * s.epochs)
     if s.restart:
         each = trainer.total // s.steps
@@ -129,7 +131,7 @@ def l_step(
 
     def limit(rate: float) -> float:
         stable = s.clip and rate > 0
-        return leco.stable_lr(rate, lc.mu, momentum=0.9, nesterov=True) if stable else rate
+        return leco.stable_lr(rate, lc.largest_mu, momentum=0.9, nesterov=True) if stable else rate
 
     def step(k: int) -> float:
         if s.reset:

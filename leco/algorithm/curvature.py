@@ -31,7 +31,7 @@ def mean_curvature(
     Raises:
         ValueError: w is Delta; the gradients at Delta are 0 or NaN.
     """
-    with _kept_gradients(model), kept_statistics(model):
+    with kept_gradients(model), kept_statistics(model):
         with _same_numbers(params):
             here = _gradients(model, params, backward)
         with at_delta():
@@ -67,7 +67,8 @@ def _gradients(
 
 
 @contextmanager
-def _kept_gradients(model: nn.Module) -> Iterator[None]:
+def kept_gradients(model: nn.Module) -> Iterator[None]:
+    """Afterwards `.grad` of all parameters is as before."""
     every = list(model.parameters())
     before = [p.grad for p in every]
     try:

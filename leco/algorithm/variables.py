@@ -84,6 +84,11 @@ class Variables:
         return dict(self._multipliers or {})
 
     @property
+    def inside(self) -> bool:
+        """Whether the model holds Delta(Theta), inside `with lc.compressed()`."""
+        return self._inside
+
+    @property
     def metric(self) -> dict[str, Tensor]:
         """d for each weighed parameter, as tensors that broadcast to it; empty without a metric."""
         return dict(self._metric)
