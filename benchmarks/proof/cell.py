@@ -56,7 +56,7 @@ class Settings:
     max_norm: float = 0.0
     """Clip the loss's gradient to this norm where it is above 0."""
     fisher: float = 0.0
-    """The metric is the Fisher diagonal with this damping where it is above 0, else there is none."""
+    """Damping of the Fisher diagonal, which is the metric where this is above 0."""
     optimizer: str = "sgd"
     way: str = "attach"
     """How the penalty acts: "attach", "loss" or "proximal"."""
