@@ -1,6 +1,7 @@
 """A case of the laws, the arrays that every law tries, and what laws compare."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leco.compressions import codebooks, cp, quantization, train, tucker
+from leco.compressions.protocol import check_metric
 
 MU = 0.7
 
@@ -33,8 +35,19 @@ class Case:
     # how much higher than a random point of the set a descent step may end, as a share of ||x||^2
     slack: float = 0.0
     precision: float = 1e-9  # of the price
+    in_metric: float = 0.0  # slack in a metric, where the C step is a descent step there only
 
-    def compress(self, x: Tensor, theta: Any = None, mu: float = MU) -> Any:
+    @property
+    def metric_slack(self) -> float:
+        return max(self.slack, self.in_metric)
+
+    def compress(self, x: Tensor, theta: Any = None, mu: Any = MU) -> Any:
+        with self.ways():
+            return self.compression.compress(x, mu, theta)
+
+    @contextmanager
+    def ways(self) -> Iterator[None]:
+        """Inside, C steps go the way of big arrays, and descend in a few sweeps."""
         exact_work = 0 if self.descent else quantization.EXACT_WORK
         with (
             mock.patch.object(codebooks, "EXACT_WORK", exact_work),
@@ -43,7 +56,14 @@ class Case:
             mock.patch.object(train, "SWEEPS", 10),
             mock.patch.object(tucker, "SWEEPS", 10),
         ):
-            return self.compression.compress(x, mu, theta)
+            yield
+
+    def takes_metric(self) -> bool:
+        try:
+            check_metric(self.compression, torch.Size(self.shape))
+        except ValueError:
+            return False
+        return True
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         try:

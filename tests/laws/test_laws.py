@@ -7,9 +7,11 @@ import pytest
 from laws import broken
 from laws.case import Case
 from laws.cases import CASES
-from laws.laws import LAWS
+from laws.laws import LAWS as PLAIN_LAWS
+from laws.laws_of_metric import METRIC_LAWS
 from leco.compressions import ALL
 
+LAWS = {**PLAIN_LAWS, **METRIC_LAWS}
 FAULTS = [fault for fault in broken.FAULTS if fault.law in LAWS]
 
 
