@@ -2,6 +2,8 @@
 in the table of `docs/compressions.md`."""
 
 from leco.compressions.additive import Additive as Additive
+from leco.compressions.balls import L1Ball as L1Ball
+from leco.compressions.balls import L2Ball as L2Ball
 from leco.compressions.budget import Budget as Budget
 from leco.compressions.budget import coded_bytes as coded_bytes
 from leco.compressions.choice import Choice as Choice
@@ -12,7 +14,6 @@ from leco.compressions.cp import CP as CP
 from leco.compressions.entropy import EntropyCodebook as EntropyCodebook
 from leco.compressions.entropy_matrix import EntropyMatrix as EntropyMatrix
 from leco.compressions.grids import Uniform as Uniform
-from leco.compressions.groups import NM as NM
 from leco.compressions.groups import GroupL0Penalty as GroupL0Penalty
 from leco.compressions.groups import GroupL1Penalty as GroupL1Penalty
 from leco.compressions.groups import GroupTopK as GroupTopK
@@ -20,14 +21,13 @@ from leco.compressions.hashed import Hashed as Hashed
 from leco.compressions.lowrank import ConvRankSelection as ConvRankSelection
 from leco.compressions.lowrank import LowRank as LowRank
 from leco.compressions.lowrank import RankSelection as RankSelection
+from leco.compressions.nm import NM as NM
 from leco.compressions.parts import Part as Part
 from leco.compressions.parts import each_part as each_part
 from leco.compressions.protocol import Compression as Compression
 from leco.compressions.protocol import Penalty as Penalty
 from leco.compressions.pruning import L0Penalty as L0Penalty
-from leco.compressions.pruning import L1Ball as L1Ball
 from leco.compressions.pruning import L1Penalty as L1Penalty
-from leco.compressions.pruning import L2Ball as L2Ball
 from leco.compressions.pruning import TopK as TopK
 from leco.compressions.quantization import Binary as Binary
 from leco.compressions.quantization import FixedCodebook as FixedCodebook

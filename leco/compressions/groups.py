@@ -1,27 +1,34 @@
-"""Structured pruning: C steps on whole groups x (..., groups, size), and on N of every M weights.
-All of them are exact.
+"""Structured pruning: C steps on groups x (..., groups, size). All are exact, in a metric too.
 
-What a group is, the view says: a row, a kernel, a block of a matrix, or all that belongs to one
-channel of a net (`leco.Channels`).
+The view defines the groups: rows, kernels, blocks of a matrix, or all that belongs to one channel
+of a net (`leco.Channels`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_number, check_share, plain, share
+from leco.compressions.checks import check_number, check_share, plain, share
+from leco.compressions.largest import largest
 from leco.compressions.protocol import Compression, Penalty
-from leco.compressions.pruning import TopK
-from leco.theta import GroupSparse, NMSparse, Sparse, patterns
+from leco.compressions.pruning import magnitudes
+from leco.compressions.roots import Place, l2_root, row_parts
+from leco.theta import GroupSparse
 
-CHUNK = 2**17  # weights that N:M works on at a time: they stay in the cache
 
-
-def _norms(x: Tensor) -> Tensor:
-    """||x_g||, (..., groups) float64, in which no square overflows."""
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+def _norms(x: Tensor, mu: float | Tensor = 1.0) -> Tensor:
+    """||x_g||, (..., groups), or in a metric the root of (sum of mu_i x_i^2 over g): float64, in
+    which no square of a float32 overflows."""
+    values = x.reshape(-1, x.shape[-1])
+    weights = mu.reshape(values.shape) if isinstance(mu, Tensor) else None
+    norms = torch.empty(len(values), dtype=torch.float64, device=x.device)
+    for part in row_parts(*values.shape):
+        own = values[part] if weights is None else magnitudes(values[part], weights[part])
+        torch.linalg.vector_norm(own, dim=-1, dtype=torch.float64, out=norms[part])
+    return norms.view(x.shape[:-1])
 
 
 def _kept(x: Tensor, mask: Tensor) -> GroupSparse:
@@ -47,6 +54,8 @@ class GroupTopK(Compression[GroupSparse]):
     ||x_g||^2, whatever else is kept. O(n). Wen et al., NeurIPS 2016, learn such groups by a
     penalty; the constraint form is that of `leco.TopK`.
 
+    In a metric: keep the groups of largest (sum of mu_i x_i^2 over g), for the same reason. Exact.
+
     Args:
         kappa: how many groups are kept (for each leading index): a count (int), or a share of them
             (float below 1), which is rounded; a share above 0 keeps at least 1.
@@ -58,6 +67,8 @@ class GroupTopK(Compression[GroupSparse]):
     """
 
     kappa: int | float
+
+    takes_metric: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,8 +88,13 @@ class GroupTopK(Compression[GroupSparse]):
                 f"GroupTopK: kappa = {self.kappa} must be at most {shape[-2]}, the number of groups"
             )
 
-    def c_step(self, x: Tensor, mu: float, theta: GroupSparse | None = None) -> GroupSparse:
-        return _kept(x, TopK(share(self.kappa, x.shape[-2])).compress(_norms(x), mu).mask)
+    def c_step(
+        self, x: Tensor, mu: float | Tensor, theta: GroupSparse | None = None
+    ) -> GroupSparse:
+        kappa = share(self.kappa, x.shape[-2])
+        if not kappa:
+            return _kept(x, torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device))
+        return _kept(x, largest(kappa, torch.clone, _norms(x, mu)))
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,9 @@ class GroupL0Penalty(_GroupPenalty):
     budgets that it meets; between two of them the knapsack may gain at most one group's energy.
     O(n). Structural pruning as a knapsack: Shen et al., NeurIPS 2022.
 
+    In a metric: keep group g where (sum of mu_i x_i^2 over g) / 2 > alpha c_g. Exact, since each
+    group is a problem of its own.
+
     Args:
         alpha: price of a unit of cost.
         costs: c_g: one number for all groups, or one for each: bytes, multiply-adds, measured
@@ -136,14 +155,17 @@ class GroupL0Penalty(_GroupPenalty):
             [0., 0.]])
     """
 
+    takes_metric: ClassVar[bool] = True
+
     def scaling(self) -> int | None:
         return 2
 
     def family(
-        self, x: Tensor, mu: float, theta: GroupSparse | None = None
+        self, x: Tensor, mu: float | Tensor, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        norms, costs = _norms(x), self.cost_of_each(x.device)
-        return lambda alpha: _kept(x, norms > (costs * (2 * alpha / mu)).sqrt())
+        norms, costs = _norms(x, mu), self.cost_of_each(x.device)
+        unit = 1.0 if isinstance(mu, Tensor) else mu
+        return lambda alpha: _kept(x, norms > (costs * (2 * alpha / unit)).sqrt())
 
     def usage(self, theta: GroupSparse) -> float:
         return float((theta.mask * self.cost_of_each(theta.mask.device)).sum())
@@ -157,6 +179,12 @@ class GroupL1Penalty(_GroupPenalty):
     Exact, O(n). The group lasso: Yuan and Lin, J. R. Stat. Soc. B 68 (2006), section 2, where the
     costs are roots of the groups' sizes.
 
+    In a metric, with t = alpha c_g: theta_g is 0 where ||mu x_g|| <= t, for then mu x_g is a
+    subgradient of t ||.|| at 0. Elsewhere mu_i (x_i - theta_i) = t theta_i / ||theta_g||, so
+    theta_i = x_i s / (s + 1/mu_i) with s = ||theta_g|| / t, and the norm of both sides gives s: the
+    root of ||x_i / (s + 1/mu_i)|| = t, `leco.compressions.roots.l2_root`. Exact, O(n) for each of a
+    few steps.
+
     Args:
         alpha: price of a unit of cost.
         costs: c_g: one number for all groups, or one for each.
@@ -168,10 +196,16 @@ class GroupL1Penalty(_GroupPenalty):
             [0.0000, 0.0000]])
     """
 
+    takes_metric: ClassVar[bool] = True
+
     def family(
-        self, x: Tensor, mu: float, theta: GroupSparse | None = None
+        self, x: Tensor, mu: float | Tensor, theta: GroupSparse | None = None
     ) -> Callable[[float], GroupSparse]:
-        norms, costs = _norms(x), self.cost_of_each(x.device)
+        costs = self.cost_of_each(x.device)
+        if isinstance(mu, Tensor):
+            own = mu
+            return lambda alpha: _weighed_shrink(x, own, alpha * costs)
+        norms = _norms(x)
 
         def shrink(alpha: float) -> GroupSparse:
             thresholds = costs * (alpha / mu)
@@ -188,85 +222,22 @@ class GroupL1Penalty(_GroupPenalty):
         return float((costs[theta.mask] * norms).sum())
 
 
-@dataclass(frozen=True)
-class NM(Compression[NMSparse | Sparse]):
-    """min ||x - theta||^2 subject to at most n weights not 0 in each block of m neighbours of x
-    (..., k m): keep the n largest |x_i| of each.
+def _weighed_shrink(x: Tensor, mu: Tensor, thresholds: Tensor) -> GroupSparse:
+    """The block soft threshold in a metric; `thresholds` (groups,) or (), float64."""
+    groups, weights = x.view(-1, x.shape[-1]), mu.view(-1, x.shape[-1])
+    radius = thresholds.expand(x.shape[:-1]).reshape(-1, 1)
 
-    Exact; among equal magnitudes the first ones are kept. O(m) for each weight, by comparisons of
-    whole planes. Nvidia's 2:4: Mishra et al., arXiv 2104.08378. Positions are written as the number
-    of a block's pattern, log2 of (m over n) bits a block (2:4: 2/3 bit a weight); as a mask where m
-    is above 16.
+    def terms(place: Place) -> tuple[Tensor, Tensor]:
+        return groups[place].double(), weights[place].double().reciprocal()
 
-    Args:
-        n: weights kept in each block.
-        m: weights in a block; it must divide the last dimension. With `leco.Rows()`, blocks lie
-            along a layer's inputs.
+    # the groups that are not 0 have a root above 0
+    root = l2_root(terms, *groups.shape, radius)
+    mask = root.squeeze(1) > 0
+    kept = mask.nonzero().squeeze(1)
 
-    >>> import torch, leco
-    >>> x = torch.tensor([0.1, -3.0, 2.0, 0.5, 1.0, 1.0, 1.0, 1.0])
-    >>> leco.NM(2, 4).compress(x, mu=1.0).decompress()
-    tensor([ 0., -3.,  2.,  0.,  1.,  1.,  0.,  0.])
-    """
-
-    n: int
-    m: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("NM: m", self.m, 1)
-        check_count("NM: n", self.n, 1, self.m)
-
-    def scaling(self) -> int | None:
-        return 0
-
-    def check(self, shape: torch.Size) -> None:
-        super().check(shape)
-        if not shape or shape[-1] % self.m:
-            raise ValueError(
-                f"NM: m = {self.m} must divide the last dimension of an array of shape "
-                f"{tuple(shape)}"
-            )
-
-    def c_step(
-        self, x: Tensor, mu: float, theta: NMSparse | Sparse | None = None
-    ) -> NMSparse | Sparse:
-        if self.m > 16:
-            kept = TopK(self.n).compress(x.unflatten(-1, (-1, self.m)), mu)
-            return Sparse(kept.mask.flatten(-2), kept.values)
-        blocks = x.reshape(-1, self.m)
-        places, numbers = patterns(self.n, self.m, x.device)
-        places_of_bits = places[numbers.int()]
-        bits = torch.empty(
-            len(blocks), dtype=torch.uint8 if self.m <= 8 else torch.int32, device=x.device
-        )
-        values = x.new_empty(len(blocks), self.n)
-        rows = CHUNK // self.m
-        for start in range(0, len(blocks), rows):
-            chunk, chosen = blocks[start : start + rows], bits[start : start + rows]
-            _choose(chunk, self.n, chosen)
-            torch.gather(
-                chunk,
-                1,
-                places_of_bits.index_select(0, chosen.int()),
-                out=values[start : start + rows],
-            )
-        pattern = numbers.index_select(0, bits.int())
-        shape = (*x.shape[:-1], x.shape[-1] // self.m)
-        return NMSparse(pattern.view(shape), values.view(*shape, self.n), self.m)
-
-
-def _choose(blocks: Tensor, n: int, bits: Tensor) -> None:
-    """Set bit j of `bits` (rows,) where entry j is among the n largest magnitudes of its row of
-    `blocks` (rows, m), and no other."""
-    rows, m = blocks.shape
-    planes = torch.abs(blocks.T, out=blocks.new_empty(m, rows))
-    rank = torch.arange(m, dtype=torch.uint8, device=blocks.device).unsqueeze(1).repeat(1, rows)
-    # an entry comes after all earlier ones, but for those that it exceeds
-    for distance in range(1, m):
-        exceeds = (planes[distance:] > planes[:-distance]).view(torch.uint8)
-        rank[distance:] -= exceeds
-        rank[:-distance] += exceeds
-    bits.zero_()
-    for j, kept in enumerate((rank < n).view(torch.uint8)):
-        bits.add_(kept, alpha=1 << j)
+    # their shrunk values
+    values = x.new_empty(len(kept), x.shape[-1])
+    for part in row_parts(*values.shape):
+        own = kept[part]
+        values[part] = groups[own] / (1 + 1 / (root[own] * weights[own]))
+    return GroupSparse(mask.view(x.shape[:-1]), values)

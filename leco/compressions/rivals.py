@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from leco.compressions.balls import L1Ball, L2Ball
 from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.parts import Part
-from leco.compressions.pruning import L0Penalty, L1Ball, L1Penalty, L2Ball, TopK
+from leco.compressions.pruning import L0Penalty, L1Penalty, TopK
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
 
 SPARSE = (TopK, L1Ball, L0Penalty, L1Penalty)

@@ -130,7 +130,7 @@ def test_two_of_four_take_two_thirds_of_a_bit_a_weight_beside_the_values():
 
 def test_chunks_meet_without_a_seam():
     torch.manual_seed(0)
-    x = torch.randn(3 * leco.compressions.groups.CHUNK // 2 // 12 * 12)
+    x = torch.randn(3 * leco.compressions.roots.CHUNK // 2 // 12 * 12)
     delta = leco.NM(2, 4).compress(x, MU).decompress().view(-1, 4)
     assert (delta.count_nonzero(1) == 2).all()
     assert torch.equal(delta.abs().sum(1), x.view(-1, 4).abs().topk(2).values.sum(1))
