@@ -10,6 +10,7 @@ from leco.compressions.choice import Choice as Choice
 from leco.compressions.choice import Uncompressed as Uncompressed
 from leco.compressions.codebooks import Codebook as Codebook
 from leco.compressions.compose import Compose as Compose
+from leco.compressions.convrank import ConvRankSelection as ConvRankSelection
 from leco.compressions.cp import CP as CP
 from leco.compressions.entropy import EntropyCodebook as EntropyCodebook
 from leco.compressions.entropy_matrix import EntropyMatrix as EntropyMatrix
@@ -18,7 +19,6 @@ from leco.compressions.groups import GroupL0Penalty as GroupL0Penalty
 from leco.compressions.groups import GroupL1Penalty as GroupL1Penalty
 from leco.compressions.groups import GroupTopK as GroupTopK
 from leco.compressions.hashed import Hashed as Hashed
-from leco.compressions.lowrank import ConvRankSelection as ConvRankSelection
 from leco.compressions.lowrank import LowRank as LowRank
 from leco.compressions.lowrank import RankSelection as RankSelection
 from leco.compressions.nm import NM as NM

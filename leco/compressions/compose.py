@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
-from leco.compressions.lowrank import ConvRankSelection, LowRank, RankSelection
+from leco.compressions.convrank import ConvRankSelection
+from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.metric import Mu, distortion
 from leco.compressions.parts import Part, join, own_forms, own_views
 from leco.compressions.protocol import Compression, check_metric, common_scaling

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from leco.compressions.checks import check_count
 from leco.compressions.protocol import Compression
-from leco.compressions.tensors import FLAT, SWEEPS, left_vectors, no_worse, sizes_of, unfold
+from leco.compressions.svd import left_vectors
+from leco.compressions.tensors import FLAT, SWEEPS, no_worse, sizes_of, unfold
 from leco.theta import CPFactors, Dense, values
 
 

@@ -72,29 +72,3 @@ def no_worse(x: Tensor, found: T, last: Any) -> T:
 def unfold(x: Tensor, mode: int) -> Tensor:
     """The matrix (n_mode, all others)."""
     return x.movedim(mode, 0).flatten(1)
-
-
-def thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U, S and V^T of matrices (..., m, n), with min(m, n) singular values.
-
-    Where the algorithm does not converge in float32, in float64.
-    """
-    try:
-        return torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError:
-        u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
-        return u.to(matrix.dtype), s.to(matrix.dtype), vh.to(matrix.dtype)
-
-
-def left_vectors(matrix: Tensor, rank: int) -> Tensor:
-    """The leading left singular vectors of a matrix (m, n), (m, rank).
-
-    A wide matrix is first replaced by the triangle of its transpose. The vectors beyond n, which a
-    rank above n asks for, are any orthonormal complement.
-    """
-    m, n = matrix.shape
-    if m < n:
-        matrix = torch.linalg.qr(matrix.mT, mode="r").R.mT
-    if rank > n:
-        return torch.linalg.svd(matrix, full_matrices=True).U[:, :rank]
-    return thin_svd(matrix)[0][:, :rank]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from leco.compressions.protocol import Compression
+from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import (
     FLAT,
     SWEEPS,
@@ -13,7 +14,6 @@ from leco.compressions.tensors import (
     check_modes,
     no_worse,
     sizes_of,
-    thin_svd,
     tuple_of_ranks,
 )
 from leco.theta import Dense, TrainFactors, values
@@ -78,9 +78,10 @@ def _train_svd(x: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
     """TT-SVD: cores that are left-orthogonal, all but the last."""
     rest, cores = x.reshape(1, -1), []
     for n, rank in zip(x.shape, ranks, strict=False):
-        u, s, vh = thin_svd(rest.reshape(len(rest) * n, -1))
-        cores.append(u[:, :rank].unflatten(0, (-1, n)))
-        rest = s[:rank, None] * vh[:rank]
+        rest = rest.reshape(len(rest) * n, -1)
+        u = left_vectors(rest, rank)
+        cores.append(u.unflatten(0, (-1, n)))
+        rest = u.mT @ rest
     return [*cores, rest.unsqueeze(-1)]
 
 

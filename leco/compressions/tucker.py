@@ -17,11 +17,11 @@ from torch import Tensor
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.costs import TuckerCost, tucker_storage
 from leco.compressions.protocol import Compression, Penalty, priced
+from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import (
     FLAT,
     check_bounds,
     check_modes,
-    left_vectors,
     no_worse,
     sizes_of,
     squared_error,

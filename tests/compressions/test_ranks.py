@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import leco
-from leco.compressions import tensors
 
 
 def forbids(*ranks: int):
@@ -72,7 +71,7 @@ def test_no_decomposition_is_larger_than_the_matrix(shape, monkeypatch):
         found.append(svd(matrix, full_matrices=full_matrices))
         return found[-1]
 
-    monkeypatch.setattr(tensors.torch.linalg, "svd", watched)
+    monkeypatch.setattr(torch.linalg, "svd", watched)
     x = torch.randn(*shape, 2, 1, dtype=torch.float64)
     leco.Tucker2((3, 3)).compress(x, 1.0)
     leco.TensorTrain((3, 2, 1)).compress(x, 1.0)
@@ -82,16 +81,21 @@ def test_no_decomposition_is_larger_than_the_matrix(shape, monkeypatch):
     assert all(part.numel() <= x.numel() for parts in found for part in parts)
 
 
-def test_a_decomposition_that_does_not_converge_is_done_in_float64(monkeypatch):
-    svd = torch.linalg.svd
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
+def test_a_decomposition_that_does_not_converge_is_an_svd_in_float64(shape, monkeypatch):
+    svd, seen = torch.linalg.svd, []
 
-    def fails(matrix, full_matrices=True):
-        if matrix.dtype == torch.float32:
-            raise torch.linalg.LinAlgError("did not converge")
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    def watched(matrix, full_matrices=True):
+        seen.append(matrix.dtype)
         return svd(matrix, full_matrices=full_matrices)
 
-    x = torch.randn(5, 4)
+    x = torch.randn(shape)
     expected = leco.LowRank(2).compress(x, 1.0).decompress()
-    monkeypatch.setattr(tensors.torch.linalg, "svd", fails)
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    monkeypatch.setattr(torch.linalg, "svd", watched)
     found = leco.LowRank(2).compress(x, 1.0).decompress()
     torch.testing.assert_close(found, expected)
+    assert seen == [torch.float64]
