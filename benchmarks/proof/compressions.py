@@ -23,10 +23,14 @@ def balance(model: nn.Module, names: Names) -> list[float]:
     return [round(size**-0.25, 3) for size in sizes]
 
 
-def everything_within(limit: float, model: nn.Module) -> dict[str, leco.Task]:
-    """All weights and biases, entropy-coded within so many bytes in all."""
+def everything_within(
+    limit: float, model: nn.Module, balanced: bool = True
+) -> dict[str, leco.Task]:
+    """All weights and biases, entropy-coded within so many bytes in all; each layer's distortion
+    weighed by its size, or alike, as a metric weighs it."""
     names, biases = leco.match(model, "*.weight"), leco.match(model, "*.bias")
     sizes, coded = balance(model, names), leco.EntropyMatrix(0, 8)
+    sizes = sizes if balanced else [1.0] * len(names)
     layers = leco.each_part(leco.Matrix(), coded, range(len(names)), 1 / 8, sizes)
     places = tuple(range(len(names), len(names) + len(biases)))
     rest = leco.Part(leco.Vector(), leco.EntropyCodebook(0, 8), places, 1 / 8, max(sizes))
@@ -184,6 +188,12 @@ LENETS: dict[str, Make] = {
     **{
         f"{limit} bytes": lambda model, names, limit=limit: everything_within(limit, model)
         for limit in (1000, 2600, 3500, 8000)
+    },
+    **{
+        f"{limit} bytes, layers alike": lambda model, names, limit=limit: everything_within(
+            limit, model, balanced=False
+        )
+        for limit in (1000, 2600)
     },
 }
 RESNETS: dict[str, Make] = {
