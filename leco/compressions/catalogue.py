@@ -36,5 +36,5 @@ from leco.compressions.quantization import Ternary as Ternary
 from leco.compressions.train import TensorTrain as TensorTrain
 from leco.compressions.tucker import Tucker as Tucker
 from leco.compressions.tucker import Tucker2 as Tucker2
-from leco.compressions.tucker import TuckerSelection as TuckerSelection
+from leco.compressions.tuckerrank import TuckerSelection as TuckerSelection
 from leco.compressions.vectors import VectorCodebook as VectorCodebook

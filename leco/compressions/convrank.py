@@ -14,7 +14,7 @@ from leco.compressions.costs import RankCost, storage
 from leco.compressions.metric import distortion
 from leco.compressions.outer import Outer, copied, descend, outer
 from leco.compressions.protocol import Offer, Penalty, offer_of, priced
-from leco.compressions.ranks import below, check_costs, cost_of_pair, costs_of, truncation
+from leco.compressions.ranks import below, check_costs, cost_of_pair, costs_of, delta_of, truncation
 from leco.theta import ConvFactors, Dense
 from leco.views import Matrix
 
@@ -70,28 +70,28 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
     ) -> ConvFactors | Dense:
         outers = self._outers(mu)
 
-        def step(last: ConvFactors | Dense | None) -> ConvFactors | Dense:
-            return self._families(x, mu, last, outers)[0](self.alpha)
+        def step(delta: Tensor | None) -> ConvFactors | Dense:
+            return self._families(x, mu, delta, outers)[0](self.alpha)
 
         # exact, or a descent
         if all(own is None or own.share is None for own in outers.values()):
             return step(None)
         return descend(
             copied(theta) if isinstance(theta, (ConvFactors, Dense)) else step(None),
-            step,
-            lambda found: distortion(x, found.decompress(), mu) + self.price(found),
+            lambda delta, _: step(delta),
+            lambda found, delta: distortion(x, delta, mu) + self.price(found),
         )
 
     def family(
         self, x: Tensor, mu: float | Tensor, theta: ConvFactors | Dense | None = None
     ) -> Callable[[float], ConvFactors | Dense]:
-        return self._families(x, mu, theta, self._outers(mu))[0]
+        return self._families(x, mu, delta_of(theta, mu), self._outers(mu))[0]
 
     def offers(
         self, x: Tensor, mu: float | Tensor, theta: ConvFactors | Dense | None = None
     ) -> list[Offer]:
         """As for `RankSelection`: all ranks, and those that cost less than the full one."""
-        families = self._families(x, mu, theta, self._outers(mu))
+        families = self._families(x, mu, delta_of(theta, mu), self._outers(mu))
         return [offer_of(self, family) for family in families]
 
     def _outers(self, mu: float | Tensor) -> dict[int, Outer | None]:
@@ -105,11 +105,10 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         self,
         x: Tensor,
         mu: float | Tensor,
-        theta: ConvFactors | Dense | None,
+        delta: Tensor | None,
         outers: dict[int, Outer | None],
     ) -> list[Callable[[float], ConvFactors | Dense]]:
         # the truncations of each scheme's matrix, and their costs
-        delta = theta.decompress() if isinstance(mu, Tensor) and theta is not None else None
         ranks, costs = {}, {}
         for scheme in self.schemes:
             matrix, weights, last = (

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.outer import Roots
 from leco.compressions.protocol import Compression
+from leco.compressions.stretched import in_metric
 from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import FLAT, SWEEPS, no_worse, sizes_of, unfold
 from leco.theta import CPFactors, Dense, values
@@ -19,18 +22,25 @@ class CP(Compression[CPFactors | Dense]):
     """min ||x - sum_r a_r o b_r o c_r o ...||^2, a sum of `rank` outer products: alternating least
     squares. Descent.
 
-    Cold, the best of several starts: leading singular vectors, the largest fibres, four fixed
-    random draws. Each least squares problem has a
-    proximal term (a multiple of the rounding error, to the present factor), with which no sweep
-    raises the error. As layers: 1 x 1 convolution in -> rank, one depthwise convolution along each
-    of height and width, 1 x 1 rank -> out. O(rank numel) for each mode and sweep. Kolda and Bader
-    2009 (SIAM Review 51), section 3.4; for convolutions, Lebedev et al., ICLR 2015.
+    Without a last Theta, the best of several starts: leading singular vectors, the largest fibres,
+    four fixed random draws. Each least squares problem has a proximal term (a multiple of the
+    rounding error, to the present factor), with which no sweep raises the error.
+
+    As layers: 1 x 1 convolution in -> rank, one depthwise convolution along each of height and
+    width, 1 x 1 rank -> out. O(rank numel) for each mode and sweep. Kolda and Bader 2009 (SIAM
+    Review 51), section 3.4; for convolutions, Lebedev et al., ICLR 2015.
+
+    In a metric: the same for x scaled along each mode where the metric is an outer product; else a
+    descent by majorisation (`leco.compressions.outer`), from the last Theta or from the step in the
+    nearest outer product.
 
     Args:
         rank: from 1 to numel / (the largest size), at which every tensor is exact: x itself.
     """
 
     rank: int
+
+    takes_metric: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,19 +59,30 @@ class CP(Compression[CPFactors | Dense]):
         check_count("CP: rank", self.rank, 1, shape.numel() // max(shape))
 
     def c_step(
-        self, x: Tensor, mu: float, theta: CPFactors | Dense | None = None
+        self, x: Tensor, mu: float | Tensor, theta: CPFactors | Dense | None = None
     ) -> CPFactors | Dense:
         if self.rank == x.numel() // max(x.shape):
             return Dense(x.clone())
+        sizes = [(n, self.rank) for n in x.shape]
+        last = theta if isinstance(theta, CPFactors) and sizes_of(theta.factors) == sizes else None
+        if isinstance(mu, Tensor):
+            return in_metric(x, mu, last, self._plain, _stretched)
+        return self._plain(x, last)
+
+    def _plain(self, x: Tensor, theta: CPFactors | None) -> CPFactors:
+        """The step without a metric, from a last Theta of the same sizes."""
         if not x.any():  # least squares leaves factors of rounding size on some processors
             return CPFactors(tuple(x.new_zeros(n, self.rank) for n in x.shape))
-        if isinstance(theta, CPFactors) and sizes_of(theta.factors) == [
-            (n, self.rank) for n in x.shape
-        ]:
+        if theta is not None:
             return no_worse(x, _als(x, [values(a).unsqueeze(0) for a in theta.factors]), theta)
-        return _als(
-            x, [torch.stack(factors) for factors in zip(*_cp_starts(x, self.rank), strict=True)]
-        )
+        starts = zip(*_cp_starts(x, self.rank), strict=True)
+        return _als(x, [torch.stack(factors) for factors in starts])
+
+
+def _stretched(theta: CPFactors, roots: Roots) -> CPFactors:
+    """The same sum with Delta times the outer product of the roots, its columns balanced."""
+    factors = [values(a) * root.view(-1, 1) for a, root in zip(theta.factors, roots, strict=True)]
+    return CPFactors(tuple(_balanced(factors)))
 
 
 def _cp_starts(x: Tensor, rank: int) -> Iterator[list[Tensor]]:

@@ -27,6 +27,7 @@ from leco.compressions.ranks import (
     check_matrix,
     cost_of_pair,
     costs_of,
+    delta_of,
     truncation,
 )
 from leco.theta import Dense, Factors
@@ -81,8 +82,8 @@ class LowRank(Compression[Factors | Dense]):
         warm = isinstance(theta, Factors) and self._holds(theta, x)
         return descend(
             copied(theta) if warm else at(None),
-            lambda last: at(last.decompress()),
-            lambda found: distortion(x, found.decompress(), mu),
+            lambda delta, _: at(delta),
+            lambda found, delta: distortion(x, delta, mu),
         )
 
     def _holds(self, theta: Factors, x: Tensor) -> bool:
@@ -139,34 +140,33 @@ class RankSelection(Penalty[Factors | Dense]):
     ) -> Factors | Dense:
         own = outer(mu, 2) if isinstance(mu, Tensor) else None
 
-        def step(last: Factors | Dense | None) -> Factors | Dense:
-            return self._families(x, mu, last, own)[0](self.alpha)
+        def step(delta: Tensor | None) -> Factors | Dense:
+            return self._families(x, mu, delta, own)[0](self.alpha)
 
         # exact, or a descent
         if own is None or own.share is None:
             return step(None)
         return descend(
             copied(theta) if isinstance(theta, (Factors, Dense)) else step(None),
-            step,
-            lambda found: distortion(x, found.decompress(), mu) + self.price(found),
+            lambda delta, _: step(delta),
+            lambda found, delta: distortion(x, delta, mu) + self.price(found),
         )
 
     def family(
         self, x: Tensor, mu: float | Tensor, theta: Factors | Dense | None = None
     ) -> Callable[[float], Factors | Dense]:
-        return self._families(x, mu, theta)[0]
+        return self._families(x, mu, delta_of(theta, mu))[0]
 
     def offers(
         self, x: Tensor, mu: float | Tensor, theta: Factors | Dense | None = None
     ) -> list[Offer]:
         """All ranks; and those that cost less than the full one, whose leap to no distortion hides
         the ranks near it from a price."""
-        return [offer_of(self, family) for family in self._families(x, mu, theta)]
+        return [offer_of(self, family) for family in self._families(x, mu, delta_of(theta, mu))]
 
     def _families(
-        self, x: Tensor, mu: float | Tensor, theta: Factors | Dense | None, own: Outer | None = None
+        self, x: Tensor, mu: float | Tensor, delta: Tensor | None, own: Outer | None = None
     ) -> list[Callable[[float], Factors | Dense]]:
-        delta = theta.decompress() if isinstance(mu, Tensor) and theta is not None else None
         ranks, costs = truncation(x, mu, delta, own), costs_of(self.cost, x.shape)
 
         def select(alpha: float, costs: list[float]) -> Factors | Dense:

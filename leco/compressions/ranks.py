@@ -11,7 +11,7 @@ from leco.compressions.costs import RankCost
 from leco.compressions.outer import Outer, Roots, inverse, offset, outer
 from leco.compressions.protocol import priced
 from leco.compressions.svd import Spectrum, spectrum
-from leco.theta import ConvFactors, Factors
+from leco.theta import ConvFactors, Factors, Theta
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def truncation(
     own = outer(mu, 2) if own is None else own
     target, roots = own.target(x, delta)
     return Truncation(spectrum(target), 1.0, roots, offset(x, mu, own, delta))
+
+
+def delta_of(theta: Theta | None, mu: float | Tensor) -> Tensor | None:
+    """The Delta at which a metric is majorised: that of the last Theta."""
+    return theta.decompress() if theta is not None and isinstance(mu, Tensor) else None
 
 
 def check_matrix(name: str, shape: torch.Size) -> None:

@@ -52,18 +52,18 @@ def sizes_of(tensors: Sequence[Any]) -> list[tuple[int, ...]]:
     return [tuple(values(tensor).shape) for tensor in tensors]
 
 
-def squared_error(x: Tensor, theta: Theta) -> Tensor:
-    """||x - Delta(Theta)||^2."""
-    return (x - theta.decompress()).square().sum()
+def squared_error(x: Tensor, theta: Theta, mu: float | Tensor = 1.0) -> Tensor:
+    """||x - Delta(Theta)||^2, or the sum of mu_i (x_i - Delta_i)^2."""
+    return (x - theta.decompress()).square().mul(mu).sum()
 
 
-def no_worse(x: Tensor, found: T, last: Any) -> T:
+def no_worse(x: Tensor, found: T, last: Any, mu: float | Tensor = 1.0) -> T:
     """`found`; or a copy of the last Theta where that has the same sizes and, by rounding, a lower
-    error."""
+    error, weighed by mu in a metric."""
     if (
         type(last) is not type(found)
         or sizes_of(leaves(last)) != sizes_of(leaves(found))
-        or squared_error(x, found) <= squared_error(x, last)
+        or squared_error(x, found, mu) <= squared_error(x, last, mu)
     ):
         return found
     return with_free_leaves(last, [leaf.detach().clone() for leaf in free_leaves(last)])

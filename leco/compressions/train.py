@@ -1,11 +1,14 @@
 """Tensor train: a product of cores, one for each mode."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from leco.compressions.outer import Roots
 from leco.compressions.protocol import Compression
+from leco.compressions.stretched import in_metric
 from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import (
     FLAT,
@@ -28,8 +31,12 @@ class TensorTrain(Compression[TrainFactors | Dense]):
     core in turn by its least squares optimum, the other cores orthogonal. Oseledets 2011 (SIAM J.
     Sci. Comput. 33), algorithm 1; sweeps: Holtz, Rohwedder, Schneider 2012.
     O(r numel) for each core and sweep. A kernel as four convolutions: the view `leco.Kernel((0, 2,
-    3, 1))`, whose order is out, height,
-    width, in. A matrix of many modes (Novikov et al. 2015): the view `leco.Reshape(shape)`.
+    3, 1))`, whose order is out, height, width, in. A matrix of many modes (Novikov et al. 2015):
+    the view `leco.Reshape(shape)`.
+
+    In a metric: the same for x scaled along each mode where the metric is an outer product; else a
+    descent by majorisation (`leco.compressions.outer`), from the last Theta or from the step in the
+    nearest outer product.
 
     Args:
         ranks: (r_1, ..., r_{N-1}), with r_k at most r_{k-1} n_k and at most n_{k+1} r_{k+1}.
@@ -41,6 +48,8 @@ class TensorTrain(Compression[TrainFactors | Dense]):
     """
 
     ranks: tuple[int, ...]
+
+    takes_metric: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,19 +68,32 @@ class TensorTrain(Compression[TrainFactors | Dense]):
         check_bounds("TensorTrain", self.ranks, bounds)
 
     def c_step(
-        self, x: Tensor, mu: float, theta: TrainFactors | Dense | None = None
+        self, x: Tensor, mu: float | Tensor, theta: TrainFactors | Dense | None = None
     ) -> TrainFactors | Dense:
         if all(
             r == min(x.shape[: k + 1].numel(), x.shape[k + 1 :].numel())
             for k, r in enumerate(self.ranks)
         ):
             return Dense(x.clone())
-        starts, around = [_train_svd(x, self.ranks)], (1, *self.ranks, 1)
-        if isinstance(theta, TrainFactors) and sizes_of(theta.cores) == list(
-            zip(around, x.shape, around[1:], strict=False)
-        ):
+        around = (1, *self.ranks, 1)
+        sizes = list(zip(around, x.shape, around[1:], strict=False))
+        last = theta if isinstance(theta, TrainFactors) and sizes_of(theta.cores) == sizes else None
+        if isinstance(mu, Tensor):
+            return in_metric(x, mu, last, self._plain, _stretched)
+        return self._plain(x, last)
+
+    def _plain(self, x: Tensor, theta: TrainFactors | None) -> TrainFactors:
+        """The step without a metric, from a last Theta of the same sizes."""
+        starts = [_train_svd(x, self.ranks)]
+        if theta is not None:
             starts.append(_orthogonal([values(core) for core in theta.cores]))
         return no_worse(x, _train(x, starts), theta)
+
+
+def _stretched(theta: TrainFactors, roots: Roots) -> TrainFactors:
+    """The same train with Delta times the outer product of the roots."""
+    pairs = zip(theta.cores, roots, strict=True)
+    return TrainFactors(tuple(values(core) * root.view(1, -1, 1) for core, root in pairs))
 
 
 def _train_svd(x: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:

@@ -6,17 +6,16 @@ the HOSVD, or of the last Theta where those are better (it may have been retrain
 least squares until the error is flat. Never worse than the last Theta.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count, check_number
-from leco.compressions.costs import TuckerCost, tucker_storage
-from leco.compressions.protocol import Compression, Penalty, priced
+from leco.compressions.outer import Roots, times
+from leco.compressions.protocol import Compression
+from leco.compressions.stretched import in_metric
 from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import (
     FLAT,
@@ -24,7 +23,6 @@ from leco.compressions.tensors import (
     check_modes,
     no_worse,
     sizes_of,
-    squared_error,
     tuple_of_ranks,
     unfold,
 )
@@ -42,6 +40,10 @@ class Tucker2(Compression[TuckerFactors | Dense]):
     Lathauwer, De Moor, Vandewalle 2000 (SIAM J. Matrix Anal. 21, pages 1253 and 1324); for
     convolutions, Kim et al., ICLR 2016. O(n_k numel) for each mode and sweep.
 
+    In a metric: the same for x scaled along each mode where the metric is an outer product; else a
+    descent by majorisation (`leco.compressions.outer`), from the last Theta or from the step in the
+    nearest outer product.
+
     Args:
         ranks: (r_out, r_in), from 1 to the sizes of the first two modes.
 
@@ -52,6 +54,8 @@ class Tucker2(Compression[TuckerFactors | Dense]):
     """
 
     ranks: tuple[int, int]
+
+    takes_metric: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,21 +74,23 @@ class Tucker2(Compression[TuckerFactors | Dense]):
         check_bounds("Tucker2", self.ranks, shape[:2])
 
     def c_step(
-        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+        self, x: Tensor, mu: float | Tensor, theta: TuckerFactors | Dense | None = None
     ) -> TuckerFactors | Dense:
-        return _tucker(x, self.ranks, theta)
+        return _tucker(x, mu, self.ranks, theta)
 
 
 @dataclass(frozen=True)
 class Tucker(Compression[TuckerFactors | Dense]):
     """min ||x - core x_1 U_1 ... x_N U_N||^2 with core (r_1, ..., r_N): `Tucker2` with a factor for
-    every mode.
+    every mode. In a metric: as `Tucker2`.
 
     Args:
         ranks: (r_1, ..., r_N), from 1 to the sizes of the modes.
     """
 
     ranks: tuple[int, ...]
+
+    takes_metric: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,106 +105,17 @@ class Tucker(Compression[TuckerFactors | Dense]):
         check_bounds("Tucker", self.ranks, shape)
 
     def c_step(
-        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
+        self, x: Tensor, mu: float | Tensor, theta: TuckerFactors | Dense | None = None
     ) -> TuckerFactors | Dense:
-        return _tucker(x, self.ranks, theta)
+        return _tucker(x, mu, self.ranks, theta)
 
 
-@dataclass(frozen=True)
-class TuckerSelection(Penalty[TuckerFactors | Dense]):
-    """min mu/2 ||x - Delta||^2 + alpha C(ranks) over Tucker decompositions of any ranks of the
-    first `modes` modes.
-
-    In the bases of the HOSVD the error of given ranks is the energy of the full core outside its
-    leading block: cumulative sums give it for all ranks at once. The best of them, then HOOI at
-    those ranks; the last Theta and its ranks are a candidate too. Descent, O(number of rank tuples)
-    above the HOSVD. At full ranks the tensor stays dense, at no error.
-
-    Args:
-        alpha: price of a unit of cost.
-        cost: C, a function of (shape, ranks), the ranks from 0: `leco.tucker_storage` (parameters),
-            `leco.TuckerMultiplyAdds(positions)`, ...
-        modes: how many of the leading modes have a factor: 2 for Tucker-2, None for all.
-    """
-
-    alpha: float
-    cost: TuckerCost = tucker_storage
-    modes: int | None = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("TuckerSelection: alpha", self.alpha)
-        if self.modes is not None:
-            check_count("TuckerSelection: modes", self.modes, 1)
-
-    def scaling(self) -> int | None:
-        return 2
-
-    def check(self, shape: torch.Size) -> None:
-        super().check(shape)
-        if len(shape) < max(2, self.modes or 2):
-            raise ValueError(
-                f"TuckerSelection: modes = {self.modes} takes tensors of more modes than an array "
-                f"of shape {tuple(shape)} has"
-            )
-        if not any(cost < math.inf for cost in _costs(self.cost, shape, shape[: self.modes])):
-            raise ValueError(
-                f"TuckerSelection: cost = {self.cost} is infinite for all ranks; none can be chosen"
-            )
-
-    def family(
-        self, x: Tensor, mu: float, theta: TuckerFactors | Dense | None = None
-    ) -> Callable[[float], TuckerFactors | Dense]:
-        # the errors and costs of all ranks
-        sizes = x.shape[: self.modes]
-        bases = [left_vectors(unfold(x, k), n) for k, n in enumerate(sizes)]
-        errors = _truncation_errors(_project(x, bases), len(sizes)).flatten()
-        costs = _costs(self.cost, x.shape, sizes)
-
-        def best_ranks(alpha: float) -> list[int]:
-            prices = torch.tensor([priced(alpha, cost) for cost in costs], dtype=torch.float64)
-            place = (prices.to(x.device) + mu / 2 * errors).argmin().cpu()
-            return [int(r) for r in torch.unravel_index(place, [n + 1 for n in sizes])]
-
-        def select(alpha: float) -> TuckerFactors | Dense:
-            # those of the least objective
-            ranks = best_ranks(alpha)
-            if ranks == list(sizes):
-                found: TuckerFactors | Dense = Dense(x.clone())
-            else:
-                found = _hooi(x, [u[:, :r] for u, r in zip(bases, ranks, strict=True)])
-            if not isinstance(theta, TuckerFactors):
-                return found
-
-            # or those of the last Theta
-            last = no_worse(x, _hooi(x, _orthonormal(theta)), theta)
-            at = [
-                mu / 2 * float(squared_error(x, t)) + priced(alpha, self.usage(t))
-                for t in (found, last)
-            ]
-            return found if at[0] <= at[1] else last
-
-        return select
-
-    def usage(self, theta: TuckerFactors | Dense) -> float:
-        if isinstance(theta, Dense):
-            return self.cost(theta.values.shape, tuple(theta.values.shape[: self.modes]))
-        core, factors = values(theta.core), [values(u) for u in theta.factors]
-        shape = torch.Size([*(u.shape[0] for u in factors), *core.shape[len(factors) :]])
-        return self.cost(shape, tuple(core.shape[: len(factors)]))
-
-
-def _costs(cost: TuckerCost, shape: torch.Size, sizes: Sequence[int]) -> list[float]:
-    """C of all ranks from 0 to the sizes of the modes, in the order of `itertools.product`."""
-    return [cost(shape, ranks) for ranks in itertools.product(*(range(n + 1) for n in sizes))]
-
-
-def _orthonormal(theta: TuckerFactors) -> list[Tensor]:
+def orthonormal(theta: TuckerFactors) -> list[Tensor]:
     """Bases of what the factors span: with its best core, at least as good as the Theta."""
     return [torch.linalg.qr(values(u)).Q for u in theta.factors]
 
 
-def _project(x: Tensor, bases: list[Tensor], but: int = -1) -> Tensor:
+def project(x: Tensor, bases: list[Tensor], but: int = -1) -> Tensor:
     """x times the transposed bases, each along its mode (all but `but`): the best core for them,
     where they are orthonormal."""
     for k, u in enumerate(bases):
@@ -207,15 +124,15 @@ def _project(x: Tensor, bases: list[Tensor], but: int = -1) -> Tensor:
     return x
 
 
-def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
+def hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
     """From orthonormal bases: each in turn the best one for the others, the leading left singular
     vectors of x projected on those."""
-    total, core = x.square().sum(), _project(x, bases)
+    total, core = x.square().sum(), project(x, bases)
     if core.numel():
         error = total - core.square().sum()
         for _ in range(SWEEPS):
             for k, u in enumerate(bases):
-                core = _project(x, bases, but=k)
+                core = project(x, bases, but=k)
                 bases[k] = left_vectors(unfold(core, k), u.shape[1])
                 core = mode_product(core, bases[k].mT, k)
             last, error = error, total - core.square().sum()
@@ -224,30 +141,35 @@ def _hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
     return TuckerFactors(core.contiguous(), tuple(u.contiguous() for u in bases))
 
 
+def stretched(theta: TuckerFactors | Dense, roots: Roots) -> TuckerFactors | Dense:
+    """The same decomposition with Delta times the outer product of the roots."""
+    if isinstance(theta, Dense):
+        return Dense(times(values(theta.values), roots))
+    factors = [values(u) for u in theta.factors]
+    return TuckerFactors(
+        times(values(theta.core), roots[len(factors) :]),
+        tuple(u * root.view(-1, 1) for u, root in zip(factors, roots, strict=False)),
+    )
+
+
 def _tucker(
-    x: Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None
+    x: Tensor, mu: float | Tensor, ranks: tuple[int, ...], theta: TuckerFactors | Dense | None
 ) -> TuckerFactors | Dense:
-    """The C step at given ranks: from the HOSVD, or from the last Theta where that is better."""
+    """The C step at given ranks."""
     if ranks == x.shape[: len(ranks)]:
         return Dense(x.clone())
+    sizes = list(zip(x.shape, ranks, strict=False))
+    warm = isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == sizes
+    last = theta if warm else None
+    if isinstance(mu, Tensor):
+        return in_metric(x, mu, last, partial(_from_starts, ranks=ranks), stretched)
+    return _from_starts(x, last, ranks)
+
+
+def _from_starts(x: Tensor, theta: TuckerFactors | None, ranks: tuple[int, ...]) -> TuckerFactors:
+    """HOOI from the HOSVD, or from the last Theta where that is better."""
     starts = [[left_vectors(unfold(x, k), r) for k, r in enumerate(ranks)]]
-    if isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == list(
-        zip(x.shape, ranks, strict=False)
-    ):
-        starts.append(_orthonormal(theta))
-    return no_worse(
-        x, _hooi(x, max(starts, key=lambda bases: float(_project(x, bases).square().sum()))), theta
-    )
-
-
-def _truncation_errors(core: Tensor, modes: int) -> Tensor:
-    """Energy of the core outside its leading block, for all sizes of the block: (n_1 + 1, ...,
-    n_modes + 1), float64."""
-    energy = (
-        core.double().square().flatten(modes).sum(-1)
-        if core.ndim > modes
-        else core.double().square()
-    )
-    for k in range(modes):
-        energy = torch.cat([torch.zeros_like(energy.narrow(k, 0, 1)), energy.cumsum(k)], dim=k)
-    return energy.flatten()[-1] - energy
+    if theta is not None:
+        starts.append(orthonormal(theta))
+    best = max(starts, key=lambda bases: float(project(x, bases).square().sum()))
+    return no_worse(x, hooi(x, best), theta)
