@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.cells import nearest
 from leco.compressions.kmeans1d import EXACT_WORK, best_split, lloyd, optimal_codebook
+from leco.compressions.many_codebooks import cold_codebooks, warm_codebooks
 from leco.compressions.protocol import Compression
-from leco.compressions.sorted_values import COARSE_CUTS, Sorted, nearest
+from leco.compressions.sorted_values import COARSE_CUTS, Sorted
 from leco.theta import Codes
 
+MANY = 32  # leading indices, from which on all of them are solved at once
 EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers for each
 
 
@@ -32,6 +36,8 @@ class Codebook(Compression[Codes]):
     >>> leco.Codebook(2).compress(torch.tensor([0.0, 1.0, 10.0, 12.0]), mu=1.0).decompress()
     tensor([ 0.5000,  0.5000, 11.0000, 11.0000])
     """
+
+    takes_metric: ClassVar[bool] = True
 
     k: int
     exact: bool | None = None
@@ -66,13 +72,18 @@ class Codebook(Compression[Codes]):
         rows = math.prod(shape[:-1])
         return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
 
-    def c_step(self, x: Tensor, mu: float, theta: Codes | None = None) -> Codes:
-        data = Sorted(x.clone())
+    def c_step(self, x: Tensor, mu: float | Tensor, theta: Codes | None = None) -> Codes:
+        weights = mu if isinstance(mu, Tensor) else None
+        warm = theta is not None and theta.codebook.shape == (*x.shape[:-1], self.k)
+        exact = (self.k == 2 and self.exact is not False) or self._is_exact(x.shape)
+        if not exact and math.prod(x.shape[:-1]) >= MANY and self.k > 1:
+            return self._many(x, weights, theta if warm else None)
+        data = Sorted(x.clone(), weights)
         if self.k == 2 and self.exact is not False:
             codebook = best_split(data)
-        elif self._is_exact(x.shape):
+        elif exact:
             codebook = optimal_codebook(data, self.k, data.candidates(data.n))
-        elif theta is not None and theta.codebook.shape[-1] == self.k:
+        elif theta is not None and warm:
             # retraining may have changed their order
             codebook = lloyd(data, theta.codebook.double().sort(dim=-1).values)
         else:
@@ -81,3 +92,18 @@ class Codebook(Compression[Codes]):
             )
         del data
         return Codes(nearest(x, codebook), codebook.to(x.dtype))
+
+    def _many(self, x: Tensor, weights: Tensor | None, theta: Codes | None) -> Codes:
+        """The C step of many rows, which are not solved exactly."""
+        rows = x.reshape(-1, x.shape[-1])
+        d = None if weights is None else weights.expand_as(x).reshape(rows.shape)
+        if theta is not None and theta.indices.shape == x.shape:
+            indices, codebook = warm_codebooks(
+                rows, d, theta.indices.reshape(rows.shape), theta.codebook.reshape(-1, self.k)
+            )
+        else:
+            codebook = cold_codebooks(rows, d, self.k)
+            indices = nearest(rows, codebook)
+        return Codes(
+            indices.view(x.shape), codebook.to(x.dtype).view(*x.shape[:-1], self.k)
+        )
