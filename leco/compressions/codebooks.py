@@ -11,6 +11,7 @@ from leco.compressions.checks import check_count
 from leco.compressions.cells import nearest
 from leco.compressions.kmeans1d import EXACT_WORK, best_split, lloyd, optimal_codebook
 from leco.compressions.many_codebooks import cold_codebooks, warm_codebooks
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Compression
 from leco.compressions.sorted_values import COARSE_CUTS, Sorted
 from leco.theta import Codes
@@ -72,13 +73,14 @@ class Codebook(Compression[Codes]):
         rows = math.prod(shape[:-1])
         return max(4 * self.k, min(COARSE_CUTS, EXACT_WORK // (8 * rows * self.k)))
 
-    def c_step(self, x: Tensor, mu: float | Tensor, theta: Codes | None = None) -> Codes:
+    def c_step(self, x: Tensor, mu: Mu, theta: Codes | None = None) -> Codes:
         weights = mu if isinstance(mu, Tensor) else None
         warm = theta is not None and theta.codebook.shape == (*x.shape[:-1], self.k)
         exact = (self.k == 2 and self.exact is not False) or self._is_exact(x.shape)
         if not exact and math.prod(x.shape[:-1]) >= MANY and self.k > 1:
             return self._many(x, weights, theta if warm else None)
-        data = Sorted(x.clone(), weights)
+        # only ratios count: products of weights and values stay in range
+        data = Sorted(x.clone(), None if weights is None else weights / weights.max())
         if self.k == 2 and self.exact is not False:
             codebook = best_split(data)
         elif exact:

@@ -1,11 +1,13 @@
 """Values shared by position: the hashing trick."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Compression
 from leco.theta import HashedValues, hashed_positions
 
@@ -17,12 +19,16 @@ class Hashed(Compression[HashedValues]):
     """min ||x - v[h]||^2 over k values v, h(i) in 0..k-1 a fixed pseudo-random function of the
     position i: v_j = mean of the x_i with h(i) = j.
 
-    Exact, O(n): for given cells the error is a sum over cells, each least at the mean. No indices
-    are kept: 32 k/n bits a weight. The cells know nothing of the weights, so that a trained net's
-    direct compression is near 0 everywhere: for k far below n the learned codes of `leco.Codebook`
-    or pruning mostly lose less for the same bytes. A value that no position has is 0. Chen et al.
-    2015, "Compressing neural networks with the hashing trick" (HashedNets), equation 3, with no
-    sign hash.
+    Exact, O(n): for given cells the error is a sum over cells, each least at the mean; in a metric
+    d, at the weighted mean, sum d_i x_i / sum d_i, and exact too. A value that no position has is
+    0. No indices are kept: 32 k/n bits a weight.
+
+    The cells do not depend on the weights, so that a trained net's direct compression is near 0
+    everywhere. For k far below n the learned codes of `leco.Codebook` or pruning mostly lose less
+    for the same bytes.
+
+    Reference: Chen et al. 2015, "Compressing neural networks with the hashing trick" (HashedNets),
+    equation 3, with no sign hash.
 
     Args:
         k: values, at least 1 and at most n; the same positions share a value for each leading
@@ -34,6 +40,8 @@ class Hashed(Compression[HashedValues]):
     >>> leco.bits(theta)
     64
     """
+
+    takes_metric: ClassVar[bool] = True
 
     k: int
     seed: int = 0
@@ -54,15 +62,21 @@ class Hashed(Compression[HashedValues]):
                 "share the values"
             )
 
-    def c_step(self, x: Tensor, mu: float, theta: HashedValues | None = None) -> HashedValues:
+    def c_step(self, x: Tensor, mu: Mu, theta: HashedValues | None = None) -> HashedValues:
         n = x.shape[-1]
-        sums, counts = (
-            x.new_zeros(*x.shape[:-1], self.k, dtype=torch.float64),
-            x.new_zeros(self.k, dtype=torch.float64),
-        )
+        weights = mu.expand_as(x) if isinstance(mu, Tensor) else None
+        shape = x.shape[:-1] if weights is not None else ()
+        sums = x.new_zeros(*x.shape[:-1], self.k, dtype=torch.float64)
+        masses = x.new_zeros(*shape, self.k, dtype=torch.float64)
         for first in range(0, n, CHUNK):
             part = x[..., first : first + CHUNK].double()
             cells = hashed_positions(self.k, self.seed, first, first + part.shape[-1], x.device)
+            if weights is None:
+                masses.index_add_(0, cells, masses.new_ones(1).expand(len(cells)))
+            else:
+                own = weights[..., first : first + CHUNK].double()
+                masses.index_add_(-1, cells, own)
+                part = part * own
             sums.index_add_(-1, cells, part)
-            counts.index_add_(0, cells, counts.new_ones(1).expand(len(cells)))
-        return HashedValues((sums / counts.clamp(min=1)).to(x.dtype), n, self.seed)
+        values = sums / torch.where(masses > 0, masses, 1)
+        return HashedValues(values.to(x.dtype), n, self.seed)

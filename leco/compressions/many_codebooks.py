@@ -85,7 +85,8 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
     part, found = rows_of_a_part(x), []
     for first in range(0, len(x), part):
         own = slice(first, first + part)
-        data = Sorted(x[own].clone(), None if weights is None else weights[own])
+        d = None if weights is None else weights[own] / weights[own].amax(-1, keepdim=True)
+        data = Sorted(x[own].clone(), d)
         positions = _candidates(data, k)
         ends = _centred(data, positions, k)
         cuts = best_cuts(ends.masses, ends.sums, k)

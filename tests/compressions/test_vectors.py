@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import leco
-from leco.compressions import Codebook, Hashed, VectorCodebook, vectors
+from leco.compressions import Codebook, Hashed, VectorCodebook, hashed, vector_cells, vector_starts
 from leco.theta import VectorCodes, hashed_positions
 
 
@@ -125,8 +125,8 @@ def test_cold_starts_of_many_problems_are_as_of_each(monkeypatch):
     x = torch.randn(7, 60, 2, dtype=torch.float64)
     each = torch.stack([VectorCodebook(6).compress(own, 1.0).decompress() for own in x])
     for least, work in ((2**20, 2**25), (2 * 60 * 64, 2**25), (1, 60 * 6 * 2 * 3)):
-        monkeypatch.setattr(vectors, "START_VECTORS", least)
-        monkeypatch.setattr(vectors, "START_WORK", work)
+        monkeypatch.setattr(vector_starts, "START_VECTORS", least)
+        monkeypatch.setattr(vector_starts, "START_WORK", work)
         if work < 2**25:
             each = torch.stack([VectorCodebook(6).compress(own, 1.0).decompress() for own in x])
         assert torch.allclose(VectorCodebook(6).compress(x, 1.0).decompress(), each)
@@ -138,7 +138,7 @@ def test_arrays_in_parts_are_as_in_one(k, monkeypatch):
     start = VectorCodes(torch.zeros(3, 700, dtype=torch.int32), x[:, :k].clone())
     whole = VectorCodebook(k, sweeps=3).compress(x, 1.0, start)
     for chunk in (1, 100 * k, 800 * k, 1500 * k):
-        monkeypatch.setattr(vectors, "CHUNK", chunk)
+        monkeypatch.setattr(vector_cells, "CHUNK", chunk)
         parts = VectorCodebook(k, sweeps=3).compress(x, 1.0, start)
         assert torch.equal(parts.indices, whole.indices)
         assert torch.allclose(parts.codebook, whole.codebook)
@@ -148,17 +148,19 @@ def test_arrays_in_parts_are_as_in_one(k, monkeypatch):
 def test_cold_starts_on_a_sample_and_with_several_draws_a_round(monkeypatch):
     x = torch.randn(1500, 3, dtype=torch.float64)
     whole = squared_error(VectorCodebook(15), x)
-    monkeypatch.setattr(vectors, "LEAST_SAMPLE", 200)
-    monkeypatch.setattr(vectors, "SAMPLE", 10)
+    monkeypatch.setattr(vector_starts, "LEAST_SAMPLE", 200)
+    monkeypatch.setattr(vector_starts, "SAMPLE", 10)
     assert whole * 0.9 < squared_error(VectorCodebook(15), x) < whole * 1.05
-    monkeypatch.setattr(vectors, "ROUNDS", 7)
+    monkeypatch.setattr(vector_starts, "ROUNDS", 7)
     assert whole * 0.9 < squared_error(VectorCodebook(15), x) < whole * 1.05
 
 
 def test_of_several_codewords_a_round_none_is_one_of_an_earlier_round(monkeypatch):
-    monkeypatch.setattr(vectors, "ROUNDS", 6)
+    monkeypatch.setattr(vector_starts, "ROUNDS", 6)
     x = torch.randn(1, 40, 2, dtype=torch.float64)
-    rounds = vectors._plus_plus(x, torch.rand(1, 6, 5, dtype=torch.float64), 30)[0].view(6, 5, 2)
+    draws = torch.rand(1, 6, 5, dtype=torch.float64)
+    found = vector_starts._plus_plus(vector_cells.Vectors(x, None), draws, 30)
+    rounds = found[0].view(6, 5, 2)
     drawn = [{tuple(codeword) for codeword in codewords.tolist()} for codewords in rounds]
     assert len(set().union(*drawn)) == sum(len(codewords) for codewords in drawn)
 
@@ -255,6 +257,6 @@ def test_values_are_means_and_unused_ones_are_0():
 def test_hashing_in_parts_is_as_in_one(monkeypatch):
     x = torch.randn(2, 1000, dtype=torch.float64)
     whole = Hashed(10).compress(x, 1.0)
-    monkeypatch.setattr(vectors, "CHUNK", 64)
+    monkeypatch.setattr(hashed, "CHUNK", 64)
     assert torch.allclose(Hashed(10).compress(x, 1.0).values, whole.values)
     assert leco.bits(whole) == 2 * 10 * 64
