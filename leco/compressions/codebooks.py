@@ -106,6 +106,4 @@ class Codebook(Compression[Codes]):
         else:
             codebook = cold_codebooks(rows, d, self.k)
             indices = nearest(rows, codebook)
-        return Codes(
-            indices.view(x.shape), codebook.to(x.dtype).view(*x.shape[:-1], self.k)
-        )
+        return Codes(indices.view(x.shape), codebook.to(x.dtype).view(*x.shape[:-1], self.k))

@@ -3,13 +3,16 @@ lossless coding work together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.entropy_descent import best_of, entropy_bits, theta_of
+from leco.compressions.entropy_metric import family_in_metric
 from leco.compressions.entropy_starts import starting_candidates
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Penalty
 from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, ZeroCodes
@@ -32,8 +35,14 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     It goes on from the last Theta, from k-means codebooks of several sizes up to k (whose value
     nearest to 0 becomes 0; 0 also joins few values) and from uniform grids; values that do not pay
     are dropped. So it is never worse than the last Theta, nor than such k-means followed by coding.
-    On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time. Chou,
-    Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained quantization).
+    On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
+
+    In a metric the distortion is weighed, and the rate is as it was: cells are no intervals then,
+    values are weighted means, and a sweep is O(n k). The descent starts from the last Theta, from
+    weighted k-means of k values and from the Theta that one mu for each problem, the mean, gives.
+
+    Reference: Chou, Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained
+    quantization).
 
     Args:
         alpha: price of a bit.
@@ -48,6 +57,8 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     tensor([0.0000, 0.0000, 0.0000, 0.0000, 5.1000, 5.1000, 0.0000, 0.0000])
     """
 
+    takes_metric: ClassVar[bool] = True
+
     alpha: float
     k: int = 16
     zero: bool = True
@@ -61,8 +72,10 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
         return 2
 
     def family(
-        self, x: Tensor, mu: float, theta: ZeroCodes | Codes | None = None
+        self, x: Tensor, mu: Mu, theta: ZeroCodes | Codes | None = None
     ) -> Callable[[float], ZeroCodes | Codes]:
+        if isinstance(mu, Tensor):
+            return family_in_metric(x, mu, self.k, self.zero, theta)
         data = Sorted(x.clone(memory_format=torch.contiguous_format).view(-1, x.shape[-1]))
         starts = starting_candidates(data, self.k, self.zero, theta)
         return lambda alpha: theta_of(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,10 @@ from leco.coding.contexts import PlaceLengths, code_bits, position_bits
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.entropy import EntropyCodebook
 from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, borders
+from leco.compressions.entropy_metric import CHUNK, coded
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Penalty
-from leco.compressions.sorted_values import cells_of
+from leco.compressions.cells import cells_of
 from leco.theta import ZeroCodes
 
 MATRIX_SWEEPS = 4
@@ -28,7 +31,8 @@ class EntropyMatrix(Penalty[ZeroCodes]):
     `EntropyCodebook`, in turn code lengths (of values, and log2((1 - p_ij)/p_ij) of places, with
     p_ij = r_i c_j / N of the last Theta's row and column counts), codes by distortion + alpha
     lengths, and values; the Theta of least objective among all of these is kept. So it is never
-    worse than either start. O(m n) a sweep.
+    worse than either start. O(m n) a sweep. In a metric the distortion is weighed, so that the
+    price of a bit is alpha/mu_ij, and a sweep is O(m n k).
 
     Args:
         alpha: price of a bit.
@@ -42,6 +46,8 @@ class EntropyMatrix(Penalty[ZeroCodes]):
     >>> matrix.usage(theta) < 0.9 * single.usage(single.compress(x.view(-1), mu=1.0))
     True
     """
+
+    takes_metric: ClassVar[bool] = True
 
     alpha: float
     k: int = 16
@@ -63,9 +69,12 @@ class EntropyMatrix(Penalty[ZeroCodes]):
             )
 
     def family(
-        self, x: Tensor, mu: float, theta: ZeroCodes | None = None
+        self, x: Tensor, mu: Mu, theta: ZeroCodes | None = None
     ) -> Callable[[float], ZeroCodes]:
-        flat = EntropyCodebook(0.0, self.k).family(x.reshape(-1), mu)
+        weights = mu if isinstance(mu, Tensor) else None
+        flat = EntropyCodebook(0.0, self.k).family(
+            x.reshape(-1), mu if weights is None else weights.reshape(-1)
+        )
 
         def descend(alpha: float) -> ZeroCodes:
             cold = flat(alpha)
@@ -76,7 +85,8 @@ class EntropyMatrix(Penalty[ZeroCodes]):
                 and 0 < theta.codebook.shape[0] < self.k
             ):
                 starts.append(theta)
-            return _descend_matrix(x, starts, 2 * alpha / mu)
+            price = 2 * alpha if weights is not None else 2 * alpha / mu
+            return _descend_matrix(x, weights, starts, price)
 
         return descend
 
@@ -94,55 +104,73 @@ def matrix_bits(theta: ZeroCodes) -> Tensor:
     )
 
 
-def _descend_matrix(x: Tensor, starts: list[ZeroCodes], price: float) -> ZeroCodes:
+def _descend_matrix(
+    x: Tensor, weights: Tensor | None, starts: list[ZeroCodes], price: float
+) -> ZeroCodes:
     """The best of the starts and of what a few sweeps from each of them give."""
     found = []
     for theta in starts:
         found.append(theta)
         for _ in range(MATRIX_SWEEPS):
             if theta.codebook.numel():
-                theta = _sweep_matrix(x, theta, price)
+                theta = _sweep_matrix(x, weights, theta, price)
         found.append(theta)
-    return min(
-        found,
-        key=lambda theta: float(
-            (x - theta.decompress()).square().sum(dtype=torch.float64) + price * matrix_bits(theta)
-        ),
-    )
+
+    def objective(theta: ZeroCodes) -> float:
+        squares = (x - theta.decompress()).square()
+        squares = squares if weights is None else squares.mul_(weights)
+        return float(squares.sum(dtype=torch.float64) + price * matrix_bits(theta))
+
+    return min(found, key=objective)
 
 
-def _sweep_matrix(x: Tensor, theta: ZeroCodes, price: float) -> ZeroCodes:
-    """Codes for the lengths of the last ones, and values for these codes."""
+def _sweep_matrix(x: Tensor, weights: Tensor | None, theta: ZeroCodes, price: float) -> ZeroCodes:
+    """Codes for the lengths of the last ones, and values for these codes. In a metric the price of
+    a bit is price/mu_i for weight i."""
     places = PlaceLengths(theta.indices != 0)
     counts = theta.indices.reshape(-1).bincount(minlength=theta.codebook.shape[-1] + 1)[1:].double()
     values, order = theta.codebook.double().sort()
     lengths = -torch.log2(counts / counts.sum())[order]
-    edges = borders(
-        Candidates(
-            *(
-                field.view(1, 1, -1)
-                for field in (values, torch.zeros_like(values, dtype=torch.bool), lengths)
-            )
-        ),
-        price,
+
+    # weights that may gain: a value gains at most x^2 less the least bits
+    flat, least = x.reshape(-1), float(lengths.min()) + places.least
+    prices = price if weights is None else price / weights.reshape(-1)
+    place = torch.arange(x.numel(), device=x.device)
+    if price > 0 and least > 0:
+        bound = torch.as_tensor(prices * least, device=x.device).sqrt()
+        place = (flat.abs() > bound * (1 - 1e-6)).nonzero().squeeze(1)
+    own = flat[place]
+    prices = prices if isinstance(prices, float) else prices[place]
+
+    # the best value of each, and whether it pays: x^2 - (x - c)^2 against the bits
+    codes = _codes_of(own, prices, values, lengths)
+    value, length = values.to(x.dtype)[codes], lengths.to(x.dtype)[codes]
+    kept = value * (2 * own - value) > prices * (length + places.at(place).to(x.dtype))
+    place, own, codes = place[kept], own[kept], codes[kept]
+
+    # means of those that are kept
+    d = torch.ones_like(own) if weights is None else weights.reshape(-1)[place]
+    mass, total = (
+        torch.zeros(len(values), dtype=torch.float64, device=x.device).index_add_(
+            0, codes, terms.double()
+        )
+        for terms in (d, d * own)
     )
-    least = price * (float(lengths.min()) + places.least)  # a value gains at most x^2 less this
-    place = (
-        (x.reshape(-1).abs() > least**0.5 * (1 - 1e-6)).nonzero().squeeze(1)
-        if least > 0
-        else torch.arange(x.numel(), device=x.device)
-    )
-    own = x.reshape(-1)[place]
-    nearest = cells_of(own, edges.view(-1).to(x.dtype))
-    value, length = values.to(x.dtype)[nearest.long()], lengths.to(x.dtype)[nearest.long()]
-    # x^2 - (x - c)^2 against the bits
-    kept = value * (2 * own - value) > price * (length + places.at(place).to(x.dtype))
-    place, own, codes = place[kept], own[kept], nearest[kept].long()
-    number = codes.bincount(minlength=len(values))
-    total = torch.zeros(len(values), dtype=torch.float64, device=x.device).index_add_(
-        0, codes, own.double()
-    )
-    used = number > 0
+    used = codes.bincount(minlength=len(values)) > 0
     indices = torch.zeros(x.numel(), dtype=theta.indices.dtype, device=x.device)
     indices[place] = used.cumsum(0)[codes].to(indices.dtype)
-    return ZeroCodes(indices.view(x.shape), (total / number.clamp(min=1))[used].to(x.dtype))
+    return ZeroCodes(indices.view(x.shape), (total[used] / mass[used]).to(x.dtype))
+
+
+def _codes_of(x: Tensor, price: float | Tensor, values: Tensor, lengths: Tensor) -> Tensor:
+    """The best of increasing values for each x (n,), at a price of a bit or one for each, by
+    squared error and length alone."""
+    if isinstance(price, Tensor):
+        found = [
+            coded(own[None], p[None], values[None], lengths[None]).squeeze(0)
+            for own, p in zip(x.split(CHUNK), price.split(CHUNK), strict=True)
+        ]
+        return torch.cat(found).long()
+    zero = torch.zeros_like(values, dtype=torch.bool)
+    state = Candidates(*(field.view(1, 1, -1) for field in (values, zero, lengths)))
+    return cells_of(x, borders(state, price).view(-1).to(x.dtype)).long()

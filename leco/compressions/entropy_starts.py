@@ -43,7 +43,7 @@ def starting_candidates(
     state = update(data, state, 0.0)[0]
 
     # the last Theta, with its own lengths
-    warm = _last_candidate(theta, len(values), k, with_zero)
+    warm = last_candidate(theta, len(values), k, with_zero)
     return (
         state
         if warm is None
@@ -51,7 +51,7 @@ def starting_candidates(
     )
 
 
-def _last_candidate(
+def last_candidate(
     theta: ZeroCodes | Codes | None, rows: int, k: int, with_zero: bool
 ) -> Candidates | None:
     """The last Theta as a candidate (R, 1, k), where it has a place among them."""

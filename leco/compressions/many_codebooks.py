@@ -20,7 +20,7 @@ from leco.compressions.sorted_values import CellEnds, Sorted, order_of, sort_
 CHUNK = 2**17  # weights of the rows of a part
 CHUNK_OF_DEVICE = 2**24  # the same on a GPU
 WORK = 128  # evaluations of the dynamic program for a weight
-SINGLE = 32  # entries of a codebook, up to which the search for cells is in single precision
+SINGLE = 32  # entries of a codebook, up to which the first search is in single precision
 SWEEPS = 2  # of Lloyd's algorithm from a warm start
 REACH = 2  # strides by which a refinement moves the ends of cells, at most
 MOST_CANDIDATES = 512
@@ -88,7 +88,8 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
         d = None if weights is None else weights[own] / weights[own].amax(-1, keepdim=True)
         data = Sorted(x[own].clone(), d)
         positions = _candidates(data, k)
-        ends = _centred(data, positions, k)
+        single = k <= SINGLE and 2 * k <= data.n
+        ends = _centred(data, positions, torch.float32 if single else torch.float64)
         cuts = best_cuts(ends.masses, ends.sums, k)
         cuts = positions.gather(-1, cuts)
         stride = 1 if positions.shape[-1] > data.n // 2 else data.n // positions.shape[-1]
@@ -101,13 +102,12 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
     return torch.cat(found)
 
 
-def _centred(data: Sorted, positions: Tensor, k: int) -> CellEnds:
-    """The ends at `positions`, with sums of the values less their mean, in the precision of the
+def _centred(data: Sorted, positions: Tensor, dtype: torch.dtype) -> CellEnds:
+    """The ends at `positions`, with sums of the values less their mean, in a precision for the
     search."""
     last = positions.new_full((len(positions), 1), data.n)
     whole, ends = data.ends(last), data.ends(positions)
     sums = ends.sums - ends.masses * (whole.sums / whole.masses)
-    dtype = torch.float32 if k <= SINGLE else torch.float64
     return CellEnds(positions, ends.masses.to(dtype), sums.to(dtype))
 
 
@@ -152,14 +152,18 @@ def refined(data: Sorted, cuts: Tensor, stride: int) -> Tensor:
     rows, k = len(cuts), cuts.shape[-1] + 1
     moves = stride * torch.arange(-REACH, REACH + 1, device=cuts.device)
     places = (cuts.unsqueeze(-1) + moves).clamp_(0, data.n).view(rows, -1)
-    ends = _centred(data, torch.nn.functional.pad(places, (0, 1), value=data.n), k)
+    ends = _centred(data, torch.nn.functional.pad(places, (0, 1), value=data.n), torch.float64)
     mass, total = ends.masses.T, ends.sums.T  # rows last: all operations are on whole vectors
     shape = (k - 1, len(moves), rows)
     masses, sums = mass[:-1].reshape(shape), total[:-1].reshape(shape)
     least = mass[-1] * (1e-9 if mass.dtype == torch.float32 else 1e-30)
 
     # D_t at the places of cut t
-    gains = _gain(masses[1:].unsqueeze(1) - masses[:-1].unsqueeze(2), sums[1:].unsqueeze(1) - sums[:-1].unsqueeze(2), least)
+    gains = _gain(
+        masses[1:].unsqueeze(1) - masses[:-1].unsqueeze(2),
+        sums[1:].unsqueeze(1) - sums[:-1].unsqueeze(2),
+        least,
+    )
     layers = [_gain(masses[0], sums[0], least)]
     for gain in gains:
         layers.append((layers[-1].unsqueeze(1) + gain).amax(0))

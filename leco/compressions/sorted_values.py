@@ -99,7 +99,9 @@ class Sorted:
     def _prefix(self, terms: Tensor) -> Tensor:
         """Sums of the terms (..., n) up to each whole block, float64."""
         whole = self.n // self.block * self.block
-        blocks = terms[..., :whole].unflatten(-1, (-1, self.block)) if whole else terms[..., None, :0]
+        blocks = (
+            terms[..., :whole].unflatten(-1, (-1, self.block)) if whole else terms[..., None, :0]
+        )
         return pad(blocks.sum(-1, dtype=torch.float64).cumsum(-1), (1, 0))
 
     def masses(self, cuts: Tensor) -> Tensor:
@@ -161,9 +163,7 @@ class Sorted:
             return torch.cat([pad(ends.view(shape), (1, 0)), last], dim=-1).diff(dim=-1)
 
         numbers = between(cuts, end)
-        masses = (
-            numbers if self.weights is None else between(self.masses(cuts), self.masses(end))
-        )
+        masses = numbers if self.weights is None else between(self.masses(cuts), self.masses(end))
         return Cells(numbers, masses, between(self.prefix_sums(cuts), self.prefix_sums(end)))
 
     def candidates(self, count: int) -> CellEnds:

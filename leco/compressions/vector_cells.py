@@ -70,7 +70,9 @@ def assign(vectors: Vectors, codebook: Tensor) -> Assigned:
     factors = torch.cat([-2 * near, squares], dim=-1).mT.contiguous()
 
     # part by part
-    indices = torch.empty(problems, n, dtype=torch.uint8 if k <= 256 else torch.int32, device=device)
+    indices = torch.empty(
+        problems, n, dtype=torch.uint8 if k <= 256 else torch.int32, device=device
+    )
     distances = vectors.x.new_empty(problems, n)
     cells = _Cells(codebook, vectors.weights is not None)
     for rows, columns in _slices(problems, n, k):
@@ -101,7 +103,10 @@ class _Cells:
 
     def add_(self, part: Vectors, found: Tensor, rows: slice) -> None:
         """Add the vectors of some problems, in the cells `found`."""
-        cells, x = (found + self.first[rows]).view(-1), part.x.reshape(-1, part.x.shape[-1]).double()
+        cells, x = (
+            (found + self.first[rows]).view(-1),
+            part.x.reshape(-1, part.x.shape[-1]).double(),
+        )
         if self.masses is not None and part.weights is not None:
             weights = part.weights.reshape(x.shape).double()
             self.masses.index_add_(0, cells, weights)
