@@ -1,25 +1,39 @@
 """Uniform grids, the format of integer arithmetic."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
+from leco.compressions.grid_search import Grid, Grids, search_by_rows, search_by_sorting
 from leco.compressions.protocol import Compression
-from leco.compressions.scales import SCALES, search_scale
-from leco.compressions.sorted_values import Sorted
+from leco.compressions.scale_search import in_chunks
 from leco.theta import Affine
+
+SORTED = 256  # without a metric, rows of at least so many numbers a level are sorted
 
 
 @dataclass(frozen=True)
 class Uniform(Compression[Affine]):
     """s (q - z) with integers 0 <= q < 2^bits: a uniform grid, the format of integer arithmetic.
 
-    A descent step: nearest level and least-squares scale in turn, on sorted data, from the best of
-    many ranges and the last (s, z). The error is not convex in s. Without `zero_point`, z = 2^(bits
-    - 1), the signed integers; with it, z is searched too, for data that are not symmetric. O(n log
-    n) to sort. Part II, section 4.2, with a search.
+    Without `zero_point`, z = 2^(bits - 1): the signed integers. With it, the search finds z too,
+    for data that are not symmetric.
+
+    A descent step, since the error is not convex in s. It tries 25 shares, from 0.3 to 1, of the
+    range of x, and some above and below; then neighbours of the best, with least-squares scales. A
+    warm start tries the last (s, z) and their neighbours, and is never worse than the last Theta.
+    O(n): about 40 passes over x, and 15 from a warm start. Long rows, of 256 or more numbers a
+    level, are sorted instead: nearest level and least-squares scale in turn, from the best of many
+    ranges and the last (s, z). In a metric: the same search (never by sorting), with weighted
+    errors and weighted least squares, and no worse than the last Theta in the metric. Part II,
+    section 4.2, with a search.
+
+    Args:
+        bits: 2 to 8.
+        zero_point: search for z.
 
     >>> import torch, leco
     >>> theta = leco.Uniform(8).compress(torch.tensor([-1.0, 0.5, 0.25]), mu=1.0)
@@ -30,6 +44,8 @@ class Uniform(Compression[Affine]):
     bits: int
     zero_point: bool = False
 
+    takes_metric: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("Uniform: bits", self.bits, 2, 8)
@@ -37,39 +53,49 @@ class Uniform(Compression[Affine]):
     def scaling(self) -> int | None:
         return 0
 
-    def c_step(self, x: Tensor, mu: float, theta: Affine | None = None) -> Affine:
-        data = Sorted(x.clone())
-        levels, middle = 2**self.bits, 2 ** (self.bits - 1)
-        low, high = (
-            data.values[..., :1].double().clamp(max=0),
-            data.values[..., -1:].double().clamp(min=0),
-        )
-        shares = torch.linspace(0.1, 1, SCALES // 2, dtype=torch.float64, device=x.device)
-        scale = shares * torch.maximum(-low / middle, high / (middle - 1))
-        zero = torch.full_like(scale, middle)
-        if self.zero_point:
-            wide = shares * (high - low) / (levels - 1)
-            ratio = (
-                (-low / (high - low).clamp(min=torch.finfo(torch.float64).tiny) * (levels - 1))
-                .round()
-                .clamp(0, levels - 1)
-            )
-            near = [(ratio + step).clamp(0, levels - 1).expand_as(wide) for step in (-1, 0, 1)]
-            scale, zero = (
-                torch.cat([scale, wide, wide, wide], dim=-1),
-                torch.cat([zero, *near], dim=-1),
-            )
+    def c_step(self, x: Tensor, mu: float | Tensor, theta: Affine | None = None) -> Affine:
+        rows, grid = x.reshape(-1, x.shape[-1]), Grid(self.bits, self.zero_point)
+        last = None
         if theta is not None and theta.scale.shape == x.shape[:-1]:
-            scale = torch.cat([scale, theta.scale.double().unsqueeze(-1)], dim=-1)
-            zero = torch.cat([zero, theta.zero_point.double().unsqueeze(-1)], dim=-1)
-        grid = torch.arange(levels, dtype=torch.float64, device=x.device)
-        s, best = search_scale(data, grid - zero.unsqueeze(-1), scale)
-        del data
-        s, z = s.to(x.dtype), zero.gather(-1, best)
-        q = (
-            (x / torch.where(s > 0, s, torch.inf))
-            .add_(z.to(x.dtype))
-            .round_()
-            .clamp_(0, levels - 1)
-        )
-        return Affine(q.to(torch.uint8), s.squeeze(-1), z.squeeze(-1).to(torch.uint8))
+            last = self._in_the_set(theta)
+
+        # the grids
+        if isinstance(mu, Tensor):
+            found = search_by_rows(rows, mu.reshape(rows.shape), grid, last)
+        elif x.shape[-1] < SORTED * 2**self.bits:
+            found = search_by_rows(rows, None, grid, last)
+        else:
+            found = search_by_sorting(rows, grid, last)
+
+        # the nearest levels
+        indices = torch.empty(rows.shape, dtype=torch.uint8, device=x.device)
+        for part, own, _, buffers in in_chunks(rows, None):
+            _assign(own, found.scale[part], found.zero[part], grid.top, buffers, indices[part])
+        zero = found.zero.to(torch.uint8).view(x.shape[:-1])
+        return Affine(indices.view(x.shape), found.scale.view(x.shape[:-1]), zero)
+
+    def _in_the_set(self, theta: Affine) -> Grids:
+        """The grids of a Theta as members of the set: a scale that retraining moved below 0 turns
+        the grid round; without a zero point, z is the middle."""
+        scale = theta.scale.reshape(-1)
+        zero = theta.zero_point.reshape(-1).to(scale.dtype)
+        if not self.zero_point:
+            return Grids(scale.abs(), torch.full_like(zero, 2 ** (self.bits - 1)))
+        return Grids(scale.abs(), torch.where(scale < 0, 2**self.bits - 1 - zero, zero))
+
+
+def _assign(
+    x: Tensor, scale: Tensor, zero: Tensor, top: int, buffers: Tensor, indices: Tensor
+) -> None:
+    """Write the nearest level of each x (R, n) to `indices`, a part of the columns at a time."""
+    divisor = torch.where(scale > 0, scale, torch.inf).unsqueeze(-1)
+    size = buffers.shape[-1]
+    for first in range(0, x.shape[-1], size):
+        own = x[:, first : first + size]
+        t, whole = (buffer[:, : own.shape[-1]] for buffer in buffers[:2])
+        torch.div(own, divisor, out=t)
+        t.add_(zero.unsqueeze(-1)).clamp_(0, top).round_()
+        # by way of int32, since a CPU converts floats to bytes slowly
+        if x.dtype == torch.float32:
+            t = whole.view(torch.int32).copy_(t)
+        indices[:, first : first + size] = t
