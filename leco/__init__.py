@@ -25,9 +25,12 @@ from leco.compressions.costs import tucker_storage as tucker_storage
 from leco.export import export_compressed_tensors as export_compressed_tensors
 from leco.export import export_onnx as export_onnx
 from leco.export import export_torchao as export_torchao
+from leco.files.fit import FileBytes as FileBytes
+from leco.files.fit import fit_to_file as fit_to_file
 from leco.files.inventory import describe as describe
 from leco.files.load import load as load
 from leco.files.load import thetas as thetas
+from leco.files.overhead import file_bytes as file_bytes
 from leco.files.overhead import file_overhead as file_overhead
 from leco.files.save import dense_bytes as dense_bytes
 from leco.files.save import save as save

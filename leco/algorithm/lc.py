@@ -16,7 +16,7 @@ the quadratic penalty. Carreira-Perpinan, arXiv 1707.01209, sections 3 and 4.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -177,12 +177,15 @@ class LC(Variables):
 
     # --- the C step and the multipliers
 
-    def c_step(self) -> None:
-        """Theta <- argmin mu/2 ||w - lambda/mu - Delta(Theta)||^2 + alpha C(Theta), task by task.
-        Where one task fails, none is changed."""
-        thetas = self._compress("c_step")
+    def c_step(self, *names: str) -> None:
+        """Theta <- argmin mu/2 ||w - lambda/mu - Delta(Theta)||^2 + alpha C(Theta), task by task:
+        of all tasks, or of those that you name. Where one task fails, none is changed."""
+        thetas = self._compress("c_step", names)
+        stale = len(thetas) < len(self.tasks) and self._watch.moved(self._params)
         with uninterrupted():
             self._take(thetas)
+            if stale:
+                self._watch.forget()
 
     def multipliers_step(self) -> None:
         """lambda <- lambda - mu (w - Delta(Theta)); nothing for the quadratic penalty."""
@@ -253,12 +256,17 @@ class LC(Variables):
     # --- private
 
     @torch.no_grad()
-    def _compress(self, verb: str) -> dict[str, Theta]:
+    def _compress(self, verb: str, names: Sequence[str] = ()) -> dict[str, Theta]:
         mu = self.mu
         self._require_outside(verb)
         self.check_current()
         thetas = {}
-        for name, task in self.tasks.items():
+        for name in names or self.tasks:
+            if name not in self.tasks:
+                raise ValueError(
+                    f"LC: there is no task {name!r}; there are {', '.join(self.tasks)}"
+                )
+            task = self.tasks[name]
             warm = self._made_by.get(name) == task.compression
             last = self.thetas.get(name) if warm else None
             try:
@@ -293,8 +301,8 @@ class LC(Variables):
 
     def _take(self, thetas: Mapping[str, Theta]) -> None:
         """The Thetas of a C step of the present w."""
-        self._set_thetas(thetas)
-        self._made_by = {name: task.compression for name, task in self.tasks.items()}
+        self._set_thetas({**self.thetas, **thetas})
+        self._made_by |= {name: self.tasks[name].compression for name in thetas}
 
     @torch.no_grad()
     def _record(self, coded: int | None, seconds: float) -> Record:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leco.coding.tensors import bits
 from leco.compressions.checks import check_number
+from leco.compressions.counted import Counted, counted
 from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.points import Menus, Point, improved, menu_of
 from leco.compressions.prices import Found, search, spent
@@ -18,8 +19,6 @@ from leco.theta import Array, Sum
 from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
-COUNTS = 12  # at most so many limits of the estimate are tried, where there is a count
-NEAR = 0.01  # share of the limit by which a counted cost may stay below it
 
 
 def coded_bytes(theta: Any) -> float:
@@ -141,9 +140,9 @@ class Budget(OfParts, Compression[Sum]):
         least = self._least(x, menus, ceiling)
         guess = scale / (self.limit or 1.0)
         if self.count is None:
-            point = self._within(self.limit, menus, guess, ceiling, least)
+            point = self._within(self.limit, menus, guess, ceiling, least.point)
         else:
-            point = self._counted(self.count, x, menus, guess, ceiling, least)
+            point = self._counted(x, menus, guess, ceiling, least)
 
         # the last Theta, where that is better
         if theta is not None and self.usage(theta) <= self.limit:
@@ -171,43 +170,28 @@ class Budget(OfParts, Compression[Sum]):
         return found.point
 
     def _counted(
-        self,
-        count: Callable[[Sum], float],
-        x: Array,
-        menus: Menus,
-        guess: float,
-        ceiling: float,
-        least: Point,
+        self, x: Array, menus: Menus, guess: float, ceiling: float, least: Counted[Point]
     ) -> Point:
-        """The best point found whose counted cost is at most the limit.
+        """The best point found whose counted cost is at most the limit."""
 
-        The estimate's limit is brought to where the count meets the limit: multiplied by limit /
-        count, or in the middle of its bracket where that leaves it. `least` keeps the limit.
-        """
+        def cost(point: Point) -> float:
+            return self._cost(x, point)
+
+        def within(limit: float) -> Point:
+            return self._within(limit, menus, guess, ceiling, least.point)
+
         # a limit that binds at no price
-        free = Point.at(menus, 0.0)
-        if count(join(self.members, free.thetas, x)) <= self.limit:
-            return free
+        point = Point.at(menus, 0.0)
+        free = Counted(point, cost(point))
+        if free.cost <= self.limit:
+            return free.point
+        return counted(within, cost, self.limit, least, free)
 
-        best, low, high = least, least.total, float("inf")
-        inner = max(self.limit, low)
-        for _ in range(COUNTS):
-            # the count at this limit of the estimate
-            point = self._within(inner, menus, guess, ceiling, least)
-            cost = count(join(self.members, point.thetas, x))
-            if cost <= self.limit:
-                best = min(best, point, key=lambda p: p.loss)
-                low = max(low, inner)
-            else:
-                high = min(high, inner)
-
-            # near enough, or no room for another point
-            near = (1 - NEAR) * self.limit <= cost <= self.limit
-            if near or low * (1 + NEAR / 10) >= high:
-                break
-
-            inner = _next_inner(inner, self.limit, cost, low, high)
-        return best
+    def _cost(self, x: Array, point: Point) -> float:
+        """The total cost of a point, in the units of the limit."""
+        if self.count is None:
+            return point.total
+        return self.count(join(self.members, point.thetas, x))
 
     def _check_cover(self, shapes: Sequence[torch.Size]) -> None:
         for part in self.members:
@@ -227,18 +211,16 @@ class Budget(OfParts, Compression[Sum]):
             menu_of(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)
         ]
 
-    def _least(self, x: Array, menus: Menus, ceiling: float) -> Point:
+    def _least(self, x: Array, menus: Menus, ceiling: float) -> Counted[Point]:
         """The point of least cost. Raises ValueError where that is above the limit."""
         point = Point.at(menus, ceiling)
-        cost = point.total
-        if self.count is not None:
-            cost = self.count(join(self.members, point.thetas, x))
+        cost = self._cost(x, point)
         if cost > self.limit:
             raise ValueError(
                 f"Budget: limit = {self.limit} must be at least {cost}, the least that the members "
                 "can cost"
             )
-        return point
+        return Counted(point, cost)
 
     def _spend(self, limit: float, menus: Menus, found: Found[Point], ceiling: float) -> Point:
         """Give what is left over to the members in turn, first to the one whose distortion it
@@ -251,12 +233,3 @@ class Budget(OfParts, Compression[Sum]):
             if trials[j].losses[j] < base.losses[j] and not spent(point, limit):
                 point = improved(j, limit, menus[j], found, ceiling, point)
         return point
-
-
-def _next_inner(inner: float, limit: float, cost: float, low: float, high: float) -> float:
-    """The next limit of the estimate: inner limit / cost, where that is inside the bracket from
-    `low` to `high`; else the middle of the bracket, or twice the limit where `high` is infinite."""
-    proposed = inner * limit * (1 - NEAR / 2) / cost if cost else 2 * inner
-    if low < proposed < high:
-        return proposed
-    return (low + high) / 2 if high < float("inf") else 2 * max(low, inner)

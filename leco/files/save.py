@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Snapshot
-from leco.files.arguments import check_kind, check_path
+from leco.files.arguments import check_path
 from leco.files.container import write
 from leco.files.differences import listed
-from leco.files.writer import Writer, check_tensor, described
+from leco.files.written import check_net, present, rest_of, written
 from leco.names import plain, unwrapped
 from leco.theta import Theta
 from leco.theta.tree import leaves
@@ -72,66 +72,17 @@ def save(
     >>> size < model.weight.numel() * 4 / 25, bool((same.weight == lc.delta["weight"]).all())
     (True, True)
     """
-    _check_arguments(path, lc, snapshot, dtype)
-    lc.check_current()
-    net = snapshot or Snapshot(lc.thetas, lc.rest())
-    if not net.thetas:
-        raise ValueError(
-            "leco.save: there is no Theta yet; set lc.mu first, which makes the direct compression"
-        )
+    check_path(CALL, path)
+    check_net(CALL, lc, snapshot, dtype)
+    net = present(CALL, lc, snapshot)
     if snapshot is None:
         lc.check_saved()
-    # the tasks
-    file, tasks, made_by = Writer(), {}, net.made_by or {}
-    for name, theta in net.thetas.items():
-        tasks[name] = {
-            "params": {n: list(lc.params[n].shape) for n in lc.names[name]},
-            "view": described(lc.tasks[name].view),
-            "compression": described(made_by.get(name, lc.tasks[name].compression)),
-            "theta": file.field(theta, name),
-        }
-    # all other tensors
-    rest, tied, left_out = _rest(lc.model, net.rest)
-    notes = [*left_out, *_not_finite(lc.model, net.thetas, rest)]
-    if dtype is not None:
-        rest = {name: _rounded(name, value, dtype) for name, value in rest.items()}
-    description = {"tasks": tasks, "tied": tied, "rest": file.rest(rest)}
+    rest = rest_of(lc.model, net.rest)
+    notes = [*rest.left_out, *_not_finite(lc.model, net.thetas, rest.tensors)]
+    description, payloads = written(lc, net, rest.rounded(dtype))
     if notes:
         warnings.warn(f"leco.save: {'; '.join(notes)}", stacklevel=2)
-    return write(path, description, file.payloads)
-
-
-def _check_arguments(path: object, lc: object, snapshot: object, dtype: object) -> None:
-    check_path(CALL, path)
-    check_kind(CALL, "lc", lc, LC, "a leco.LC")
-    check_kind(CALL, "snapshot", snapshot, Snapshot | None, "a leco.Snapshot or None")
-    if dtype not in (None, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"leco.save: dtype = {dtype} must be torch.float16, torch.bfloat16 or None"
-        )
-
-
-def _rest(
-    model: nn.Module, values: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """The tensors in no task; which name shares the tensor of another; what a file leaves out.
-
-    A snapshot's copies do not show ties, so they are taken from the model. A tied weight in a task
-    has the first of its names.
-    """
-    rest, tied, first, left_out = dict[str, Tensor](), {}, {}, []
-    for own, value in unwrapped(model).state_dict(keep_vars=True).items():
-        name = plain(own)
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            text = f"{name!r} is a {kind}, which the file leaves out: it holds tensors only"
-            left_out += [] if value is None else [text]
-        elif first.setdefault(id(value), name) != name:
-            tied[name] = first[id(value)]
-        elif name in values:
-            check_tensor(name, values[name])
-            rest[name] = values[name]
-    return rest, tied, left_out
+    return write(path, description, payloads)
 
 
 def _not_finite(
@@ -154,20 +105,6 @@ def _not_finite(
     ]
     if tasks:
         yield f"the Thetas of {listed(tasks)} have NaN or infinite entries"
-
-
-def _rounded(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
-    """A wider float tensor in `dtype`. Raises ValueError where it can't hold an entry."""
-    if not value.is_floating_point() or value.element_size() <= dtype.itemsize:
-        return value
-    rounded, bound = value.to(dtype), torch.finfo(dtype).max
-    lost = rounded.isinf() & ~value.isinf()
-    if lost.any():
-        raise ValueError(
-            f"leco.save: {name!r} has the entry {float(value[lost][0]):g}; {dtype} holds at most "
-            f"{bound:g} (save with dtype=None)"
-        )
-    return rounded
 
 
 def dense_bytes(model: nn.Module) -> int:

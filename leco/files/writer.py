@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,11 +17,15 @@ NATIVE = 4096
 
 
 class Writer:
-    """Makes nodes of fields; collects their bytes in `payloads`."""
+    """Makes nodes of fields; collects their bytes in `payloads`.
 
-    def __init__(self) -> None:
+    Args:
+        taken: names of entries that the file has already.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
         self.payloads: list[Payload] = []
-        self._entries = {ENTRY, "__metadata__"}
+        self._entries = {ENTRY, "__metadata__", *taken}
 
     def field(self, value: Any, name: str) -> Any:
         """The node of a Theta, or of a field of one."""
