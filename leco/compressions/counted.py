@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from leco.compressions.prices import Priced
 
 COUNTS = 16  # at most so many limits of the estimate
-NEAR = 0.005  # share of what can be spent that may be left over
+NEAR = 0.01  # share of what can be spent that may be left over
 AIM = NEAR / 2  # share of what can be spent that the search aims to leave over
 WIDTH = 1e-3  # of the bracket, as a share of what is spent, below which the search stops
 
