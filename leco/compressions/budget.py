@@ -1,9 +1,9 @@
-"""A hard budget over compressions of any kind: one price for all, found so that their total cost
-meets a limit."""
+"""A hard limit for the total cost of compressions of any kind: one price for all, found so that the
+total cost meets the limit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from leco.coding.tensors import bits
 from leco.compressions.checks import check_number
 from leco.compressions.counted import Counted, counted
+from leco.compressions.metric import Mu, distortion, mu_of_blocks
 from leco.compressions.parts import OfParts, Part, block_shapes, join
 from leco.compressions.points import Menus, Point, improved, menu_of
 from leco.compressions.prices import Found, search, spent
@@ -18,7 +19,7 @@ from leco.compressions.protocol import Compression, common_scaling, is_penalty
 from leco.theta import Array, Sum
 from leco.views import blocks
 
-HUGE = 1e24  # a price at which nothing is bought, relative to ||x||^2
+HUGE = 1e24  # a price at which nothing is bought, relative to the loss of zeros
 
 
 def coded_bytes(theta: Any) -> float:
@@ -41,7 +42,8 @@ class Budget(OfParts, Compression[Sum]):
     members' C steps are exact, no Theta of the same or a lower cost has less distortion, because
     its distortion + alpha cost would be lower too (Everett, Operations Research 11, 1963, theorem
     1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988). The step is exact in this sense: Theta is a
-    point on the lower convex hull of (cost, distortion).
+    point on the lower convex hull of (cost, distortion). The argument holds for any distortion, so
+    in a metric, too, where the distortion is sum_i mu_i/2 (x_i - Delta(Theta)_i)^2.
 
     Between two such points a part of the limit may be left over, less than the cost of one more
     item of one member (a rank, a group). The members then spend what they can of it at prices of
@@ -49,8 +51,8 @@ class Budget(OfParts, Compression[Sum]):
     only. Theta always keeps the limit, and is never worse than the last Theta if that one keeps it.
 
     The costs C_j are estimates of what a file takes: an entropy for a code, an average for the
-    place of a kept weight. With `count`, the limit holds for count(Theta) instead. The search then
-    goes to a limit of the estimate that brings count(Theta) below the limit and near it.
+    place of a kept weight. With `count`, the limit holds for count(Theta) instead
+    (`leco.compressions.counted`): within 1 % of what there is to spend, or one item, below it.
 
     The cost is one SVD for each low-rank member, and 10 to 40 C steps of the others; with `count`,
     a few times as many. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
@@ -63,7 +65,8 @@ class Budget(OfParts, Compression[Sum]):
             multiply-adds, the number of positions.
         limit: in bytes, multiply-adds, seconds: whatever the units give.
         count: the real cost of a Theta, in the units of the limit: `leco.coded_bytes` for a limit
-            in bytes that the coded Theta never exceeds, or a measurement of your own.
+            in bytes that the coded Theta never exceeds, or a measurement of your own. For a limit
+            of the whole file, `leco.fit_to_file` sets the count.
 
     Raises:
         TypeError: a member that is not a penalty form.
@@ -82,6 +85,8 @@ class Budget(OfParts, Compression[Sum]):
     >>> 900 <= leco.bits(theta) / 8 <= 1000
     True
     """
+
+    takes_metric: ClassVar[bool] = True
 
     members: Sequence[Part]
     limit: float
@@ -127,12 +132,14 @@ class Budget(OfParts, Compression[Sum]):
         x = zeros[0] if isinstance(shape, torch.Size) else tuple(zeros)
         self._least(x, self._menus(zeros, 1.0, None), HUGE)
 
-    def c_step(self, x: Array, mu: float, theta: Sum | None = None) -> Sum:
-        # mu/2 ||x||^2: the loss where nothing is bought
+    def check_metric(self, shape: Any) -> None:
+        for part in self.members:
+            part.check_metric(block_shapes(shape))
+
+    def c_step(self, x: Array, mu: Mu, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
-        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in whole]
-        scale = mu / 2 * sum(norm**2 for norm in norms) or 1.0
+        scale = _loss_of_zeros(whole, mu) or 1.0
         ceiling = HUGE * max(scale, 1.0)
 
         # the search, by the estimate or by the count
@@ -204,7 +211,7 @@ class Budget(OfParts, Compression[Sum]):
                     "members; it must stand in exactly one"
                 )
 
-    def _menus(self, x: Sequence[Tensor], mu: float, theta: Sum | None) -> Menus:
+    def _menus(self, x: Sequence[Tensor], mu: Mu, theta: Sum | None) -> Menus:
         terms = [None] * len(self.members) if theta is None else theta.terms
         starts = [None if term is None else term.theta for term in terms]
         return [
@@ -233,3 +240,12 @@ class Budget(OfParts, Compression[Sum]):
             if trials[j].losses[j] < base.losses[j] and not spent(point, limit):
                 point = improved(j, limit, menus[j], found, ceiling, point)
         return point
+
+
+def _loss_of_zeros(x: Sequence[Tensor], mu: Mu) -> float:
+    """sum_i mu_i/2 x_i^2: the loss where nothing is bought."""
+    if isinstance(mu, (int, float)):
+        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in x]
+        return mu / 2 * sum(norm**2 for norm in norms)
+    pairs = zip(x, mu_of_blocks(mu, len(x)), strict=True)
+    return sum(distortion(block, block.new_zeros(()).expand_as(block), m) for block, m in pairs)

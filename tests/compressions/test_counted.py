@@ -1,5 +1,7 @@
 """A budget whose limit holds for the counted cost of Theta, not for its estimate."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from leco import (
     Vector,
     coded_bytes,
 )
+from leco.compressions.counted import Counted, counted
 
 MU = 1.0
 SHAPES = (40, 50), (30, 20), (500,)
@@ -31,6 +34,50 @@ def members() -> tuple[Part, ...]:
         Part(Matrix(), RankSelection(0), (1,), 4),
         Part(Vector(), L0Penalty(0), (2,), 4.5),
     )
+
+
+class Spent(NamedTuple):
+    """A point of a search without Thetas."""
+
+    total: float
+    loss: float
+
+
+@pytest.mark.parametrize("beside", [0.0, 30.0, 1e6])
+@pytest.mark.parametrize("per", [0.2, 1.0, 5.0])
+def test_the_count_is_met_in_few_trials_whatever_is_beside_it(beside, per):
+    """The count is an affine function of the estimate, or nearly one."""
+    for bend in (0.0, 0.3, -0.3):
+        asked = list[float]()
+
+        def within(limit: float, asked: list[float] = asked) -> Spent:
+            asked.append(limit)
+            return Spent(limit, -limit)
+
+        def count(point: Spent, bend: float = bend) -> float:
+            share = point.total / 1000
+            return beside + per * 1000 * share * (1 + bend * (1 - share))
+
+        for share in (0.01, 0.3, 0.9):
+            asked.clear()
+            least, free = (Counted(p, count(p)) for p in (Spent(0, 0), Spent(1000, -1000)))
+            limit = beside + per * 1000 * share
+            found = count(counted(within, count, limit, least, free))
+            assert beside + 0.99 * per * 1000 * share <= found <= limit
+            assert len(asked) <= 7
+
+
+def test_a_step_of_the_count_ends_at_its_foot():
+    """Items of 100 each: the point below the limit, in a bracket that closes in few trials."""
+    asked = list[float]()
+
+    def within(limit: float) -> Spent:
+        asked.append(limit)
+        return Spent(limit // 100 * 100, -(limit // 100))
+
+    ends = [Counted(p, p.total) for p in (Spent(0, 0), Spent(1000, -10))]
+    assert counted(within, lambda p: p.total, 350.0, *ends).total == 300
+    assert len(asked) <= 11
 
 
 def test_coded_bytes_never_exceed_the_limit():
