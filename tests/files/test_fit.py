@@ -184,6 +184,7 @@ def test_every_step_of_training_can_be_kept_below_the_limit(tmp_path):
     x, y = torch.randn(64, 40), torch.randn(64, 10)
     optimizer = torch.optim.SGD(lc.model.parameters(), lr=0.05)
     lc.attach(optimizer)
+    lc.model(x)  # batch-norm statistics that are no longer 0 and 1
     leco.fit_to_file(lc, 3000)
     for mu in (1.0, 1.5, 2.0):
         lc.mu = mu
@@ -192,7 +193,7 @@ def test_every_step_of_training_can_be_kept_below_the_limit(tmp_path):
             nn.functional.mse_loss(lc.model(x), y).backward()
             optimizer.step()
         lc.step()
-        assert 0.95 * 3000 <= leco.file_bytes(lc) <= 1.05 * 3000
+        assert 0.98 * 3000 <= leco.file_bytes(lc) <= 1.01 * 3000
         assert 0.98 * 3000 <= fitted(lc, 3000, tmp_path / "net") <= 3000
         path = tmp_path / "snapshot"
         assert leco.save(path, lc, lc.snapshot()) == leco.file_bytes(lc)
