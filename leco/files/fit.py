@@ -48,7 +48,7 @@ class FileBytes:
 
 
 def fit_to_file(
-    lc: LC, limit: int, task: str | None = None, dtype: torch.dtype | None = None
+    lc: LC, limit: float, task: str | None = None, dtype: torch.dtype | None = None
 ) -> int:
     """Make the C step of a task with a `leco.Budget` so that the file of the whole net has at most
     `limit` bytes, and return the file's length.
@@ -58,9 +58,10 @@ def fit_to_file(
     rest of the file leaves of the limit. Nothing changes where the task has this limit already
     and the file takes 99 % to 100 % of it.
 
-    The task keeps the Budget with this limit, so later C steps stay near it. They take the rest of
-    the file as it is now: its length changes by some bytes as biases and the other tasks' Thetas
-    change. Call this function once more before you save.
+    The task keeps the Budget with this limit, so that later C steps stay near it. They take the
+    rest of the file as it was in this call. Its length changes as the other tasks' Thetas change,
+    by some bytes as biases do, and more where norms leave 0 and 1, which take no bytes. Call this
+    function once more before you save.
 
     Args:
         lc: with Thetas.

@@ -138,10 +138,10 @@ def test_a_start_that_is_better_in_the_metric_only_is_kept():
     """One of two entries fits, and no price buys the second alone."""
     x, d = torch.tensor([1.0, 1.1], dtype=torch.float64), torch.tensor([9.0, 1.0]).double()
     budget = Budget((Part(Vector(), Kept(0)),), 1)
-    start = budget.compress(x, MU * d)
-    assert start.decompress().tolist() == [1.0, 0.0]
-    assert budget.compress(x, MU).decompress().tolist() == [0.0, 1.1]
-    assert budget.compress(x, MU * d, budget.compress(x, MU)).decompress().tolist() == [1.0, 0.0]
+    start: Any = budget.compress(x, MU)
+    thetas: Any = budget.compress(x, MU * d), budget.compress(x, MU * d, start)
+    assert start.decompress().tolist() == [0.0, 1.1]
+    assert [theta.decompress().tolist() for theta in thetas] == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_members_that_take_no_metric_are_named():
