@@ -14,10 +14,16 @@ from laws.case import MU, Case, close, inputs, raises, same, tensors
 
 
 def metrics(x: Tensor) -> Iterator[Tensor]:
-    """mu d for metrics d over two and over six powers of ten, and by row."""
+    """mu d for metrics d over two and over six powers of ten."""
     yield MU * (0.1 + torch.rand_like(x)).square()
     yield MU * torch.exp2(3 * torch.randn_like(x)).clamp(1e-3, 1e3)
-    yield (MU * (0.1 + torch.rand_like(x[..., :1]))).expand_as(x)
+
+
+def some(case: Case) -> Iterator[Tensor]:
+    """Every other one of the arrays that all laws try, and each number of entries."""
+    for k, x in enumerate(inputs(case)):
+        if k % 2 == 0 or x.shape != case.shape:
+            yield x
 
 
 def weighed(case: Case, x: Tensor, theta: Any, mu: Tensor) -> float:
@@ -50,7 +56,7 @@ def law_no_metric_is_refused(case: Case) -> None:
 
 
 def law_metric_of_ones(case: Case) -> None:
-    for x in inputs(case):
+    for x in some(case):
         plain = case.compress(x)
         assert same(case.compress(x, mu=torch.full_like(x, MU)), plain)
         if case.takes_metric():  # also where the C step does not see that it is constant
@@ -63,8 +69,8 @@ def law_metric_of_ones(case: Case) -> None:
 
 @taking
 def law_metric_changes_nothing_else(case: Case) -> None:
-    for x in inputs(case):
-        for mu in metrics(x):
+    for x in some(case):
+        for mu in list(metrics(x))[:1]:
             before, weights, theta = x.clone(), mu.clone(), case.compress(x, mu=mu)
             kept = {name: field.clone() for name, field in tensors(theta).items()}
             assert same(case.compress(x, mu=mu), theta)
@@ -84,7 +90,7 @@ def law_metric_changes_nothing_else(case: Case) -> None:
 
 @taking
 def law_metric_member(case: Case) -> None:
-    for x in inputs(case):
+    for x in some(case):
         for mu in metrics(x):
             delta = case.compress(x, mu=mu).decompress()
             assert delta.shape == x.shape
@@ -94,11 +100,11 @@ def law_metric_member(case: Case) -> None:
 
 @taking
 def law_metric_optimal(case: Case) -> None:
-    for x in inputs(case):
+    for x in some(case):
         for mu in metrics(x):
             theta = case.compress(x, mu=mu)
             delta, reached = theta.decompress(), weighed(case, x, theta, mu)
-            for _ in range(30):
+            for _ in range(15):
                 other = case.near(x, delta)
                 least = float((mu / 2 * (x - other).square()).sum()) + case.cost(other)
                 assert reached <= least * (1 + 1e-9) + (1e-12 + case.metric_slack) * energy(x, mu)
@@ -106,20 +112,19 @@ def law_metric_optimal(case: Case) -> None:
 
 @taking
 def law_metric_warm_start_is_never_worse(case: Case) -> None:
-    for x in inputs(case):
+    for x in some(case):
         for mu in metrics(x):
-            for noise in (0.01, 0.3):
-                start = case.compress(x + noise * x.std(correction=0) * torch.randn_like(x), mu=mu)
-                last = weighed(case, x, start, mu)
-                assert weighed(case, x, case.compress(x, start, mu), mu) <= last * (
-                    1 + 1e-9
-                ) + 1e-12 * energy(x, mu)
+            start = case.compress(x + 0.1 * x.std(correction=0) * torch.randn_like(x), mu=mu)
+            last = weighed(case, x, start, mu)
+            assert weighed(case, x, case.compress(x, start, mu), mu) <= last * (
+                1 + 1e-9
+            ) + 1e-12 * energy(x, mu)
 
 
 @taking
 def law_metric_scale(case: Case) -> None:
     e = case.compression.scaling()
-    for x in inputs(case):
+    for x in some(case):
         if e is None or not x.any():
             continue
         for mu in metrics(x):
@@ -137,7 +142,7 @@ def law_metric_scale(case: Case) -> None:
 def law_metric_of_a_batch(case: Case) -> None:
     if not case.batch:
         return
-    problems = [x for x in inputs(case) if x.shape == case.shape]
+    problems = [x for x in some(case) if x.shape == case.shape]
     rows = torch.stack(problems[:6]).unflatten(0, (2, 3))
     mu = MU * torch.exp2(torch.randn_like(rows))
     together = case.compress(rows, mu=mu).decompress()
