@@ -20,7 +20,7 @@ raise the error of y in D does not raise the error of x in mu.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -110,8 +110,13 @@ def inverse(roots: Roots) -> Roots:
     return tuple(root.reciprocal() for root in roots)
 
 
-def descend(start: T, step: Callable[[Tensor, T], T], objective: Callable[[T, Tensor], float]) -> T:
-    """Steps from `start` until the objective is flat. It never rises.
+def descend(
+    start: T,
+    step: Callable[[Tensor, T], T],
+    objective: Callable[[T, Tensor], float],
+    steps: int | None = None,
+) -> T:
+    """Steps from `start` until the objective is flat, at most `steps` or STEPS. It never rises.
 
     A step starts ahead of the last Delta, in the direction from the one before (Nesterov), which
     saves most of the steps. Where that would raise the objective, it starts from the last Delta.
@@ -122,7 +127,7 @@ def descend(start: T, step: Callable[[Tensor, T], T], objective: Callable[[T, Te
     """
     delta = start.decompress()
     value, ahead, taken = objective(start, delta), delta, 0
-    for _ in range(STEPS):
+    for _ in range(STEPS if steps is None else steps):
         found = step(ahead, start)
         own = found.decompress()
         reached = objective(found, own)
@@ -145,7 +150,7 @@ def descend(start: T, step: Callable[[Tensor, T], T], objective: Callable[[T, Te
 
 def copied(theta: T) -> T:
     """A Theta with the same numbers in memory of its own."""
-    return with_free_leaves(theta, [leaf.detach().clone() for leaf in free_leaves(theta)])
+    return cast(T, with_free_leaves(theta, [leaf.detach().clone() for leaf in free_leaves(theta)]))
 
 
 def offset(x: Tensor, mu: Tensor, own: Outer, delta: Tensor | None) -> float:

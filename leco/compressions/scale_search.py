@@ -131,9 +131,7 @@ def better(best: Tried, other: Tried) -> Tried:
     if zero is not None and other.zero is not None:
         own = other.zero.expand_as(other.error).gather(0, at.unsqueeze(0)).squeeze(0)
         zero = torch.where(wins, own, zero)
-    return Tried(
-        torch.where(wins, share, best.share), zero, torch.minimum(error, best.error)
-    )
+    return Tried(torch.where(wins, share, best.share), zero, torch.minimum(error, best.error))
 
 
 def refit(rows: Rows, best: Tried, times: int = 1) -> Tried:

@@ -11,6 +11,8 @@ from leco.compressions.outer import Roots, copied, descend, inverse, outer
 from leco.compressions.tensors import no_worse
 from leco.theta import Theta
 
+STEPS = 8  # of a majorisation, each of many sweeps
+
 T = TypeVar("T", bound=Theta)
 
 
@@ -44,4 +46,5 @@ def in_metric(
         at(None, None) if theta is None else copied(theta),
         at,
         lambda found, delta: distortion(x, delta, mu),
+        STEPS,
     )

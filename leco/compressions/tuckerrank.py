@@ -76,7 +76,7 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         own = outer(mu, x.ndim)
 
         def step(delta: Tensor | None, last: TuckerFactors | Dense | None) -> TuckerFactors | Dense:
-            return self._scaled_family(x, own, delta, last)(self.alpha)
+            return self._scaled_family(x, mu, own, delta, last)(self.alpha)
 
         # a step on the scaled x, or a descent
         if own.share is None:
@@ -94,20 +94,31 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
         if not isinstance(mu, Tensor):
             return self._plain_family(x, mu, theta)
         delta = None if theta is None else theta.decompress()
-        return self._scaled_family(x, outer(mu, x.ndim), delta, theta)
+        return self._scaled_family(x, mu, outer(mu, x.ndim), delta, theta)
 
     def _scaled_family(
-        self, x: Tensor, own: Outer, delta: Tensor | None, theta: TuckerFactors | Dense | None
+        self,
+        x: Tensor,
+        mu: Tensor,
+        own: Outer,
+        delta: Tensor | None,
+        theta: TuckerFactors | Dense | None,
     ) -> Callable[[float], TuckerFactors | Dense]:
         """The family of x, or of what a majorisation at a Delta puts in its place, scaled."""
         target, roots = own.target(x, delta)
         inner = self._plain_family(target, 1.0, None if theta is None else stretched(theta, roots))
 
         def select(alpha: float) -> TuckerFactors | Dense:
-            found = inner(alpha)
-            return (
-                Dense(x.clone()) if isinstance(found, Dense) else stretched(found, inverse(roots))
-            )
+            found, dense = inner(alpha), Dense(x.clone())
+            if isinstance(found, Dense):
+                return dense
+            found = stretched(found, inverse(roots))
+            if own.share is None:
+                return found
+
+            # or x itself, whose distortion is 0 without a majorisation too
+            reached = distortion(x, found.decompress(), mu) + priced(alpha, self.usage(found))
+            return found if reached <= priced(alpha, self.usage(dense)) else dense
 
         return select
 

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 import leco
-from leco.compressions import outer
+from leco.compressions import cp, outer, train, tucker
 from leco.compressions.metric import distortion
 from leco.theta import Dense, Factors
 
 MU = 0.7
+
+
+@pytest.fixture(autouse=True)
+def _few_sweeps(monkeypatch: pytest.MonkeyPatch):
+    for file in (cp, train, tucker):
+        monkeypatch.setattr(file, "SWEEPS", 10)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -72,10 +78,10 @@ def test_a_constant_metric_is_none(compression, shape):
 
 @pytest.mark.parametrize(("compression", "shape"), EVERY, ids=str)
 def test_a_warm_start_is_never_worse_in_a_metric(compression, shape):
-    for seed in range(3):
+    for seed in range(2):
         x = draw(*shape, seed=seed)
         for mu in (outer_product(shape, seed), rough(shape, seed), rough(shape, seed, 3.0)):
-            for noise in (0.0, 0.1, 1.0):
+            for noise in (0.0, 0.3):
                 other = x + noise * draw(*shape, seed=seed + 50)
                 for weights in (1.0, mu):
                     start = compression.compress(other, weights)
