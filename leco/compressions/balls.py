@@ -165,7 +165,7 @@ def _weighed_l2(x: Tensor, mu: Tensor, kappa: float) -> Tensor:
         own = weights[place].double()
         return (values[place] / unit[place[0]]).mul_(own), own
 
-    tau = l2_root(terms, rows, n, kappa / unit)
+    tau = l2_root(terms, n, kappa / unit)
 
     # the shrunk values; x itself inside the ball, where tau is 0
     found = torch.empty_like(values)

@@ -111,10 +111,10 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
         # the truncations of each scheme's matrix, and their costs
         ranks, costs = {}, {}
         for scheme in self.schemes:
-            matrix, weights, last = (
-                scheme_view(scheme).forward([own]) if isinstance(own, Tensor) else own
-                for own in (x, mu, delta)
-            )
+            view = scheme_view(scheme)
+            matrix = view.forward([x])
+            weights = view.forward([mu]) if isinstance(mu, Tensor) else mu
+            last = None if delta is None else view.forward([delta])
             ranks[scheme] = truncation(matrix, weights, last, outers[scheme])
             costs[scheme] = costs_of(self.cost, matrix.shape)
         dense = min(own[-1] for own in costs.values())
@@ -126,8 +126,8 @@ class ConvRankSelection(Penalty[ConvFactors | Dense]):
             for scheme, own in costs.items():
                 rank, objective = ranks[scheme].select(alpha, own)
                 if rank < ranks[scheme].full and objective < least:
-                    pair = ranks[scheme].factors(rank)
-                    chosen, least = ConvFactors(*pair, scheme, x.shape[2], x.shape[3]), objective
+                    (u, v), (height, width) = ranks[scheme].factors(rank), x.shape[2:]
+                    chosen, least = ConvFactors(u, v, scheme, height, width), objective
             return Dense(x.clone()) if chosen is None else chosen
 
         # all ranks, and those below the dense kernel

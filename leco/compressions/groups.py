@@ -231,7 +231,7 @@ def _weighed_shrink(x: Tensor, mu: Tensor, thresholds: Tensor) -> GroupSparse:
         return groups[place].double(), weights[place].double().reciprocal()
 
     # the groups that are not 0 have a root above 0
-    root = l2_root(terms, *groups.shape, radius)
+    root = l2_root(terms, groups.shape[1], radius)
     mask = root.squeeze(1) > 0
     kept = mask.nonzero().squeeze(1)
 

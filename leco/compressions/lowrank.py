@@ -11,7 +11,7 @@ Idelbayev and Carreira-Perpinan, CVPR 2020 (rank selection).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
@@ -79,16 +79,19 @@ class LowRank(Compression[Factors | Dense]):
         # exact, or a descent
         if own is None or own.share is None or not self.rank:
             return at(None)
-        warm = isinstance(theta, Factors) and self._holds(theta, x)
         return descend(
-            copied(theta) if warm else at(None),
+            copied(theta) if self._fits(theta, x) else at(None),
             lambda delta, _: at(delta),
             lambda found, delta: distortion(x, delta, mu),
         )
 
-    def _holds(self, theta: Factors, x: Tensor) -> bool:
-        """Whether a Theta is one for x."""
-        return theta.shape() == x.shape and theta.u.shape[-1] == self.rank
+    def _fits(self, theta: Factors | Dense | None, x: Tensor) -> TypeGuard[Factors]:
+        """Whether a Theta has the sizes of those for x."""
+        return (
+            isinstance(theta, Factors)
+            and theta.shape() == x.shape
+            and theta.u.shape[-1] == self.rank
+        )
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def l1_root(terms: Terms, rows: int, n: int, kappa: float, device: torch.device)
     return _rise(step, rows, n, device)
 
 
-def l2_root(terms: Terms, rows: int, n: int, radius: Tensor) -> Tensor:
+def l2_root(terms: Terms, n: int, radius: Tensor) -> Tensor:
     """The least s >= 0 at which ||b / (e + s)|| is at most the row's radius, (rows, 1).
 
     1 / ||b / (e + s)|| is concave and increases with s (More and Sorensen, SIAM J. Sci. Stat.
@@ -79,7 +79,7 @@ def l2_root(terms: Terms, rows: int, n: int, radius: Tensor) -> Tensor:
         norm, own = square.sqrt(), radius[part]
         return torch.where(norm > own, s + (norm / own - 1) * (square / slope), s)
 
-    return _rise(step, rows, n, radius.device)
+    return _rise(step, len(radius), n, radius.device)
 
 
 def _rise(

@@ -141,10 +141,8 @@ def hooi(x: Tensor, bases: list[Tensor]) -> TuckerFactors:
     return TuckerFactors(core.contiguous(), tuple(u.contiguous() for u in bases))
 
 
-def stretched(theta: TuckerFactors | Dense, roots: Roots) -> TuckerFactors | Dense:
+def stretched_factors(theta: TuckerFactors, roots: Roots) -> TuckerFactors:
     """The same decomposition with Delta times the outer product of the roots."""
-    if isinstance(theta, Dense):
-        return Dense(times(values(theta.values), roots))
     factors = [values(u) for u in theta.factors]
     return TuckerFactors(
         times(values(theta.core), roots[len(factors) :]),
@@ -159,10 +157,11 @@ def _tucker(
     if ranks == x.shape[: len(ranks)]:
         return Dense(x.clone())
     sizes = list(zip(x.shape, ranks, strict=False))
-    warm = isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == sizes
-    last = theta if warm else None
+    last = None
+    if isinstance(theta, TuckerFactors) and sizes_of(theta.factors) == sizes:
+        last = theta
     if isinstance(mu, Tensor):
-        return in_metric(x, mu, last, partial(_from_starts, ranks=ranks), stretched)
+        return in_metric(x, mu, last, partial(_from_starts, ranks=ranks), stretched_factors)
     return _from_starts(x, last, ranks)
 
 

@@ -16,7 +16,7 @@ from leco.compressions.outer import Outer, copied, descend, inverse, outer
 from leco.compressions.protocol import Penalty, priced
 from leco.compressions.svd import left_vectors
 from leco.compressions.tensors import no_worse, squared_error, unfold
-from leco.compressions.tucker import hooi, orthonormal, project, stretched
+from leco.compressions.tucker import hooi, orthonormal, project, stretched_factors
 from leco.theta import Dense, TuckerFactors, values
 
 
@@ -106,13 +106,14 @@ class TuckerSelection(Penalty[TuckerFactors | Dense]):
     ) -> Callable[[float], TuckerFactors | Dense]:
         """The family of x, or of what a majorisation at a Delta puts in its place, scaled."""
         target, roots = own.target(x, delta)
-        inner = self._plain_family(target, 1.0, None if theta is None else stretched(theta, roots))
+        last = stretched_factors(theta, roots) if isinstance(theta, TuckerFactors) else None
+        inner = self._plain_family(target, 1.0, last)
 
         def select(alpha: float) -> TuckerFactors | Dense:
             found, dense = inner(alpha), Dense(x.clone())
             if isinstance(found, Dense):
                 return dense
-            found = stretched(found, inverse(roots))
+            found = stretched_factors(found, inverse(roots))
             if own.share is None:
                 return found
 
