@@ -1,75 +1,116 @@
-"""The best k cells of many small one-dimensional problems at once, by dynamic programming over dense
+"""The best k cells of many small one-dimensional problems at once, by dynamic programming on dense
 tables."""
+
+import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-TABLE = 2**19  # gains of cells of all problems of a part, at most: they stay in cache
-LAYERS = 2**21  # entries of the program's layers, of all problems that are traced back together
+TABLE = 2**18  # gains of cells of all problems of a part, at most: they stay in cache
+LAYERS = 2**20  # entries of the program's layers, of all problems that are traced back together
 DEVICE = 2**6  # times as many on a GPU
 
 
-def best_cuts(masses: Tensor, sums: Tensor, k: int) -> Tensor:
+class Plan(NamedTuple):
+    """Where the cells end that a program looks at: cut t at `width` candidates from `starts`[t-1]
+    on. Cells of up to `length` candidates are in its table."""
+
+    starts: list[int]
+    width: int
+    length: int
+
+
+def plan(ends: int, k: int, width: int | None = None) -> Plan:
+    """A plan for k cells between `ends` candidates, 0 and the last included.
+
+    As a cell runs from one candidate to a later one, t cells end at one of ends - k. A smaller
+    `width` takes those around the share t/k of all.
+    """
+    most = ends - k
+    width = most if width is None else min(width, most)
+    starts = [
+        max(t, min(round(t * (ends - 1) / k) - width // 2, t + most - width)) for t in range(1, k)
+    ]
+    steps = [b - a for a, b in itertools.pairwise(starts)]
+    return Plan(starts, width, width + max(steps, default=1))
+
+
+def best_cuts(masses: Tensor, sums: Tensor, k: int, width: int | None = None) -> Tensor:
     """Where the k cells of least error end among given candidates, (R, k-1) indices that increase.
 
     With m_i and s_i the weight and the weighted sum of all values before candidate i, a cell from i
     to j at its mean lowers sum d x^2 by g(i, j) = (s_j - s_i)^2 / (m_j - m_i). The k cells that
     lower it most are a path over the candidates: D_{t+1}[j] = max over i < j of D_t[i] + g(i, j).
-    Exact, up to rounding in the dtype of `sums`. O(k m^2) for m candidates, which suits small
-    problems: every operation is on all problems of a part. A cell runs from one candidate to a
-    later one, so t cells end at one of m - k + 1 of them.
+    Exact without a `width`, up to rounding in the dtype of `sums`. O(k width^2), which suits small
+    problems: every operation is on all problems of a part.
 
     Args:
         masses: weights before each candidate, (R, m+1) or (1, m+1), from 0 on, not decreasing.
         sums: weighted sums before each candidate, (R, m+1), in float32 or float64. Sums of values
             less their mean lose fewest digits.
         k: cells, at least 2 and at most m.
+        width: how many candidates each cut is looked for at: those about its share of all.
     """
     rows, ends = sums.shape
-    width, more = ends - k, 1 if sums.device.type == "cpu" else DEVICE
-    masses = masses.to(sums.dtype)
-    part = max(1, min(rows, more * TABLE // ends**2))
-    whole = max(part, min(rows, more * LAYERS // (width * (k - 1))) // part * part)
-    layers = sums.new_empty(k - 1, width, min(rows, whole))
-    room = sums.new_empty(2, ends * ends * part)
+    own, more = plan(ends, k, width), 1 if sums.device.type == "cpu" else DEVICE
+    masses, line = masses.to(sums.dtype), own.length + own.width
+    part = max(1, min(rows, more * TABLE // max(ends * line, own.width**2)))
+    whole = max(part, min(rows, more * LAYERS // (own.width * (k - 1))) // part * part)
+    layers = sums.new_empty(k - 1, own.width, min(rows, whole))
+
+    # the ends of the lines of the table, with cells that end before they begin, stay as they are
+    gains = sums.new_full((ends, line, part), -torch.inf)
+    room = sums.new_empty(max(ends * own.length, own.width**2) * part)
     found = []
     for first in range(0, rows, whole):
         s = sums[first : first + whole].T.contiguous()
         m = (masses[first : first + whole] if len(masses) == rows else masses).T.contiguous()
         for start in range(0, s.shape[1], part):
-            own = slice(start, start + part)
-            _fill_layers_(layers[..., own], m[:, own] if m.shape[1] > 1 else m, s[:, own], room)
-        found.append(_traced(layers[..., : s.shape[1]], m, s))
+            columns = slice(start, min(start + part, s.shape[1]))
+            mine = (m[:, columns] if m.shape[1] > 1 else m, s[:, columns])
+            if mine[1].shape[1] < part:
+                gains = sums.new_full((ends, line, mine[1].shape[1]), -torch.inf)
+            _fill_gains_(gains, *mine, own.length, room)
+            _fill_layers_(layers[..., columns], gains, *mine, own, room)
+        found.append(_traced(layers[..., : s.shape[1]], m, s, own.starts))
     return torch.cat(found)
 
 
-def _fill_layers_(layers: Tensor, masses: Tensor, sums: Tensor, room: Tensor) -> None:
-    """Set `layers` (k-1, width, G): D_t at the candidates t, t+1, ... for t from 1 on."""
-    ends, problems = sums.shape
-    width = layers.shape[1]
-    gains = room[0, : ends**2 * problems].view(ends, ends, problems)
-    _fill_gains_(gains, masses, sums, room[1])
-    buffer = room[1, : width**2 * problems].view(width, width, problems)
-    layers[0, :, :problems] = gains[0, 1 : 1 + width]
-    for t in range(1, len(layers)):
-        cells = gains[t : t + width, t + 1 : t + 1 + width]
-        torch.add(layers[t - 1, :, :problems].unsqueeze(1), cells, out=buffer)
-        torch.amax(buffer, 0, out=layers[t, :, :problems])
+def _fill_gains_(gains: Tensor, masses: Tensor, sums: Tensor, length: int, room: Tensor) -> None:
+    """Set gains[i, l] of (m+1, line, G) to g(i, i + 1 + l) for l below `length`."""
+
+    def later(t: Tensor) -> Tensor:
+        return pad(t, (0, 0, 0, length))[1:].unfold(0, length, 1).movedim(-1, 1)
+
+    table = gains[:, :length]
+    shape = torch.Size((len(sums), length, masses.shape[1]))
+    mass = room[: shape.numel()].view(shape)
+    torch.sub(later(masses), masses.unsqueeze(1), out=mass)
+    torch.maximum(mass, _least_mass(masses), out=mass)
+    torch.sub(later(sums), sums.unsqueeze(1), out=table)
+    table.square_().div_(mass)
 
 
-def _fill_gains_(gains: Tensor, masses: Tensor, sums: Tensor, room: Tensor) -> None:
-    """Set `gains` (m+1, m+1, G) to g(i, j) for i < j, else -infinity."""
-    least = _least_mass(masses)
-    if masses.shape[1] == 1:
-        mass = torch.maximum(masses.unsqueeze(0) - masses.unsqueeze(1), least)
-    else:
-        mass = room[: gains.numel()].view(gains.shape)
-        torch.sub(masses.unsqueeze(0), masses.unsqueeze(1), out=mass)
-        torch.maximum(mass, least, out=mass)
-    torch.sub(sums.unsqueeze(0), sums.unsqueeze(1), out=gains)
-    back = sums.new_full((len(gains), len(gains), 1), -torch.inf)
-    back.view(len(gains), -1).tril_()
-    gains.square_().div_(mass).add_(back)
+def _fill_layers_(
+    layers: Tensor, gains: Tensor, masses: Tensor, sums: Tensor, own: Plan, room: Tensor
+) -> None:
+    """Set `layers` (k-1, width, G): D_t at the candidates of cut t."""
+    starts, width, _ = own
+    _, line, problems = gains.shape
+    buffer = room[: width**2 * problems].view(width, width, problems)
+    first = slice(starts[0], starts[0] + width)
+    layers[0] = sums[first].square() / torch.maximum(masses[first], _least_mass(masses))
+    for t in range(1, len(starts)):
+        # cell (a, b) is from starts[t-1] + a to starts[t] + b: entry b - a + ... of a line
+        cells = gains.as_strided(
+            (width, width, problems),
+            ((line - 1) * problems, problems, 1),
+            (starts[t - 1] * line + starts[t] - starts[t - 1] - 1) * problems,
+        )
+        torch.add(layers[t - 1].unsqueeze(1), cells, out=buffer)
+        torch.amax(buffer, 0, out=layers[t])
 
 
 def _least_mass(masses: Tensor) -> Tensor:
@@ -77,23 +118,24 @@ def _least_mass(masses: Tensor) -> Tensor:
     return masses[-1:] * (1e-9 if masses.dtype == torch.float32 else 1e-30)
 
 
-def _traced(layers: Tensor, masses: Tensor, sums: Tensor) -> Tensor:
-    """The indices (G, k-1) between the cells of the path of largest gain, the last one first."""
-    steps, width, problems = layers.shape
+def _traced(layers: Tensor, masses: Tensor, sums: Tensor, starts: list[int]) -> Tensor:
+    """The indices (G, k-1) between the cells of the path of largest gain, found from the last one
+    back."""
+    _, width, problems = layers.shape
     least = _least_mass(masses)
     falling = torch.arange(width, 0, -1, dtype=sums.dtype, device=sums.device).unsqueeze(1)
     end = torch.full((1, problems), len(sums) - 1, device=sums.device)
     cuts = []
-    for t in range(steps, 0, -1):
-        # g(i, end) and D_t[i] at the candidates t, t+1, ...
-        own, mass = sums[t : t + width], masses[t : t + width]
+    for layer, start in zip(reversed(layers.unbind()), reversed(starts), strict=True):
+        # g(i, end) and D_t[i] at the candidates of the cut
+        own, mass = sums[start : start + width], masses[start : start + width]
         gain = (sums.gather(0, end) - own).square_()
         last = masses.expand(-1, problems).gather(0, end)
-        gain.div_(torch.maximum(last - mass, least)).add_(layers[t - 1])
-        gain.masked_fill_(falling <= (width + t) - end, -torch.inf)
+        gain.div_(torch.maximum(last - mass, least)).add_(layer)
+        gain.masked_fill_(falling <= (width + start) - end, -torch.inf)
 
         # the first of the largest: several times faster than argmax over the first dimension
         torch.ge(gain, gain.amax(0), out=gain)
-        end = (width + t) - gain.mul_(falling).amax(0, keepdim=True).long()
+        end = (width + start) - gain.mul_(falling).amax(0, keepdim=True).long()
         cuts.append(end.squeeze(0))
     return torch.stack(cuts[::-1], dim=-1)

@@ -1,9 +1,9 @@
-"""One-dimensional k-means of many small problems at once: rows or groups of weights that each have a
-codebook.
+"""One-dimensional k-means of many small problems at once: rows or groups of weights that each have
+a codebook.
 
-Cold, a dynamic program over few candidates for the cells' ends, then over all moves of these ends by
-few places; warm, sweeps of Lloyd's algorithm on the weights as they lie, with no sort. All work is
-on a part of the rows at a time, which stays in cache.
+Cold, a dynamic program over few candidates for the cells' ends, then over all moves of these ends
+by few places. Warm, sweeps of Lloyd's algorithm on the weights as they lie, with no sort. All work
+is on a part of the rows at a time, which stays in cache.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from leco.compressions.best_cuts import best_cuts
 from leco.compressions.cells import nearest
@@ -21,8 +22,9 @@ CHUNK = 2**17  # weights of the rows of a part
 CHUNK_OF_DEVICE = 2**24  # the same on a GPU
 WORK = 128  # evaluations of the dynamic program for a weight
 SINGLE = 32  # entries of a codebook, up to which the first search is in single precision
+WIDTH = 1.5  # of the places where the end of a cell is looked for, in their spread at random
 SWEEPS = 2  # of Lloyd's algorithm from a warm start
-REACH = 2  # strides by which a refinement moves the ends of cells, at most
+FEW = 2**16  # gains that a refinement holds at once: they stay in cache
 MOST_CANDIDATES = 512
 
 
@@ -45,7 +47,8 @@ def warm_codebooks(
     codebook (R, k) in any order.
 
     A sweep takes the (weighted) means of the cells and then the nearest mean of each weight. As
-    neither raises the error of a row, none ends above the Theta that it starts from. O(k n) a sweep.
+    neither raises the error of a row, none ends above the Theta that it starts from. O(k n) a
+    sweep.
     """
     part, found = rows_of_a_part(x), []
     for first in range(0, len(x), part):
@@ -87,19 +90,28 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
         own = slice(first, first + part)
         d = None if weights is None else weights[own] / weights[own].amax(-1, keepdim=True)
         data = Sorted(x[own].clone(), d)
+
+        # the best among candidates
         positions = _candidates(data, k)
         single = k <= SINGLE and 2 * k <= data.n
         ends = _centred(data, positions, torch.float32 if single else torch.float64)
-        cuts = best_cuts(ends.masses, ends.sums, k)
-        cuts = positions.gather(-1, cuts)
-        stride = 1 if positions.shape[-1] > data.n // 2 else data.n // positions.shape[-1]
+        count = positions.shape[-1]
+        cuts = positions.gather(-1, best_cuts(ends.masses, ends.sums, k, _width(count, k)))
+
+        # ever smaller moves from them
+        stride = 1 if 2 * count > data.n else data.n // count
+        reach = 1 if 2 * count > data.n else 2
         while stride:
-            cuts = refined(data, cuts, stride)
+            cuts = refined(data, cuts, stride, reach)
             stride //= 2
-        positions = torch.nn.functional.pad(cuts, (1, 1))
-        positions[:, -1] = data.n
-        found.append(centroids(data, data.ends(positions)))
+        found.append(centroids(data, data.ends(pad(pad(cuts, (1, 0)), (0, 1), value=data.n))))
     return torch.cat(found)
+
+
+def _width(count: int, k: int) -> int:
+    """How many of `count` candidates each end of a cell is looked for at. The ends are spread more
+    evenly than k of them drawn at random, whose deviations are about count / (2 sqrt(k))."""
+    return max(8, math.ceil(WIDTH * count / math.sqrt(k)))
 
 
 def _centred(data: Sorted, positions: Tensor, dtype: torch.dtype) -> CellEnds:
@@ -138,54 +150,60 @@ def _candidates(data: Sorted, k: int) -> Tensor:
         passed = steps.cumsum(-1, dtype=torch.float64)
         levels = torch.arange(0.5, count - 1, dtype=torch.float64, device=values.device)
         inner = torch.searchsorted(passed, passed[:, -1:] * (levels / (count - 1))) + 1
-    return torch.nn.functional.pad(
-        torch.nn.functional.pad(inner.clamp_(max=n), (1, 0)), (0, 1), value=n
-    )
+    return pad(pad(inner.clamp_(max=n), (1, 0)), (0, 1), value=n)
 
 
-def refined(data: Sorted, cuts: Tensor, stride: int) -> Tensor:
-    """The best of all ways to move each of the cuts (R, k-1) by at most `REACH` strides.
+def refined(data: Sorted, cuts: Tensor, stride: int, reach: int) -> Tensor:
+    """The best of all ways to move each of the cuts (R, k-1) by at most `reach` strides.
 
-    The same dynamic program, with 2 REACH + 1 places for each cut: so no row gets worse, up to the
-    rounding of the search.
+    The same dynamic program, with 2 reach + 1 places for each cut. As no move is one of the ways,
+    no row gets worse, up to rounding.
     """
     rows, k = len(cuts), cuts.shape[-1] + 1
-    moves = stride * torch.arange(-REACH, REACH + 1, device=cuts.device)
+    moves = stride * torch.arange(-reach, reach + 1, device=cuts.device)
     places = (cuts.unsqueeze(-1) + moves).clamp_(0, data.n).view(rows, -1)
-    ends = _centred(data, torch.nn.functional.pad(places, (0, 1), value=data.n), torch.float64)
-    mass, total = ends.masses.T, ends.sums.T  # rows last: all operations are on whole vectors
-    shape = (k - 1, len(moves), rows)
-    masses, sums = mass[:-1].reshape(shape), total[:-1].reshape(shape)
-    least = mass[-1] * (1e-9 if mass.dtype == torch.float32 else 1e-30)
+    ends = _centred(data, pad(places, (0, 1), value=data.n), torch.float64)
+    size = FEW if cuts.device.type == "cpu" else CHUNK_OF_DEVICE
+    part = max(1, size // (k * len(moves) ** 2))
+    move = [
+        _best_moves(*(t.T.contiguous() for t in own), k - 1)  # rows last: whole vectors
+        for own in zip(ends.masses.split(part), ends.sums.split(part), strict=True)
+    ]
+    return (cuts + moves[torch.cat(move, dim=-1)].T).clamp_(0, data.n)
+
+
+def _best_moves(masses: Tensor, sums: Tensor, cuts: int) -> Tensor:
+    """Which of its places each cut moves to, (cuts, R), from the ends at all places of all cuts and
+    at n, (cuts places + 1, R)."""
+    shape = (cuts, -1, masses.shape[1])
+    mass, total = masses[:-1].view(shape), sums[:-1].view(shape)
+    least, places = masses[-1] * 1e-30, mass.shape[1]
 
     # D_t at the places of cut t
     gains = _gain(
-        masses[1:].unsqueeze(1) - masses[:-1].unsqueeze(2),
-        sums[1:].unsqueeze(1) - sums[:-1].unsqueeze(2),
+        mass[1:].unsqueeze(1) - mass[:-1].unsqueeze(2),
+        total[1:].unsqueeze(1) - total[:-1].unsqueeze(2),
         least,
-    )
-    layers = [_gain(masses[0], sums[0], least)]
+    ).unbind()
+    layers = [_gain(mass[0], total[0].clone(), least)]
     for gain in gains:
         layers.append((layers[-1].unsqueeze(1) + gain).amax(0))
 
-    # back from the last cell
-    falling = torch.arange(len(moves), 0, -1, dtype=mass.dtype, device=mass.device).unsqueeze(1)
-
-    def first_best(gain: Tensor) -> Tensor:
-        hit = torch.ge(gain, gain.amax(0), out=torch.empty_like(gain))
-        return len(moves) - hit.mul_(falling).amax(0, keepdim=True).long()
-
-    last = _gain(mass[-1] - masses[-1], total[-1] - sums[-1], least)
-    chosen = [first_best(layers[-1] + last)]
-    for layer, gain in zip(reversed(layers[:-1]), reversed(gains.unbind()), strict=True):
-        to = chosen[-1].expand(len(moves), 1, rows)
-        chosen.append(first_best(layer + gain.gather(1, to).squeeze(1)))
-    move = moves[torch.cat(chosen[::-1])]
-    return (cuts + move.T).clamp_(0, data.n)
+    # back from the last cell: the first of the largest gains
+    falling = torch.arange(places, 0, -1, dtype=mass.dtype, device=mass.device).unsqueeze(1)
+    gain = layers[-1] + _gain(masses[-1] - mass[-1], sums[-1] - total[-1], least)
+    chosen = []
+    for t in range(cuts - 1, -1, -1):
+        best = torch.ge(gain, gain.amax(0), out=torch.empty_like(gain)).mul_(falling)
+        chosen.append(places - best.amax(0, keepdim=True).long())
+        if t:
+            to = chosen[-1].expand(places, 1, -1)
+            gain = layers[t - 1] + gains[t - 1].gather(1, to).squeeze(1)
+    return torch.cat(chosen[::-1])
 
 
 def _gain(mass: Tensor, total: Tensor, least: Tensor) -> Tensor:
     """How much a cell at its mean lowers the weighted sum of squares; -infinity for one that ends
-    before it begins."""
+    before it begins. Overwrites `total`."""
     back = mass < 0
     return total.square_().div_(torch.maximum(mass, least)).masked_fill_(back, -torch.inf)
