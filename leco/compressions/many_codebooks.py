@@ -6,6 +6,7 @@ by few places. Warm, sweeps of Lloyd's algorithm on the weights as they lie, wit
 is on a part of the rows at a time, which stays in cache.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -22,9 +23,8 @@ CHUNK = 2**17  # weights of the rows of a part
 CHUNK_OF_DEVICE = 2**24  # the same on a GPU
 WORK = 128  # evaluations of the dynamic program for a weight
 SINGLE = 32  # entries of a codebook, up to which the first search is in single precision
-WIDTH = 1.5  # of the places where the end of a cell is looked for, in their spread at random
 SWEEPS = 2  # of Lloyd's algorithm from a warm start
-FEW = 2**16  # gains that a refinement holds at once: they stay in cache
+FEW = 2**18  # gains that a refinement holds at once: they stay in cache
 MOST_CANDIDATES = 512
 
 
@@ -96,7 +96,7 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
         single = k <= SINGLE and 2 * k <= data.n
         ends = _centred(data, positions, torch.float32 if single else torch.float64)
         count = positions.shape[-1]
-        cuts = positions.gather(-1, best_cuts(ends.masses, ends.sums, k, _width(count, k)))
+        cuts = positions.gather(-1, best_cuts(ends.masses, ends.sums, k))
 
         # ever smaller moves from them
         stride = 1 if 2 * count > data.n else data.n // count
@@ -106,12 +106,6 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
             stride //= 2
         found.append(centroids(data, data.ends(pad(pad(cuts, (1, 0)), (0, 1), value=data.n))))
     return torch.cat(found)
-
-
-def _width(count: int, k: int) -> int:
-    """How many of `count` candidates each end of a cell is looked for at. The ends are spread more
-    evenly than k of them drawn at random, whose deviations are about count / (2 sqrt(k))."""
-    return max(8, math.ceil(WIDTH * count / math.sqrt(k)))
 
 
 def _centred(data: Sorted, positions: Tensor, dtype: torch.dtype) -> CellEnds:
@@ -187,19 +181,24 @@ def _best_moves(masses: Tensor, sums: Tensor, cuts: int) -> Tensor:
     ).unbind()
     layers = [_gain(mass[0], total[0].clone(), least)]
     for gain in gains:
-        layers.append((layers[-1].unsqueeze(1) + gain).amax(0))
+        layers.append(_largest(layers[-1].unsqueeze(1) + gain))
 
     # back from the last cell: the first of the largest gains
     falling = torch.arange(places, 0, -1, dtype=mass.dtype, device=mass.device).unsqueeze(1)
     gain = layers[-1] + _gain(masses[-1] - mass[-1], sums[-1] - total[-1], least)
     chosen = []
     for t in range(cuts - 1, -1, -1):
-        best = torch.ge(gain, gain.amax(0), out=torch.empty_like(gain)).mul_(falling)
-        chosen.append(places - best.amax(0, keepdim=True).long())
+        best = torch.ge(gain, _largest(gain), out=torch.empty_like(gain)).mul_(falling)
+        chosen.append(places - _largest(best).unsqueeze(0).long())
         if t:
             to = chosen[-1].expand(places, 1, -1)
             gain = layers[t - 1] + gains[t - 1].gather(1, to).squeeze(1)
     return torch.cat(chosen[::-1])
+
+
+def _largest(t: Tensor) -> Tensor:
+    """t.amax(0), which takes longer for a few entries."""
+    return functools.reduce(torch.maximum, t.unbind())
 
 
 def _gain(mass: Tensor, total: Tensor, least: Tensor) -> Tensor:

