@@ -11,9 +11,10 @@ from leco.compressions.scale_search import (
     Rows,
     Tried,
     better,
-    in_chunks,
+    blocks_of_rows,
+    per_row,
     refit,
-    try_steps,
+    tile_buffers,
 )
 from leco.compressions.scales import SCALES, search_scale
 from leco.compressions.sorted_values import Sorted
@@ -25,6 +26,7 @@ SMALL = (0.1, 0.14, 0.19, 0.24)  # tried with up to 3 bits: few levels in long t
 LONG = 128  # numbers in a row, from which SMALL ones are tried
 FINE = torch.linspace(0.983, 1.1, 13)  # tried with many bits
 FEW = 4  # bits up to which a clipped range may be best by far
+OTHERS = (0.65, 0.8, 1, 1.2, 1.5)  # scales tried with another zero point, by the best
 ENDS = (0.7, 0.8, 0.9, 1.1)  # of one end of the range, the other end fixed
 
 
@@ -61,11 +63,14 @@ def search_by_rows(x: Tensor, weights: Tensor | None, grid: Grid, last: Grids | 
     metric. Never worse than the `last` ones."""
     scale = x.new_empty(len(x))
     zero = torch.full_like(scale, grid.middle)
-    for part, own, d, buffers in in_chunks(x, weights):
+    buffers = tile_buffers(x)
+    for part in blocks_of_rows(x):
+        own = x[part]
         # the unit: the whole range in all levels
         low, high = own.amin(-1).clamp_(max=0), own.amax(-1).clamp_(min=0)
         width = high - low if grid.free else torch.maximum(high, -low).mul_(2)
         unit = (width / grid.top).clamp_(min=torch.finfo(x.dtype).tiny * LARGEST**2)
+        d = None if weights is None else per_row(weights[part])
         rows = Rows(own, d, unit, grid.nearest, buffers)
 
         # the search
@@ -85,10 +90,11 @@ def _cold(rows: Rows, grid: Grid, low: Tensor) -> Tried:
     shares = _shares(rows, grid).to(rows.x).unsqueeze(-1)
     zero = low.round().clamp_(0, grid.top) if grid.free else None
     tried = rows.errors(shares, None if zero is None else zero.expand(len(shares), -1))
-    best = refit(rows, better(rows.nothing(zero), tried))
+    best = better(rows.nothing(zero), tried)
     if zero is not None:
-        best = _move_ends(rows, _shift(rows, best, grid.top), grid.top)
-    return refit(rows, try_steps(rows, best, _steps(rows, grid, 2)))
+        move = _other_zeros if grid.bits < FEW else _move_ends
+        best = move(rows, best, grid.top)
+    return refit(rows, _try_near(rows, grid, refit(rows, best)))
 
 
 def _warm(rows: Rows, grid: Grid, last: Grids) -> Tried:
@@ -96,10 +102,7 @@ def _warm(rows: Rows, grid: Grid, last: Grids) -> Tried:
     share = (last.scale / rows.unit).clamp_(NOTHING, LARGEST).unsqueeze(0)
     zero = last.zero if grid.free else None
     tried = rows.fits(share, None if zero is None else zero.unsqueeze(0))
-    best = better(rows.nothing(zero), tried)
-    if zero is not None:
-        best = _shift(rows, best, grid.top)
-    return refit(rows, try_steps(rows, best, _steps(rows, grid, 2)))
+    return refit(rows, _try_near(rows, grid, better(rows.nothing(zero), tried)))
 
 
 def _shares(rows: Rows, grid: Grid) -> Tensor:
@@ -109,32 +112,43 @@ def _shares(rows: Rows, grid: Grid) -> Tensor:
     without its lowest level has a scale (2^bits - 1)/(2^bits - 2) as large. With many bits the
     error varies with every hundredth of the scale, and clipping costs much.
 
-    At the share r, without a metric, the ends alone have an error of at least the square of
-    (1 - r) top / 2 - 1/2, and at the share 1 no error is above 1/2: shares of which (1 - r) top - 1
-    is above the root of n are no better.
+    Without a metric, no error is above 1/2 unit at the share 1. At the share r the largest |x| alone
+    has an error of at least ((1 - r) top - r)/2; with a zero point, the errors of both ends add up
+    to at least (1 - r) top. Shares that are worse for this reason alone are left out.
     """
     n, top = rows.x.shape[-1], grid.top
     widest = max(1.1, 1.06 * top / (top - 1))
     shares = torch.linspace(LEAST, 1, SHARES)
     if rows.weights is None:
-        shares = shares[(1 - shares) * top - 1 <= n**0.5]
+        beyond = (1 - shares) * top
+        shares = shares[beyond <= (n / 2) ** 0.5 if grid.free else beyond - shares <= n**0.5]
     more = torch.linspace(1, widest, 6)[1:] if grid.bits <= FEW else FINE
     small = SMALL if grid.bits < FEW and n >= LONG else ()
     return torch.cat([shares, torch.tensor(small), more])
 
 
-def _steps(rows: Rows, grid: Grid, count: int) -> Tensor:
-    """`count` steps down and as many up, shorter than the distance of shares."""
-    numbers = torch.arange(1, count + 1, dtype=rows.x.dtype, device=rows.x.device)
+def _try_near(rows: Rows, grid: Grid, best: Tried) -> Tried:
+    """The best, or the best of its neighbours: two shares below and above, closer than those that a
+    cold search tries, and the grid shifted by a level."""
     step = (STEP if grid.bits <= FEW else float(FINE[1] - FINE[0])) / 3
-    return step * torch.cat([-numbers, numbers])
+    steps = step * torch.tensor((-2, -1, 1, 2), dtype=rows.x.dtype, device=rows.x.device)
+    share = (best.share + steps.unsqueeze(-1)).clamp_(NOTHING, LARGEST)
+    zero = best.zero
+    if zero is not None:
+        share = torch.cat([share, best.share.expand(2, -1)])
+        near = torch.stack([zero - 1, zero + 1]).clamp_(0, grid.top)
+        zero = torch.cat([zero.expand(len(steps), -1), near])
+    return better(best, rows.errors(share, zero))
 
 
-def _shift(rows: Rows, best: Tried, top: int) -> Tried:
-    """The best, or its grid shifted by a level up or down."""
+def _other_zeros(rows: Rows, best: Tried, top: int) -> Tried:
+    """The best, or grids with one more or one less level below 0: with few levels, other scales may
+    go with them."""
     assert best.zero is not None
+    factors = torch.tensor(OTHERS, dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
+    share = (best.share * factors).clamp_(NOTHING, LARGEST).repeat(2, 1)
     zero = torch.stack([best.zero - 1, best.zero + 1]).clamp_(0, top)
-    return better(best, rows.fits(best.share.expand_as(zero), zero))
+    return better(best, rows.errors(share, zero.repeat_interleave(len(factors), 0)))
 
 
 def _move_ends(rows: Rows, best: Tried, top: int) -> Tried:
@@ -148,10 +162,10 @@ def _move_ends(rows: Rows, best: Tried, top: int) -> Tried:
     return better(best, rows.errors(share, (lows / share).round_().clamp_(0, top)))
 
 
-def search_by_sorting(x: Tensor, grid: Grid, last: Grids | None) -> Grids:
-    """The best grids of long rows x (R, n): nearest level and least-squares scale in turn, on
-    sorted data, from the best of many ranges and the last grids."""
-    data = Sorted(x.clone())
+def search_by_sorting(x: Tensor, weights: Tensor | None, grid: Grid, last: Grids | None) -> Grids:
+    """The best grids of long rows x (R, n), `weights` (R, n) in a metric: nearest level and
+    least-squares scale in turn, on sorted data, from the best of many ranges and the last grids."""
+    data = Sorted(x.clone(), None if weights is None else per_row(weights))
     top, middle = grid.top, grid.middle
     low = data.values[..., :1].double().clamp(max=0)
     high = data.values[..., -1:].double().clamp(min=0)

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from leco.compressions.checks import check_count
 from leco.compressions.grid_search import Grid, Grids, search_by_rows, search_by_sorting
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Compression
-from leco.compressions.scale_search import in_chunks
+from leco.compressions.scale_search import tile_buffers, tiles
 from leco.theta import Affine
 
-SORTED = 256  # without a metric, rows of at least so many numbers a level are sorted
+SORTED = 256  # rows of at least so many numbers a level are sorted
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Uniform(Compression[Affine]):
     warm start tries the last (s, z) and their neighbours, and is never worse than the last Theta.
     O(n): about 40 passes over x, and 15 from a warm start. Long rows, of 256 or more numbers a
     level, are sorted instead: nearest level and least-squares scale in turn, from the best of many
-    ranges and the last (s, z). In a metric: the same search (never by sorting), with weighted
-    errors and weighted least squares, and no worse than the last Theta in the metric. Part II,
-    section 4.2, with a search.
+    ranges and the last (s, z). In a metric: the same searches with weighted errors and weighted
+    least squares, never worse than the last Theta in the metric. Part II, section 4.2, with a
+    search.
 
     Args:
         bits: 2 to 8.
@@ -53,24 +54,20 @@ class Uniform(Compression[Affine]):
     def scaling(self) -> int | None:
         return 0
 
-    def c_step(self, x: Tensor, mu: float | Tensor, theta: Affine | None = None) -> Affine:
+    def c_step(self, x: Tensor, mu: Mu, theta: Affine | None = None) -> Affine:
         rows, grid = x.reshape(-1, x.shape[-1]), Grid(self.bits, self.zero_point)
         last = None
         if theta is not None and theta.scale.shape == x.shape[:-1]:
             last = self._in_the_set(theta)
 
         # the grids
-        if isinstance(mu, Tensor):
-            found = search_by_rows(rows, mu.reshape(rows.shape), grid, last)
-        elif x.shape[-1] < SORTED * 2**self.bits:
-            found = search_by_rows(rows, None, grid, last)
-        else:
-            found = search_by_sorting(rows, grid, last)
+        d = mu.expand_as(x).reshape(rows.shape) if isinstance(mu, Tensor) else None
+        long = x.shape[-1] >= SORTED * 2**self.bits
+        found = (search_by_sorting if long else search_by_rows)(rows, d, grid, last)
 
         # the nearest levels
         indices = torch.empty(rows.shape, dtype=torch.uint8, device=x.device)
-        for part, own, _, buffers in in_chunks(rows, None):
-            _assign(own, found.scale[part], found.zero[part], grid.top, buffers, indices[part])
+        _assign(rows, found, grid.top, indices)
         zero = found.zero.to(torch.uint8).view(x.shape[:-1])
         return Affine(indices.view(x.shape), found.scale.view(x.shape[:-1]), zero)
 
@@ -84,18 +81,15 @@ class Uniform(Compression[Affine]):
         return Grids(scale.abs(), torch.where(scale < 0, 2**self.bits - 1 - zero, zero))
 
 
-def _assign(
-    x: Tensor, scale: Tensor, zero: Tensor, top: int, buffers: Tensor, indices: Tensor
-) -> None:
-    """Write the nearest level of each x (R, n) to `indices`, a part of the columns at a time."""
-    divisor = torch.where(scale > 0, scale, torch.inf).unsqueeze(-1)
-    size = buffers.shape[-1]
-    for first in range(0, x.shape[-1], size):
-        own = x[:, first : first + size]
-        t, whole = (buffer[:, : own.shape[-1]] for buffer in buffers[:2])
-        torch.div(own, divisor, out=t)
-        t.add_(zero.unsqueeze(-1)).clamp_(0, top).round_()
+def _assign(x: Tensor, grids: Grids, top: int, indices: Tensor) -> None:
+    """Write the nearest level of each x (R, n) to `indices`, a tile at a time."""
+    divisor = torch.where(grids.scale > 0, grids.scale, torch.inf).unsqueeze(-1)
+    zero = grids.zero.unsqueeze(-1)
+    for tile in tiles(x, None, tile_buffers(x)):
+        t = tile.t
+        torch.div(tile.x, divisor[tile.rows], out=t)
+        t.add_(zero[tile.rows]).clamp_(0, top).round_()
         # by way of int32, since a CPU converts floats to bytes slowly
         if x.dtype == torch.float32:
-            t = whole.view(torch.int32).copy_(t)
-        indices[:, first : first + size] = t
+            t = tile.q.view(torch.int32).copy_(t)
+        indices[tile.rows, tile.columns] = t

@@ -1,18 +1,19 @@
 """A search for the scales of many small problems, by passes over rows that stay in cache.
 
 The error is not convex in the scale. Sorting a short row costs as much as looking at it 20 times,
-so the search looks at the rows as they are: a pass over a chunk of rows for each scale that it
+so the search looks at the rows as they are: a pass over a tile of rows for each scale that it
 tries, in place and in the dtype of x.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CHUNK = 2**17  # numbers in one go on a CPU: they and three buffers stay in cache
-CHUNKS = 32  # times as many in one go on other devices
+TILE = 2**16  # numbers of a pass on a CPU: they and three buffers stay in cache
+BLOCK = 2**18  # numbers of which a search keeps the errors of all scales
+LARGE = 64  # times as many on other devices, in both
 LARGEST = 1e6  # a share of the unit is at least 1 / LARGEST and at most LARGEST
 NOTHING = 1 / LARGEST  # the share that stands for the scale 0
 
@@ -31,6 +32,19 @@ class Tried(NamedTuple):
     error: Tensor
 
 
+class Tile(NamedTuple):
+    """Some rows, or the k-th part of a long row, their weights, and buffers like them."""
+
+    rows: slice
+    columns: slice
+    part: int
+    x: Tensor
+    weights: Tensor | None
+    t: Tensor
+    q: Tensor
+    other: Tensor
+
+
 class Rows:
     """Rows x (R, n), each to be approximated by a scale times the nearest values.
 
@@ -39,15 +53,16 @@ class Rows:
         weights: d (R, n) in a metric, None without one.
         unit: (R,), positive: what scales are shares of.
         nearest: finds the nearest values.
-        buffers: (3, R, m), for m <= n columns at a time.
+        buffers: (3, m): room for tiles of m numbers.
     """
 
     def __init__(
         self, x: Tensor, weights: Tensor | None, unit: Tensor, nearest: Nearest, buffers: Tensor
     ):
         self.x, self.weights, self.unit = x, weights, unit
-        self._nearest, self._buffers = nearest, buffers
-        self._per_unit, self._ones = unit.reciprocal(), x.new_ones(buffers.shape[-1])
+        self._nearest, self._per_unit = nearest, unit.reciprocal()
+        self._tiles = list(tiles(x, weights, buffers))
+        self._ones = x.new_ones(min(x.shape[-1], buffers.shape[-1]))
 
     def nothing(self, zero: Tensor | None = None) -> Tried:
         """The scale 0 of each row, worse than any other that is tried."""
@@ -62,8 +77,8 @@ class Rows:
             share: (C, R) or (C, 1).
             zero: (C, R) or None.
         """
-        (squares,) = self._sums(share, zero, 1, lambda t, q, other: iter((torch.mul(t, t, out=t),)))
-        return Tried(share.expand_as(squares), zero, squares.mul_(share.square()))
+        (squares,) = self._sums(1, share, zero)
+        return Tried(share.expand_as(squares), zero, squares.mul_(share * share))
 
     def fits(self, share: Tensor, zero: Tensor | None = None) -> Tried:
         """C scales of each row, replaced by the least-squares scales of their assignments.
@@ -73,53 +88,60 @@ class Rows:
         better. The nearest values at the new scale have at most this error. The form does not
         cancel, unlike sum d t^2 - (sum d t q)^2 / B.
         """
-
-        def terms(t: Tensor, q: Tensor, other: Tensor) -> Iterator[Tensor]:
-            yield torch.mul(t, q, out=other)
-            yield torch.mul(t, t, out=t)
-            yield torch.mul(q, q, out=q)
-
-        a, e, b = self._sums(share, zero, 3, terms)
+        e, a, b = self._sums(3, share, zero)
         f = (a / b.clamp(min=torch.finfo(b.dtype).tiny)).clamp_(min=-1)
-        error = (e - f * (2 * a - f * b)).clamp_(min=0).mul_(share.square())
+        error = (e - f * (2 * a - f * b)).clamp_(min=0).mul_(share * share)
         return Tried((share * f.add_(1)).clamp_(NOTHING, LARGEST), zero, error)
 
-    def _sums(
-        self,
-        share: Tensor,
-        zero: Tensor | None,
-        count: int,
-        terms: Callable[[Tensor, Tensor, Tensor], Iterator[Tensor]],
-    ) -> Tensor:
-        """(count, C, R): weighted sums over each row of the `count` terms of t - q and q."""
-        inverse = (share.reciprocal() * self._per_unit).unsqueeze(-1)
-        shifts = [None] * len(share) if zero is None else zero.unsqueeze(-1).unbind()
-        found = self.x.new_empty(len(share), count, len(self.x))
-        scales = list(zip(inverse.unbind(), shifts, found.unbind(), strict=True))
-        total, size, n = None, len(self._ones), self.x.shape[-1]
-        for first in range(0, n, size):
-            # a part of the columns
-            x = self.x[:, first : first + size]
-            d = None if self.weights is None else self.weights[:, first : first + size]
-            t, q, other = (buffer[:, : x.shape[-1]] for buffer in self._buffers)
-            ones = self._ones[: x.shape[-1]]
+    def _sums(self, count: int, share: Tensor, zero: Tensor | None) -> Tensor:
+        """E alone, or E, A and B: (count, C, R)."""
+        inverse, parts = share.reciprocal() * self._per_unit, self._tiles[-1].part + 1
+        found = self.x.new_empty(parts, count, *inverse.shape)
+        for tile in self._tiles:
+            factors = inverse[:, tile.rows].unsqueeze(-1).unbind()
+            shifts = [None] * len(factors) if zero is None else zero[:, tile.rows].unsqueeze(-1)
+            self._pass(tile, factors, shifts, found[tile.part, :, :, tile.rows].unbind())
+        if parts == 1:
+            return found[0]
+        return found.sum(0, dtype=torch.float64).to(self.x.dtype)
 
-            # each scale of it
-            for factor, shift, into in scales:
-                torch.mul(x, factor, out=t)
+    def _pass(self, tile: Tile, factors: Any, shifts: Any, sums: tuple[Tensor, ...]) -> None:
+        """Write the sums, (C, rows) each, of one tile for C scales."""
+        x, t, q, d = tile.x, tile.t, tile.q, tile.weights
+        ones = self._ones[: x.shape[-1]]
+        for c, (factor, shift) in enumerate(zip(factors, shifts, strict=True)):
+            # t, q and t - q
+            torch.mul(x, factor, out=t)
+            if shift is not None:
+                t.add_(shift)
+            self._nearest(t, q, tile.other)
+            t.sub_(q)
+
+            # what is summed
+            if len(sums) > 1:
                 if shift is not None:
-                    t.add_(shift)
-                self._nearest(t, q, other)
-                t.sub_(q)
-                if shift is not None and count > 1:
                     q.sub_(shift)
-                for term, target in zip(terms(t, q, other), into, strict=True):
-                    torch.mv(term if d is None else term.mul_(d), ones, out=target)
+                torch.mul(t, q, out=tile.other)
+                q.mul_(q)
+            t.mul_(t)
+            for term, into in zip((t, tile.other, q), sums, strict=False):
+                if d is not None:
+                    term.mul_(d)
+                torch.mv(term, ones, out=into[c])
 
-            # the sum of the parts
-            if size < n:
-                total = found.double() if total is None else total.add_(found)
-        return (found if total is None else total.to(self.x.dtype)).transpose(0, 1)
+
+def tiles(x: Tensor, weights: Tensor | None, buffers: Tensor) -> Iterator[Tile]:
+    """The tiles of rows x (R, n), with views of the buffers (3, m)."""
+    size, n = buffers.shape[-1], x.shape[-1]
+    width = min(n, size)
+    height = size // width
+    for top in range(0, len(x), height):
+        rows = slice(top, top + height)
+        for part, left in enumerate(range(0, n, width)):
+            at = rows, slice(left, left + width)
+            own = x[at]
+            views = (buffer[: own.numel()].view(own.shape) for buffer in buffers)
+            yield Tile(*at, part, own, None if weights is None else weights[at], *views)
 
 
 def better(best: Tried, other: Tried) -> Tried:
@@ -129,8 +151,7 @@ def better(best: Tried, other: Tried) -> Tried:
     wins = error < best.error
     zero = best.zero
     if zero is not None and other.zero is not None:
-        own = other.zero.expand_as(other.error).gather(0, at.unsqueeze(0)).squeeze(0)
-        zero = torch.where(wins, own, zero)
+        zero = torch.where(wins, other.zero.gather(0, at.unsqueeze(0)).squeeze(0), zero)
     return Tried(torch.where(wins, share, best.share), zero, torch.minimum(error, best.error))
 
 
@@ -142,24 +163,19 @@ def refit(rows: Rows, best: Tried, times: int = 1) -> Tried:
     return best
 
 
-def try_steps(rows: Rows, best: Tried, steps: Tensor) -> Tried:
-    """The best, or the best of its neighbours: shares that differ by `steps` (C,), and the same
-    zero points."""
-    share = (best.share + steps.unsqueeze(-1)).clamp_(NOTHING, LARGEST)
-    zero = None if best.zero is None else best.zero.expand_as(share)
-    return better(best, rows.errors(share, zero))
+def per_row(weights: Tensor) -> Tensor:
+    """Weights (R, n) divided by the largest of each row, so that their sums are in range."""
+    return weights / weights.amax(-1, keepdim=True)
 
 
-def in_chunks(
-    x: Tensor, weights: Tensor | None
-) -> Iterator[tuple[slice, Tensor, Tensor | None, Tensor]]:
-    """Parts of the rows of x (R, n): where they are, they, their weights, and buffers for
-    `Rows`."""
-    size = CHUNK if x.device.type == "cpu" else CHUNKS * CHUNK
-    rows, width = max(1, size // x.shape[-1]), min(x.shape[-1], size)
-    space = x.new_empty(3 * min(rows, len(x)) * width)
-    for first in range(0, len(x), rows):
-        part = slice(first, first + rows)
-        own = x[part]
-        buffers = space[: 3 * len(own) * width].view(3, len(own), width)
-        yield part, own, None if weights is None else weights[part], buffers
+def tile_buffers(x: Tensor) -> Tensor:
+    """Buffers for `Rows` of x (R, n) or of some of its rows."""
+    size = TILE if x.device.type == "cpu" else LARGE * TILE
+    return x.new_empty(3, max(1, min(size // x.shape[-1], len(x))) * min(x.shape[-1], size))
+
+
+def blocks_of_rows(x: Tensor) -> Iterator[slice]:
+    """Some rows of x (R, n) at a time, for the memory's sake."""
+    size = BLOCK if x.device.type == "cpu" else LARGE * BLOCK
+    rows = max(1, size // x.shape[-1])
+    return (slice(first, first + rows) for first in range(0, len(x), rows))
