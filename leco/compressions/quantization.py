@@ -7,43 +7,65 @@ n).
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import EXACT_WORK
+from leco.compressions.metric import Mu
 from leco.compressions.protocol import Compression
-from leco.compressions.scales import SCALES, best_scale, search_scale
-from leco.compressions.sorted_values import Sorted, nearest, sort_
+from leco.compressions.scale_search import per_row
+from leco.compressions.scales import (
+    SCALES,
+    best_scale,
+    mean_magnitude,
+    search_scale,
+    ternary_scale,
+)
+from leco.compressions.sorted_values import Sorted, nearest
+from leco.compressions.value_search import search_values
 from leco.theta import Fixed, Scaled
+
+SORTED = 256  # a row of at least so many numbers a value is sorted
 
 
 def _compress_fixed(
-    x: Tensor, values: Tensor, scale: bool, theta: Fixed | Scaled | None
+    x: Tensor, mu: Mu, values: Tensor, scale: bool, theta: Fixed | Scaled | None
 ) -> Fixed | Scaled:
     if not scale:
         return Fixed(nearest(x, values), values)
+    d = mu.expand_as(x) if isinstance(mu, Tensor) else None
+    last = None
+    if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
+        last = theta.scale.abs()
     if x.numel() * len(values) <= EXACT_WORK // 4:
-        found = best_scale(x, values)
+        found = best_scale(x, values, None if d is None else per_row(d))
     else:
-        data = Sorted(x.clone())
-        largest = (
-            torch.maximum(data.values[..., -1].abs(), data.values[..., 0].abs()).double()
-            / values.abs().max().double()
-        )
-        starts = largest.unsqueeze(-1) * torch.logspace(
-            -2, 0, SCALES, dtype=torch.float64, device=x.device
-        )
-        if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
-            starts = torch.cat([starts, theta.scale.double().abs().unsqueeze(-1)], dim=-1)
-        found = search_scale(data, values.double().expand(*starts.shape, -1), starts)[0].squeeze(-1)
-        del data
-    return Scaled(
-        nearest(x, found.unsqueeze(-1) * values if x.dim() > 1 else found * values),
-        values,
-        found.to(x.dtype),
-    )
+        found = _search(x, d, values, last)
+    found = found.to(x.dtype)
+    scaled = found.unsqueeze(-1) * values if x.dim() > 1 else found * values
+    return Scaled(nearest(x, scaled), values, found)
+
+
+def _search(x: Tensor, weights: Tensor | None, values: Tensor, last: Tensor | None) -> Tensor:
+    """The scales (...) of x (..., n) by descent: of short rows by passes over them, of long ones on
+    sorted data."""
+    if x.shape[-1] < SORTED * len(values):
+        rows = x.reshape(-1, x.shape[-1])
+        d = None if weights is None else weights.reshape(rows.shape)
+        found = search_values(rows, d, values, None if last is None else last.reshape(-1))
+        return found.view(x.shape[:-1])
+
+    # starts at or below the scale of the largest |x|
+    data = Sorted(x.clone(), None if weights is None else per_row(weights))
+    largest = torch.maximum(data.values[..., -1].abs(), data.values[..., 0].abs()).double()
+    shares = torch.logspace(-2, 0, SCALES, dtype=torch.float64, device=x.device)
+    starts = (largest / values.abs().max().double()).unsqueeze(-1) * shares
+    if last is not None:
+        starts = torch.cat([starts, last.double().unsqueeze(-1)], dim=-1)
+    return search_scale(data, values.double().expand(*starts.shape, -1), starts)[0].squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,8 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     values: tuple[float, ...]
     scale: bool = False
 
+    takes_metric: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
@@ -90,10 +114,9 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     def scaling(self) -> int | None:
         return 0 if self.scale else None
 
-    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        return _compress_fixed(
-            x, torch.tensor(self.values, dtype=x.dtype, device=x.device), self.scale, theta
-        )
+    def c_step(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
+        values = torch.tensor(self.values, dtype=x.dtype, device=x.device)
+        return _compress_fixed(x, mu, values, self.scale, theta)
 
 
 @dataclass(frozen=True)
@@ -111,6 +134,8 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
     c: int
     scale: bool = False
 
+    takes_metric: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("PowersOfTwo: c", self.c, 0, 126)
@@ -118,11 +143,10 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
     def scaling(self) -> int | None:
         return 0 if self.scale else None
 
-    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
+    def c_step(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         powers = torch.exp2(-torch.arange(self.c + 1, dtype=x.dtype, device=x.device))
-        return _compress_fixed(
-            x, torch.cat([-powers, powers.new_zeros(1), powers.flip(0)]), self.scale, theta
-        )
+        values = torch.cat([-powers, powers.new_zeros(1), powers.flip(0)])
+        return _compress_fixed(x, mu, values, self.scale, theta)
 
 
 @dataclass(frozen=True)
@@ -137,16 +161,18 @@ class Binary(Compression[Fixed | Scaled]):
 
     scale: bool = True
 
+    takes_metric: ClassVar[bool] = True
+
     def scaling(self) -> int | None:
         return 0 if self.scale else None
 
-    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
+    def c_step(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         indices = (x >= 0).view(torch.uint8)
         values = torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)
         if not self.scale:
             return Fixed(indices, values)
-        # vector_norm adds float32 one by one: 1 % off at 25 million
-        return Scaled(indices, values, x.abs().mean(dim=-1))
+        d = mu.expand_as(x) if isinstance(mu, Tensor) else None
+        return Scaled(indices, values, mean_magnitude(x, d))
 
 
 @dataclass(frozen=True)
@@ -164,36 +190,17 @@ class Ternary(Compression[Fixed | Scaled]):
 
     scale: bool = True
 
+    takes_metric: ClassVar[bool] = True
+
     def scaling(self) -> int | None:
         return 0 if self.scale else None
 
-    def c_step(self, x: Tensor, mu: float, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
+    def c_step(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
         values = torch.arange(-1, 2, dtype=x.dtype, device=x.device)
-        a = (
-            _ternary_scale(x)
-            if self.scale
-            else torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device)
-        )
+        if self.scale:
+            a = ternary_scale(x, mu.expand_as(x) if isinstance(mu, Tensor) else None)
+        else:
+            a = torch.ones(x.shape[:-1], dtype=x.dtype, device=x.device)
         half = a.unsqueeze(-1) / 2
         indices = (x > -half).view(torch.uint8) + (x >= half).view(torch.uint8)
         return Scaled(indices, values, a) if self.scale else Fixed(indices, values)
-
-
-def _ternary_scale(x: Tensor) -> Tensor:
-    """The mean of the j largest |x_i|, j = argmax of their sum over sqrt(j), a block of j's at a
-    time: the scan needs no copy of its own."""
-    ordered = sort_(x.abs().contiguous()).flip(-1)
-    block = max(1, 2**20 // max(1, x.numel() // x.shape[-1]))
-    total = ordered.new_zeros(*x.shape[:-1], 1, dtype=torch.float64)
-    best, scale = torch.full_like(total, -1.0), torch.zeros_like(total)
-    for first in range(0, x.shape[-1], block):
-        sums = ordered[..., first : first + block].cumsum(-1, dtype=torch.float64) + total
-        count = torch.arange(
-            first + 1, first + 1 + sums.shape[-1], dtype=torch.float64, device=x.device
-        )
-        value, j = (sums / count.sqrt()).max(dim=-1, keepdim=True)
-        better = value > best
-        best = torch.where(better, value, best)
-        scale = torch.where(better, sums.gather(-1, j) / count[j], scale)
-        total = sums[..., -1:].clone()
-    return scale.squeeze(-1).to(x.dtype)

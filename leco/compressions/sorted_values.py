@@ -5,6 +5,7 @@ passes over the weights. In a metric d these are the sums of d_i and of d_i x_i.
 """
 
 import copy
+import sys
 from typing import NamedTuple
 
 import torch
@@ -34,8 +35,27 @@ def sort_(x: Tensor) -> Tensor:
 def sort_with(x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     """The values of x in increasing order along the last dimension, and those of d in the same
     order. Neither is changed."""
+    if x.device.type == "cpu" and x.dtype == d.dtype == torch.float32:
+        return _sort_packed(x, d)
     order = order_of(x)
     return x.gather(-1, order), d.gather(-1, order)
+
+
+def _sort_packed(x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """`sort_with` of float32 numbers, by one sort of integers of 64 bits: the bits of x above those
+    of d. As integers the bits of floats are in order, but for those below 0, whose other bits are
+    turned over. numpy sorts such integers many times as fast as it sorts indices."""
+    packed = torch.empty(*x.shape, 2, dtype=torch.int32)
+    low, high = (0, 1) if sys.byteorder == "little" else (1, 0)
+    packed[..., low], packed[..., high] = d.view(torch.int32), _turned(x.view(torch.int32))
+    packed.view(torch.int64).squeeze(-1).numpy().sort(axis=-1)
+    values = _turned(packed[..., high]).view(torch.float32)
+    return values, packed[..., low].contiguous().view(torch.float32)
+
+
+def _turned(bits: Tensor) -> Tensor:
+    """The bits with all but the sign turned over where that is set; its own inverse."""
+    return (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
 
 
 def order_of(x: Tensor) -> Tensor:
