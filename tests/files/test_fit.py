@@ -222,7 +222,7 @@ def test_a_net_within_the_limit_stays_as_it_is():
     lc = made("kept")
     length = leco.fit_to_file(lc, 3000)
     theta, compression = lc.thetas["all"], lc.tasks["all"].compression
-    lc.model[0].weight.data.mul_(1.1)
+    lc.params["0.weight"].data.mul_(1.1)
     assert leco.fit_to_file(lc, 3000) == length
     assert lc.thetas["all"] is theta
     assert lc.tasks["all"].compression is compression
@@ -292,7 +292,7 @@ def test_a_limit_that_can_not_be_kept_changes_nothing():
     theta, compression = lc.thetas["all"], lc.tasks["all"].compression
     with pytest.raises(ValueError, match="must be at least"):
         leco.fit_to_file(lc, 500)
-    lc.model[0].weight.data[0, 0] = torch.nan
+    lc.params["0.weight"].data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"'0\.weight'"):
         leco.fit_to_file(lc, 3500)
     assert lc.thetas["all"] is theta
