@@ -28,7 +28,7 @@ from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.curvature import mean_curvature
 from leco.algorithm.interrupts import uninterrupted
 from leco.algorithm.metric import task_mu, weighed_norm
-from leco.algorithm.record import Record, norm
+from leco.algorithm.record import Record, differences, norm
 from leco.algorithm.variables import Variables
 from leco.algorithm.watch import LOST
 from leco.theta import Theta
@@ -306,7 +306,7 @@ class LC(Variables):
 
     @torch.no_grad()
     def _record(self, coded: int | None, seconds: float) -> Record:
-        gap = norm(p - self._delta[name] for name, p in self._params.items())
+        gap = norm(differences(self._params.values(), (self._delta[n] for n in self._params)))
         size = norm(self._params.values())
         relative = gap / size if size else gap
         thetas = self.thetas.items()

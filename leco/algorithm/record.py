@@ -1,7 +1,7 @@
 """What the algorithm reports after a step, what it keeps of a net, and norms of many tensors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from leco.theta import Theta
+
+PART = 2**20  # entries whose norm, or difference, is formed at a time
 
 
 class Record(NamedTuple):
@@ -65,6 +67,13 @@ class Result:
     "interrupted", "diverged"."""
 
 
+def differences(a: Iterable[Tensor], b: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The parts of all a - b, one after the other: `norm` of them needs no copy of the tensors."""
+    for one, other in zip(a, b, strict=True):
+        parts = (t.detach().reshape(-1).split(PART) for t in (one, other))
+        yield from (p - q for p, q in zip(*parts, strict=True))
+
+
 def norm(tensors: Iterable[Tensor]) -> float:
     """The Euclidean norm of all entries, accurate to float64.
 
@@ -73,7 +82,7 @@ def norm(tensors: Iterable[Tensor]) -> float:
     """
     squares = list[Tensor]()
     for tensor in tensors:
-        parts = tensor.detach().reshape(-1).split(2**20)
+        parts = tensor.detach().reshape(-1).split(PART)
         squares += [torch.linalg.vector_norm(p, dtype=torch.float64).square() for p in parts]
         del tensor, parts  # before the next one is made
     return math.sqrt(sum(float(torch.stack(same).sum()) for same in by_device(squares)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from leco.algorithm.record import norm
+from leco.algorithm.record import differences, norm
 
 
 def test_the_norm_of_all_entries():
@@ -38,3 +38,14 @@ def test_one_tensor_is_held_at_a_time():
 
     assert norm(differences()) == pytest.approx(math.sqrt(15))
     assert len(made) == 3
+
+
+def test_differences_are_those_of_the_whole_tensors():
+    torch.manual_seed(0)
+    shapes = (3 * 2**19 + 7,), (5, 4, 3), ()
+    a, b = ([torch.randn(shape) for shape in shapes] for _ in range(2))
+    a[1], b[1] = a[1].transpose(0, 2), b[1].transpose(0, 2)
+    whole = torch.cat([(x - y).reshape(-1) for x, y in zip(a, b, strict=True)])
+    parts = list(differences(a, b))
+    assert torch.equal(torch.cat(parts), whole)
+    assert max(map(len, parts)) == 2**20
