@@ -27,6 +27,8 @@ class Uncompressed(Compression[Dense]):
     320
     """
 
+    takes_metric: ClassVar[bool] = True
+
     def c_step(self, x: Tensor, mu: float, theta: Dense | None = None) -> Dense:
         return Dense(x.clone())
 

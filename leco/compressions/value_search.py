@@ -53,9 +53,7 @@ class Values:
             q.sub_(torch.le(t, border, out=other), alpha=step)
 
 
-def search_values(
-    x: Tensor, weights: Tensor | None, values: Tensor, last: Tensor | None
-) -> Tensor:
+def search_values(x: Tensor, weights: Tensor | None, values: Tensor, last: Tensor | None) -> Tensor:
     """The best scales (R,) of the rows x (R, n) that passes over the rows find; `weights` (R, n) in
     a metric. Never worse than the `last` ones, (R,) and at least 0."""
     book, scale, buffers = Values(values), x.new_empty(len(x)), tile_buffers(x)

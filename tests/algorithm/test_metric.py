@@ -76,6 +76,7 @@ def test_the_c_step_and_the_multipliers_see_mu_d():
     lc.mu = 0.3
     (record,) = train(model, lc, 3, [0.3])
     last = {n: value.clone() for n, value in lc.multipliers.items()}
+    model.zero_grad()
     for p in lc.params.values():
         p.data += 0.1 * torch.randn_like(p)
     again = lc.step()
@@ -179,12 +180,12 @@ def test_retraining_works_with_a_metric():
     free = leco.Retraining(lc)
     optimizer = torch.optim.Adam(free.parameters(), lr=0.01)
     free.attach(optimizer)
-    before = float(nn.functional.cross_entropy(model(X), Y))
+    before = nn.functional.cross_entropy(model(X), Y).item()
     for _ in range(20):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(X), Y).backward()
         optimizer.step()
-    assert float(nn.functional.cross_entropy(model(X), Y)) < before
+    assert nn.functional.cross_entropy(model(X), Y).item() < before
     assert len(model[0].weight.abs().unique()) == 1
     lc.step()
 
