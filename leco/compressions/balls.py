@@ -108,13 +108,19 @@ def _weighed_l1(x: Tensor, mu: Tensor, kappa: float) -> Sparse:
 
     # the soft threshold
     found = torch.empty_like(values)
+    norms = torch.zeros_like(tau)
     for part in row_parts(rows, n):
         for place in pieces(part, n):
             size, inverse = terms(place)
             found[place] = size.sub_(inverse.mul_(tau[part])).clamp_(min=0).copysign_(values[place])
+            norms[part] += found[place].abs().sum(-1, keepdim=True, dtype=torch.float64)
+
+    # rounding does not leave the ball
+    outside = (norms > kappa) & (tau > 0)
+    if bool(outside.any()):
+        found *= torch.where(outside, kappa / norms, 1.0).to(x.dtype)
     mask = (found != 0).view(x.shape)
-    theta = Sparse(mask, found.view(x.shape)[mask])
-    return _inside(theta, kappa) if bool((tau > 0).any()) else theta
+    return Sparse(mask, found.view(x.shape)[mask])
 
 
 @dataclass(frozen=True)

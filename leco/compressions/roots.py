@@ -5,7 +5,7 @@ Both functions are Newton's method from the left on a function for which it neve
 They work on pieces of the array that fit in the cache, and hold no copy of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ STEPS = 200  # of Newton's method, at most; 5 to 20 are usual
 FLAT = 1e-15  # a step that raises the root by a smaller share is the last
 
 Place = tuple[slice, slice]
+Pieces = Iterable[tuple[Tensor, Tensor]]
 Terms = Callable[[Place], tuple[Tensor, Tensor]]
 """A piece of (rows, n) to two float64 tensors of its shape, which are not written to."""
 
@@ -42,17 +43,16 @@ def l1_root(terms: Terms, rows: int, n: int, kappa: float, device: torch.device)
         terms: gives a >= 0 and h > 0 of a piece.
     """
 
-    def step(part: slice, tau: Tensor) -> Tensor:
+    def step(part: Pieces, tau: Tensor, rows: slice) -> Tensor:
         above = torch.zeros_like(tau)
         weight = torch.zeros_like(tau)
-        for place in pieces(part, n):
-            a, h = terms(place)
-            active = a > tau * h
-            above += (a * active).sum(-1, keepdim=True)
-            weight += (h * active).sum(-1, keepdim=True)
+        for a, h in part:
+            active = (a > tau * h).double()
+            above += torch.linalg.vecdot(a, active).unsqueeze(-1)
+            weight += torch.linalg.vecdot(h, active).unsqueeze(-1)
         return (above - kappa) / weight
 
-    return _rise(step, rows, n, device)
+    return _rise(step, terms, rows, n, device)
 
 
 def l2_root(terms: Terms, n: int, radius: Tensor) -> Tensor:
@@ -67,30 +67,36 @@ def l2_root(terms: Terms, n: int, radius: Tensor) -> Tensor:
         radius: (rows, 1), float64.
     """
 
-    def step(part: slice, s: Tensor) -> Tensor:
+    def step(part: Pieces, s: Tensor, rows: slice) -> Tensor:
         square = torch.zeros_like(s)
         slope = torch.zeros_like(s)
-        for place in pieces(part, n):
-            b, e = terms(place)
-            e = e + s
+        for b, own in part:
+            e = own + s
             ratio = (b / e).square_()
             square += ratio.sum(-1, keepdim=True)
             slope += ratio.div_(e).sum(-1, keepdim=True)
-        norm, own = square.sqrt(), radius[part]
-        return torch.where(norm > own, s + (norm / own - 1) * (square / slope), s)
+        norm, most = square.sqrt(), radius[rows]
+        return torch.where(norm > most, s + (norm / most - 1) * (square / slope), s)
 
-    return _rise(step, len(radius), n, radius.device)
+    return _rise(step, terms, len(radius), n, radius.device)
 
 
 def _rise(
-    step: Callable[[slice, Tensor], Tensor], rows: int, n: int, device: torch.device
+    step: Callable[[Pieces, Tensor, slice], Tensor],
+    terms: Terms,
+    rows: int,
+    n: int,
+    device: torch.device,
 ) -> Tensor:
-    """Steps from 0 until no row rises any more."""
+    """Steps from 0 until no row rises any more. The terms of one piece are formed once, those of
+    several at each step."""
     found = torch.zeros(rows, 1, dtype=torch.float64, device=device)
     for part in row_parts(rows, n):
         root = found[part]
+        held = [terms((part, slice(0, n)))] if n * len(root) <= CHUNK else None
         for _ in range(STEPS):
-            higher = step(part, root)
+            own = (terms(place) for place in pieces(part, n)) if held is None else held
+            higher = step(own, root, part)
             rises = higher > root * (1 + FLAT)  # False where a row without entries gives NaN
             if not bool(rises.any()):
                 break
