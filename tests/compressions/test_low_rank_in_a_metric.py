@@ -266,3 +266,24 @@ def test_a_free_rank_is_the_dense_matrix_in_a_metric():
         for start in (None, Dense(x + 1), penalty.compress(0 * x, 1.0)):
             theta = penalty.compress(x, mu, start)
             torch.testing.assert_close(theta.decompress(), x)
+
+
+def test_one_step_of_a_family_is_not_above_the_dense_matrix():
+    """Whose distortion is 0, while that of each rank is at least the majorisation's constant."""
+    for seed in range(6):
+        x, mu = draw(6, 7, seed=seed), rough((6, 7), seed, 2.0)
+        far = leco.LowRank(1).compress(draw(6, 7, seed=seed + 1), 1.0)
+        for alpha in (0.1, 1.0, 3.0):
+            penalty = leco.RankSelection(alpha, table)
+            found = penalty.family(x, mu, far)(alpha)
+            assert objective(penalty, x, mu, found) <= alpha * table(x.shape, 6) * (1 + 1e-12)
+
+
+def test_a_step_that_would_raise_the_objective_is_not_taken():
+    values = iter([3.0, 2.0, 5.0, 4.0, 1.0])
+    found = outer.descend(
+        Dense(torch.tensor([next(values)])),
+        lambda delta, last: Dense(torch.tensor([next(values)])),
+        lambda theta, delta: float(delta),
+    )
+    assert float(found.values) == 2.0
