@@ -79,11 +79,21 @@ class LowRank(Compression[Factors | Dense]):
         # exact, or a descent
         if own is None or own.share is None or not self.rank:
             return at(None)
+        if x.ndim > 2:
+            return self._each(x, mu, theta)
         return descend(
             copied(theta) if self._fits(theta, x) else at(None),
             lambda delta, _: at(delta),
             lambda found, delta: distortion(x, delta, mu),
         )
+
+    def _each(self, x: Tensor, mu: Tensor, theta: Factors | Dense | None) -> Factors:
+        """The descent of each matrix on its own, so that it ends where it would end alone."""
+        warm = theta if self._fits(theta, x) else None
+        rows = [None] * len(x) if warm is None else list(map(Factors, warm.u, warm.v))
+        found = [self.c_step(*own) for own in zip(x, mu, rows, strict=True)]
+        us, vs = zip(*((own.u, own.v) for own in found if isinstance(own, Factors)), strict=True)
+        return Factors(torch.stack(us), torch.stack(vs))
 
     def _fits(self, theta: Factors | Dense | None, x: Tensor) -> TypeGuard[Factors]:
         """Whether a Theta has the sizes of those for x."""
