@@ -79,7 +79,7 @@ class LowRank(Compression[Factors | Dense]):
         # exact, or a descent
         if own is None or own.share is None or not self.rank:
             return at(None)
-        if x.ndim > 2:
+        if x.ndim > 2 and isinstance(mu, Tensor):
             return self._each(x, mu, theta)
         return descend(
             copied(theta) if self._fits(theta, x) else at(None),
