@@ -11,15 +11,17 @@ from torch import Tensor
 from leco.coding.tensors import bits
 from leco.compressions.checks import check_number
 from leco.compressions.counted import Counted, counted
-from leco.compressions.metric import Mu, distortion, mu_of_blocks
+from leco.compressions.metric import Mu
 from leco.compressions.parts import OfParts, Part, block_shapes, join
-from leco.compressions.points import Menus, Point, improved, menu_of
+from leco.compressions.points import Menus, Point, improved, loss_of_zeros, menu_of
 from leco.compressions.prices import Found, search, spent
 from leco.compressions.protocol import Compression, common_scaling, is_penalty
-from leco.theta import Array, Sum
+from leco.theta import Array, Sum, Theta
 from leco.views import blocks
 
 HUGE = 1e24  # a price at which nothing is bought, relative to the loss of zeros
+SWEEPS = 20  # at most so many searches follow the first one, in a metric
+ENOUGH = 0.01  # share of the loss that the next search must gain
 
 
 def coded_bytes(theta: Any) -> float:
@@ -43,7 +45,8 @@ class Budget(OfParts, Compression[Sum]):
     its distortion + alpha cost would be lower too (Everett, Operations Research 11, 1963, theorem
     1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988). The step is exact in this sense: Theta is a
     point on the lower convex hull of (cost, distortion). The argument holds for any distortion, so
-    in a metric, too, where the distortion is sum_i mu_i/2 (x_i - Delta(Theta)_i)^2.
+    in a metric too. There the C steps of low ranks are descent steps, so that the search is made
+    again from its Theta while that gains 1 %.
 
     Between two such points a part of the limit may be left over, less than the cost of one more
     item of one member (a rank, a group). The members then spend what they can of it at prices of
@@ -130,7 +133,7 @@ class Budget(OfParts, Compression[Sum]):
         self._check_cover(shapes)
         zeros = [torch.zeros(()).expand(block) for block in shapes]
         x = zeros[0] if isinstance(shape, torch.Size) else tuple(zeros)
-        self._least(x, self._menus(zeros, 1.0, None), HUGE)
+        self._least(x, self._menus(zeros, 1.0, [None] * len(self.members)), HUGE)
 
     def check_metric(self, shape: Any) -> None:
         for part in self.members:
@@ -139,25 +142,35 @@ class Budget(OfParts, Compression[Sum]):
     def c_step(self, x: Array, mu: Mu, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
-        scale = _loss_of_zeros(whole, mu) or 1.0
-        ceiling = HUGE * max(scale, 1.0)
+        starts = [None] * len(self.members)
+        if theta is not None:
+            starts = [term.theta for term in theta.terms]
+        point = self._search(x, mu, starts)
 
-        # the search, by the estimate or by the count
-        menus = self._menus(whole, mu, theta)
-        least = self._least(x, menus, ceiling)
-        guess = scale / (self.limit or 1.0)
-        if self.count is None:
-            point = self._within(self.limit, menus, guess, ceiling, least.point)
-        else:
-            point = self._counted(x, menus, guess, ceiling, least)
+        # in a metric, where C steps may be descent steps: again from there
+        for _ in range(0 if isinstance(mu, (int, float)) else SWEEPS):
+            last, point = point, self._search(x, mu, point.thetas)
+            if not point.loss < (1 - ENOUGH) * last.loss:
+                point = min(last, point, key=lambda p: p.loss)
+                break
 
         # the last Theta, where that is better
         if theta is not None and self.usage(theta) <= self.limit:
             pairs = zip(self.members, theta.terms, strict=True)
-            last = [part.loss(term.theta, whole, mu) for part, term in pairs]
-            if sum(last) < point.loss:
+            before = [part.loss(term.theta, whole, mu) for part, term in pairs]
+            if sum(before) < point.loss:
                 return theta
         return join(self.members, point.thetas, x)
+
+    def _search(self, x: Array, mu: Mu, starts: Sequence[Theta | None]) -> Point:
+        """The best point found that keeps the limit, by the estimate or by the count."""
+        scale = loss_of_zeros(blocks(x), mu) or 1.0
+        ceiling, guess = HUGE * max(scale, 1.0), scale / (self.limit or 1.0)
+        menus = self._menus(blocks(x), mu, starts)
+        least = self._least(x, menus, ceiling)
+        if self.count is None:
+            return self._within(self.limit, menus, guess, ceiling, least.point)
+        return self._counted(x, menus, guess, ceiling, least)
 
     def usage(self, theta: Sum) -> float:
         """The total cost, in the units of the limit: count(Theta), or the sum of the members'."""
@@ -211,12 +224,9 @@ class Budget(OfParts, Compression[Sum]):
                     "members; it must stand in exactly one"
                 )
 
-    def _menus(self, x: Sequence[Tensor], mu: Mu, theta: Sum | None) -> Menus:
-        terms = [None] * len(self.members) if theta is None else theta.terms
-        starts = [None if term is None else term.theta for term in terms]
-        return [
-            menu_of(part, x, mu, start) for part, start in zip(self.members, starts, strict=True)
-        ]
+    def _menus(self, x: Sequence[Tensor], mu: Mu, starts: Sequence[Theta | None]) -> Menus:
+        pairs = zip(self.members, starts, strict=True)
+        return [menu_of(part, x, mu, start) for part, start in pairs]
 
     def _least(self, x: Array, menus: Menus, ceiling: float) -> Counted[Point]:
         """The point of least cost. Raises ValueError where that is above the limit."""
@@ -240,12 +250,3 @@ class Budget(OfParts, Compression[Sum]):
             if trials[j].losses[j] < base.losses[j] and not spent(point, limit):
                 point = improved(j, limit, menus[j], found, ceiling, point)
         return point
-
-
-def _loss_of_zeros(x: Sequence[Tensor], mu: Mu) -> float:
-    """sum_i mu_i/2 x_i^2: the loss where nothing is bought."""
-    if isinstance(mu, (int, float)):
-        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in x]
-        return mu / 2 * sum(norm**2 for norm in norms)
-    pairs = zip(x, mu_of_blocks(mu, len(x)), strict=True)
-    return sum(distortion(block, block.new_zeros(()).expand_as(block), m) for block, m in pairs)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from leco.compressions.metric import Mu
+from leco.compressions.metric import Mu, distortion, mu_of_blocks
 from leco.compressions.parts import Part
 from leco.compressions.prices import Found, search
 from leco.compressions.protocol import Offer
@@ -46,6 +47,15 @@ class Point(NamedTuple):
             (*self.costs[head], cost, *self.costs[rest]),
             (*self.losses[head], loss, *self.losses[rest]),
         )
+
+
+def loss_of_zeros(x: Sequence[Tensor], mu: Mu) -> float:
+    """sum_i mu_i/2 x_i^2: the loss where nothing is bought."""
+    if isinstance(mu, (int, float)):
+        norms = [float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in x]
+        return mu / 2 * sum(norm**2 for norm in norms)
+    pairs = zip(x, mu_of_blocks(mu, len(x)), strict=True)
+    return sum(distortion(block, block.new_zeros(()).expand_as(block), m) for block, m in pairs)
 
 
 def menu_of(part: Part, x: Sequence[Tensor], mu: Mu, start: Theta | None) -> list[Buy]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import leco
-from leco.compressions import Budget, Choice, Part
+from leco.compressions import Budget, Choice, Part, RankSelection
 from leco.compressions.protocol import Penalty
 from leco.theta import Dense
-from leco.views import Blocks, Vector
+from leco.views import Blocks, Matrix, Vector
 
 MU = 0.7
 SHAPES = (6,), (3, 2), (4,)
@@ -169,3 +169,21 @@ def test_through_the_algorithm():
     kept = torch.cat([lc.delta[n].flatten() for n in names]) != 0
     assert int(kept.sum()) == 12
     assert float(gains[kept].detach().min()) >= float(gains[~kept].detach().max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_in_a_metric_descend_from_the_first_search(seed):
+    """The C step of a rank is a descent step in a metric: one search is far from where it ends."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = {"generator": generator, "dtype": torch.float64}
+    x = torch.randn(7, 5, **draw)
+    mu = torch.exp2(3 * torch.randn(7, 5, **draw)).clamp(1e-3, 1e3)
+    budget = Budget((Part(Matrix(), RankSelection(0, lambda shape, r: r * sum(shape))),), 24)
+
+    def reached(theta: Any) -> float:
+        return float((mu / 2 * (x - theta.decompress()).square()).sum())
+
+    found = budget.compress(x, mu)
+    assert budget.usage(found) == 24
+    assert reached(found) < 0.7 * reached(budget.compress(x, 1.0))
+    assert 0.95 * reached(found) <= reached(budget.compress(x, mu, found)) <= reached(found)

@@ -135,6 +135,7 @@ COMBINED = [
         lambda d: rank(d) <= 2,
         shape=(7, 5),
         batch=False,
+        in_metric=0.05,
     ),
     *(
         Case(
