@@ -57,8 +57,8 @@ class Budget(OfParts, Compression[Sum]):
     place of a kept weight. With `count`, the limit holds for count(Theta) instead
     (`leco.compressions.counted`): within 1 % of what there is to spend, or one item, below it.
 
-    The cost is one SVD for each low-rank member, and 10 to 40 C steps of the others; with `count`,
-    a few times as many. x is a tensor or, with the view `leco.Blocks()`, a tuple of blocks.
+    A search costs one SVD for each low-rank member, and 10 to 40 C steps of the others; with
+    `count`, a few times as many. x is a tensor or a tuple of blocks (the view `leco.Blocks()`).
 
     Args:
         members: `Part(view, compression, at, unit)` with penalty forms; each block of x stands in
@@ -127,8 +127,7 @@ class Budget(OfParts, Compression[Sum]):
         return tuple(self.members)
 
     def check(self, shape: Any) -> None:
-        """Raise ValueError where blocks are not covered once, or where the limit is below the least
-        cost of blocks of zeros."""
+        """Raise ValueError where blocks are not covered once, or zeros cost more than the limit."""
         shapes = block_shapes(shape)
         self._check_cover(shapes)
         zeros = [torch.zeros(()).expand(block) for block in shapes]
@@ -142,9 +141,8 @@ class Budget(OfParts, Compression[Sum]):
     def c_step(self, x: Array, mu: Mu, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])
-        starts = [None] * len(self.members)
-        if theta is not None:
-            starts = [term.theta for term in theta.terms]
+        count = len(self.members)
+        starts = [None] * count if theta is None else [term.theta for term in theta.terms]
         point = self._search(x, mu, starts)
 
         # in a metric, where C steps may be descent steps: again from there
