@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leco.compressions.checks import check_count
 from leco.compressions.cells import nearest
+from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import EXACT_WORK, best_split, lloyd, optimal_codebook
 from leco.compressions.many_codebooks import cold_codebooks, warm_codebooks
 from leco.compressions.metric import Mu

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from leco.coding.contexts import PlaceLengths, code_bits, position_bits
+from leco.compressions.cells import cells_of
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.entropy import EntropyCodebook
 from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, borders
 from leco.compressions.entropy_metric import CHUNK, coded
 from leco.compressions.metric import Mu
 from leco.compressions.protocol import Penalty
-from leco.compressions.cells import cells_of
 from leco.theta import ZeroCodes
 
 MATRIX_SWEEPS = 4
@@ -134,13 +134,16 @@ def _sweep_matrix(x: Tensor, weights: Tensor | None, theta: ZeroCodes, price: fl
 
     # weights that may gain: a value gains at most x^2 less the least bits
     flat, least = x.reshape(-1), float(lengths.min()) + places.least
-    prices = price if weights is None else price / weights.reshape(-1)
+    prices: float | Tensor = price
+    if weights is not None:
+        prices = price / weights.reshape(-1)
     place = torch.arange(x.numel(), device=x.device)
     if price > 0 and least > 0:
         bound = torch.as_tensor(prices * least, device=x.device).sqrt()
         place = (flat.abs() > bound * (1 - 1e-6)).nonzero().squeeze(1)
     own = flat[place]
-    prices = prices if isinstance(prices, float) else prices[place]
+    if isinstance(prices, Tensor):
+        prices = prices[place]
 
     # the best value of each, and whether it pays: x^2 - (x - c)^2 against the bits
     codes = _codes_of(own, prices, values, lengths)
@@ -168,7 +171,7 @@ def _codes_of(x: Tensor, price: float | Tensor, values: Tensor, lengths: Tensor)
     if isinstance(price, Tensor):
         found = [
             coded(own[None], p[None], values[None], lengths[None]).squeeze(0)
-            for own, p in zip(x.split(CHUNK), price.split(CHUNK), strict=True)
+            for own, p in zip(torch.split(x, CHUNK), torch.split(price, CHUNK), strict=True)
         ]
         return torch.cat(found).long()
     zero = torch.zeros_like(values, dtype=torch.bool)

@@ -160,8 +160,8 @@ def refined(data: Sorted, cuts: Tensor, stride: int, reach: int) -> Tensor:
     size = FEW if cuts.device.type == "cpu" else CHUNK_OF_DEVICE
     part = max(1, size // (k * len(moves) ** 2))
     move = [
-        _best_moves(*(t.T.contiguous() for t in own), k - 1)  # rows last: whole vectors
-        for own in zip(ends.masses.split(part), ends.sums.split(part), strict=True)
+        _best_moves(mass.T.contiguous(), total.T.contiguous(), k - 1)  # rows last: whole vectors
+        for mass, total in zip(ends.masses.split(part), ends.sums.split(part), strict=True)
     ]
     return (cuts + moves[torch.cat(move, dim=-1)].T).clamp_(0, data.n)
 

@@ -10,6 +10,7 @@ LEAST_SAMPLE, MOST_SAMPLE = 2**12, 2**18  # vectors; but 4 a codeword in any cas
 TRIALS = 8  # candidates for each codeword of k-means++
 STARTS = 64  # at most, of which the best goes on
 START_WORK = 2**25  # multiply-adds of one sweep over all starts of a problem
+WHOLE_WORK = 2**27  # the same of all problems, beyond which each has 2 starts
 START_VECTORS = 2**20  # at a time, for the memory's sake
 START_SWEEPS = 20
 ROUNDS = 1024  # of k-means++; more codewords than that are drawn several at a time
@@ -18,9 +19,10 @@ ROUNDS = 1024  # of k-means++; more codewords than that are drawn several at a t
 def cold_start(vectors: Vectors, k: int) -> Tensor:
     """The best of several k-means++ starts on a sample, after Lloyd's algorithm there: (B, k, d)
     float64. The same draws for all problems."""
-    _, n, d = vectors.x.shape
+    problems, n, d = vectors.x.shape
     m = min(n, max(LEAST_SAMPLE, min(SAMPLE * k, MOST_SAMPLE), 4 * k))
-    starts = max(1, min(STARTS, START_WORK // (m * k * d)))
+    work = m * k * d
+    starts = max(1, min(STARTS, START_WORK // work, max(2, WHOLE_WORK // (problems * work))))
     random = torch.Generator().manual_seed(0)
 
     # the sample
@@ -43,7 +45,7 @@ def cold_start(vectors: Vectors, k: int) -> Tensor:
     if k == rounds:
         draws[1::2] = draws[1::2, :, :1]  # greedy starts are better, but much alike
     draws = draws.to(vectors.x.device)
-    problems, rows = len(vectors.x), max(1, START_VECTORS // (starts * m))
+    rows = max(1, START_VECTORS // (starts * m))
     return torch.cat(
         [
             _best_start(vectors.part(slice(first, first + rows)), draws, k)
@@ -94,10 +96,8 @@ def _distances(vectors: Vectors, candidates: Tensor) -> Tensor:
     if vectors.weights is None:
         exact = "donot_use_mm_for_euclid_dist"
         return torch.cdist(vectors.x, candidates, compute_mode=exact).double().square_()
-    columns = zip(
-        vectors.x.unbind(-1), vectors.weights.unbind(-1), candidates.unbind(-1), strict=True
-    )
-    return sum(
-        (own.unsqueeze(2) - other.unsqueeze(1)).square_().mul_(d.unsqueeze(2))
-        for own, d, other in columns
-    ).double()
+    found = vectors.x.new_zeros(*vectors.x.shape[:2], candidates.shape[1])
+    for j in range(candidates.shape[-1]):
+        apart = vectors.x[..., j].unsqueeze(2) - candidates[..., j].unsqueeze(1)
+        found.add_(apart.square_().mul_(vectors.weights[..., j].unsqueeze(2)))
+    return found.double()
