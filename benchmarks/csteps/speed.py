@@ -78,6 +78,27 @@ def in_rows(x: Tensor) -> Iterator[Case]:
         yield Case(name, cold(compression, array), "clone", array.clone, bound, array)
 
 
+def many(x: Tensor) -> Iterator[Case]:
+    """Codebooks of rows and groups, each of its own, beside torch.sort along the same dimension."""
+    for n in (1000, 32, 64, 128):
+        groups = x[: len(x) // n * n].view(-1, n)
+        for k in (4, 16):
+            book, name = leco.Codebook(k), f"Codebook({k}) of {n:,} each"
+            for how, start, bound in (("cold", cold, 6.0), ("warm", warm, 1.0)):
+                yield Case(
+                    f"{name}, {how}", start(book, groups), "torch.sort", groups.sort, bound, groups
+                )
+            step = in_metric(book, groups)
+            yield Case(f"{name}, warm, metric", step, "torch.sort", groups.sort, 2.0, groups)
+
+
+def in_metric(compression: leco.Compression[Any], x: Tensor) -> Callable[[], Any]:
+    """`warm` in a metric."""
+    theta = compression.compress(x + 0.01 * x.std() * torch.randn_like(x), 1.0)
+    mu = 0.1 + torch.rand_like(x)
+    return lambda: compression.compress(x, mu, theta)
+
+
 def sorting(x: Tensor) -> Iterator[Case]:
     """C steps of a vector beside torch.sort."""
     powers, entropy = leco.PowersOfTwo(4, scale=True), leco.EntropyCodebook(PRICE)
@@ -126,6 +147,17 @@ def codewords(x: Tensor) -> Iterator[Case]:
         name = f"VectorCodebook(256, sweeps={sweeps}) of 8, {how}"
         step = start(leco.VectorCodebook(256, sweeps), eights)
         yield Case(name, step, "x @ c.T, in parts", products, None, eights)
+
+    # a codebook for each 2,048 vectors of 4
+    fours = x[: len(x) // 8192 * 8192].view(-1, 2048, 4)
+    each, four_words = leco.VectorCodebook(16), torch.randn(len(fours), 4, 16)
+    for how, step in (
+        ("cold", cold(each, fours)),
+        ("warm", warm(each, fours)),
+        ("warm, metric", in_metric(each, fours)),
+    ):
+        name = f"VectorCodebook(16) of 2,048 vectors of 4 each, {how}"
+        yield Case(name, step, "bmm", lambda: torch.bmm(fours, four_words), None, fours)
 
 
 def matrices(x: Tensor, side: int, channels: int) -> Iterator[Case]:
@@ -183,7 +215,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(args.weights) * 0.05
     last = matrices(x, args.side, args.channels)
-    cases = chain(simple(x), in_rows(x), sorting(x), codewords(x), last)
+    cases = chain(simple(x), in_rows(x), many(x), sorting(x), codewords(x), last)
     chosen = (case for case in cases if case.name.startswith(tuple(args.only)))
     rows = [measured(case, args.repeats) for case in chosen]
     records.show(f"{args.weights:,} float32 weights", rows)
