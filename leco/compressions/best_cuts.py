@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-TABLE = 2**20  # gains of cells of all problems of a part, at most: they stay in cache
+TABLE = 2**19  # gains of cells of all problems of a part, at most: they stay in cache
 LAYERS = 2**20  # entries of the program's layers, of all problems that are traced back together
 DEVICE = 2**6  # times as many on a GPU
 

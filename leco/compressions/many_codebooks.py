@@ -21,11 +21,10 @@ from leco.compressions.sorted_values import CellEnds, Sorted, order_of, sort_
 
 CHUNK = 2**17  # weights of the rows of a part
 CHUNK_OF_DEVICE = 2**24  # the same on a GPU
-WORK = 128  # evaluations of the dynamic program for a weight
+WORK = 40  # evaluations of the dynamic program for a weight
 SINGLE = 32  # entries of a codebook, up to which the first search is in single precision
 SWEEPS = 2  # of Lloyd's algorithm from a warm start
 FEW = 2**18  # gains that a refinement holds at once: they stay in cache
-MOST_CANDIDATES = 512
 
 
 class Codebooks(NamedTuple):
@@ -100,10 +99,11 @@ def cold_codebooks(x: Tensor, weights: Tensor | None, k: int) -> Tensor:
 
         # ever smaller moves from them
         stride = 1 if 2 * count > data.n else data.n // count
-        reach = 1 if 2 * count > data.n else 2
-        while stride:
-            cuts = refined(data, cuts, stride, reach)
+        while stride > 1:
+            cuts = refined(data, cuts, stride)
             stride //= 2
+        for _ in range(1 if 2 * count > data.n else 2):
+            cuts = refined(data, cuts, 1)
         found.append(centroids(data, data.ends(pad(pad(cuts, (1, 0)), (0, 1), value=data.n))))
     return torch.cat(found)
 
@@ -120,15 +120,15 @@ def _centred(data: Sorted, positions: Tensor, dtype: torch.dtype) -> CellEnds:
 def _candidates(data: Sorted, k: int) -> Tensor:
     """Positions (R, m+1) where cells may end, 0 and n among them.
 
-    So many that the program over them costs about `WORK` evaluations a weight. Where these are most
-    positions: those where two neighbours are most expensive to join in a cell. Else: at equal
-    steps of the integral of density^(1/3), the density of the best cells' ends where there are many
-    of them (Panter and Dite 1951); the density between two neighbours is the inverse of their
-    distance.
+    So many that the program over them costs about `WORK` evaluations a weight, and at least 5/2
+    for each cell. Where these are most positions: those where two neighbours are most expensive to
+    join in a cell. Else: at equal steps of the integral of density^(1/3), the density of the best
+    cells' ends where there are many of them (Panter and Dite 1951). The density between two
+    neighbours is the inverse of their distance; in a metric, the weight over the distance.
     """
     n, values = data.n, data.values
-    count = k - 1 + math.isqrt(WORK * n // max(1, k - 2))
-    count = max(k, min(count, 5 * n // 8 + 4, MOST_CANDIDATES))
+    count = max(5 * k // 2, k - 1 + math.isqrt(WORK * n // max(1, k - 2)))
+    count = max(k, min(count, 5 * n // 8 + 4))
     if n <= count:
         return torch.arange(n + 1, device=values.device).expand(len(values), -1)
     gaps = values.diff(dim=-1)
@@ -147,14 +147,14 @@ def _candidates(data: Sorted, k: int) -> Tensor:
     return pad(pad(inner.clamp_(max=n), (1, 0)), (0, 1), value=n)
 
 
-def refined(data: Sorted, cuts: Tensor, stride: int, reach: int) -> Tensor:
-    """The best of all ways to move each of the cuts (R, k-1) by at most `reach` strides.
+def refined(data: Sorted, cuts: Tensor, stride: int) -> Tensor:
+    """The best of all ways to move each of the cuts (R, k-1) by a stride.
 
-    The same dynamic program, with 2 reach + 1 places for each cut. As no move is one of the ways,
+    The same dynamic program, with three places for each cut. As no move is one of the ways,
     no row gets worse, up to rounding.
     """
     rows, k = len(cuts), cuts.shape[-1] + 1
-    moves = stride * torch.arange(-reach, reach + 1, device=cuts.device)
+    moves = stride * torch.arange(-1, 2, device=cuts.device)
     places = (cuts.unsqueeze(-1) + moves).clamp_(0, data.n).view(rows, -1)
     ends = _centred(data, pad(places, (0, 1), value=data.n), torch.float64)
     size = FEW if cuts.device.type == "cpu" else CHUNK_OF_DEVICE
