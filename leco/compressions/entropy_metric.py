@@ -19,6 +19,9 @@ from leco.compressions.sorted_values import COARSE_CUTS, Sorted
 from leco.theta import Codes, ZeroCodes
 
 CHUNK = 2**16  # weights that a sweep looks at in one go: they stay in cache
+SIZES = (1, 2, 3, 4, 6, 8, 16, 64, 256)  # of the k-means codebooks that the descent starts from
+TRIAL_SWEEPS = 4  # of each start, before only the best goes on
+FEW = 2**20  # evaluations of a sweep, up to which it is tried whether each value pays
 CUTS_OF_ALL = 2**22  # candidates of all rows, for the weighted k-means codebooks
 
 
@@ -47,10 +50,11 @@ def family_in_metric(
 ) -> Callable[[float], ZeroCodes | Codes]:
     """`EntropyCodebook.family` for weights mu of x's shape.
 
-    The descent starts from the Theta that one mu for each row, its mean, gives; from the weighted
-    k-means codebook; and from the last Theta. No sweep raises the objective: the codes are the best
-    for the values and lengths, the weighted means the best values for the codes, and the lengths
-    -log2 of their frequencies the best for the codes. The best of all is kept for each row.
+    The descent starts from the Theta that one mu for each row, its mean, gives; from weighted
+    k-means codebooks; and from the last Theta. No sweep raises the objective: the codes are the
+    best for the values and lengths, the weighted means the best values for the codes, and the
+    lengths -log2 of their frequencies the best for the codes. The best of all is kept for each
+    row.
     """
     rows, weights = x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1])
 
@@ -60,52 +64,98 @@ def family_in_metric(
     plain = starting_candidates(scaled, k, with_zero, None)
 
     # weighted k-means, with lengths of 0, and the last Theta
-    starts = [_weighted_means(rows, weights, k, with_zero)]
+    starts = _weighted_means(rows, weights, k, with_zero)
     last = last_candidate(theta, len(rows), k, with_zero)
-    starts += [] if last is None else [last]
     strict = (rows.amin(-1) < 0) & (rows.amax(-1) > 0) & with_zero
     if last is not None:
+        starts.append(last)
         strict &= (last.zero & last.lengths.isfinite()).any(-1).squeeze(1)
 
     def descend(alpha: float) -> ZeroCodes | Codes:
         first = best_of(scaled, plain, 2 * alpha)
         own = first._replace(values=first.values / root.unsqueeze(1))
-        found = [
-            descend_in_metric(rows, weights, start, 2 * alpha, strict) for start in (own, *starts)
-        ]
-        best = found[0]
-        for other in found[1:]:
-            best = other.where(other.objective < best.objective, best)
+        best = _best_of(
+            [
+                descend_in_metric(rows, weights, start, 2 * alpha, strict, TRIAL_SWEEPS)
+                for start in (own, *starts)
+            ]
+        )
+        last = _as_start(best, rows.shape[-1])
+        best = descend_in_metric(rows, weights, last, 2 * alpha, strict, MAX_SWEEPS)
+        if rows.numel() * k <= FEW:
+            best = _without_idle(rows, weights, best, 2 * alpha, strict)
         return _theta_of(best, x, with_zero)
 
     return descend
 
 
-def _weighted_means(x: Tensor, weights: Tensor, k: int, with_zero: bool) -> Candidates:
-    """The k-means codebook of weighted values as a candidate (R, 1, k); with a zero, its value
-    nearest to 0 becomes 0."""
-    data, size = Sorted(x.clone(), weights / weights.max()), min(k, x.shape[-1])
-    cuts = max(4 * size, min(COARSE_CUTS, CUTS_OF_ALL // len(x)))
-    values = lloyd(data, optimal_codebook(data, size, data.candidates(cuts)))
-    zero = torch.zeros_like(values, dtype=torch.bool)
-    if with_zero:
-        zero.scatter_(-1, values.abs().argmin(-1, keepdim=True), True)
-        values = values.masked_fill(zero, 0.0)
-    lengths = pad(torch.zeros_like(values), (0, k - size), value=torch.inf)
-    fields = (pad(values, (0, k - size)), pad(zero, (0, k - size)), lengths)
-    return Candidates(*(field.unsqueeze(1) for field in fields))
+def _best_of(found: list[Found]) -> Found:
+    """The one of least objective in each row, the first of equals."""
+    best = found[0]
+    for other in found[1:]:
+        best = other.where(other.objective < best.objective, best)
+    return best
+
+
+def _as_start(found: Found, n: int) -> Candidates:
+    """Values with the lengths of their codes, as a start (R, 1, K)."""
+    lengths = -torch.log2(found.counts.double() / n)
+    return Candidates(*(f.unsqueeze(1) for f in (found.values, found.zero, lengths)))
+
+
+def _without_idle(x: Tensor, weights: Tensor, best: Found, price: float, strict: Tensor) -> Found:
+    """The descent goes on without each value other than 0 that does not pay."""
+    for _ in range(best.values.shape[-1]):
+        start = _as_start(best, x.shape[-1])
+        several = start.lengths.isfinite().sum(-1) > 1
+        found = [best]
+        for j in range(best.values.shape[-1]):
+            gone = several & ~start.zero[..., j] & start.lengths[..., j].isfinite()
+            lengths = start.lengths.clone()
+            lengths[..., j].masked_fill_(gone, torch.inf)
+            fewer = start._replace(lengths=lengths)
+            found.append(descend_in_metric(x, weights, fewer, price, strict, MAX_SWEEPS))
+        after = _best_of(found)
+        if not bool((after.objective < best.objective).any()):
+            break
+        best = after
+    return best
+
+
+def _weighted_means(x: Tensor, weights: Tensor, k: int, with_zero: bool) -> list[Candidates]:
+    """k-means codebooks of weighted values of several sizes as candidates (R, 1, k). With a zero,
+    the value nearest to 0 becomes 0, or 0 joins fewer than k values."""
+    data, found = Sorted(x.clone(), weights / weights.max()), []
+    for size in sorted({min(size, k, x.shape[-1]) for size in SIZES}):
+        cuts = max(4 * size, min(COARSE_CUTS, CUTS_OF_ALL // len(x)))
+        values = lloyd(data, optimal_codebook(data, size, data.candidates(cuts)))
+        zero = torch.zeros_like(values, dtype=torch.bool)
+        if with_zero and size < k:
+            found.append(_candidate(pad(values, (1, 0)), pad(zero, (1, 0), value=True), k))
+        if with_zero:
+            zero.scatter_(-1, values.abs().argmin(-1, keepdim=True), True)
+        found.append(_candidate(values.masked_fill(zero, 0.0), zero, k))
+    return found
+
+
+def _candidate(values: Tensor, zero: Tensor, k: int) -> Candidates:
+    """Values (R, size) with lengths of 0, as a candidate (R, 1, k)."""
+    more = (0, k - values.shape[-1])
+    lengths = pad(torch.zeros_like(values), more, value=torch.inf)
+    return Candidates(*(f.unsqueeze(1) for f in (pad(values, more), pad(zero, more), lengths)))
 
 
 def descend_in_metric(
-    x: Tensor, weights: Tensor, start: Candidates, price: float, strict: Tensor
+    x: Tensor, weights: Tensor, start: Candidates, price: float, strict: Tensor, sweeps: int
 ) -> Found:
-    """Sweeps from a start (R, 1, K) until no row's objective falls, for a price 2 alpha of a bit.
+    """At most so many sweeps from a start (R, 1, K), until no row's objective falls, for a price
+    2 alpha of a bit.
 
     The objective is infinite where the 0 is idle in a `strict` row (R,).
     """
     values, zero, lengths = (field.squeeze(1) for field in start)
     best = None
-    for _ in range(MAX_SWEEPS):
+    for _ in range(sweeps):
         found = _sweep(x, weights, values, zero, lengths, price)
         idle = strict & ((found.counts == 0) & zero).any(-1)
         found = found._replace(objective=found.objective.masked_fill(idle, torch.inf))
