@@ -118,7 +118,7 @@ def best_of(data: Sorted, starts: Candidates, price: float) -> Candidates:
     for first in range(0, len(starts.values), rows):
         part = slice(first, first + rows)
         own, state = data.rows(part), Candidates(*(field[part] for field in starts))
-        strict = _strict(own, state)
+        strict = strict_rows(own, state)
         state, objective = descend(own, state, price, strict, TRIAL_SWEEPS)
         state, objective = descend(
             own, state.take(objective.argmin(-1, keepdim=True)), price, strict, MAX_SWEEPS
@@ -136,7 +136,7 @@ def best_of(data: Sorted, starts: Candidates, price: float) -> Candidates:
     return Candidates(*(torch.cat(fields) for fields in zip(*found, strict=True)))
 
 
-def _strict(data: Sorted, starts: Candidates) -> Tensor:
+def strict_rows(data: Sorted, starts: Candidates) -> Tensor:
     """The problems (R, 1) with weights on both sides of 0, but for one whose last Theta, the last
     start, leaves 0 idle."""
     both = (data.values[:, :1] < 0) & (data.values[:, -1:] > 0)

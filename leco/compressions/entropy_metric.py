@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from leco.coding.contexts import code_bits
-from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, best_of
+from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, best_of, strict_rows
 from leco.compressions.entropy_starts import last_candidate, starting_candidates
 from leco.compressions.kmeans1d import MAX_SWEEPS, lloyd, optimal_codebook
 from leco.compressions.sorted_values import COARSE_CUTS, Sorted
@@ -66,10 +66,8 @@ def family_in_metric(
     # weighted k-means, with lengths of 0, and the last Theta
     starts = _weighted_means(rows, weights, k, with_zero)
     last = last_candidate(theta, len(rows), k, with_zero)
-    strict = (rows.amin(-1) < 0) & (rows.amax(-1) > 0) & with_zero
-    if last is not None:
-        starts.append(last)
-        strict &= (last.zero & last.lengths.isfinite()).any(-1).squeeze(1)
+    starts += [] if last is None else [last]
+    strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
 
     def descend(alpha: float) -> ZeroCodes | Codes:
         first = best_of(scaled, plain, 2 * alpha)
