@@ -26,7 +26,7 @@ SMALL = (0.1, 0.14, 0.19, 0.24)  # tried with up to 3 bits: few levels in long t
 LONG = 128  # numbers in a row, from which SMALL ones are tried
 FINE = torch.linspace(0.983, 1.1, 13)  # tried with many bits
 FEW = 4  # bits up to which a clipped range may be best by far
-OTHERS = (0.65, 0.8, 1, 1.2, 1.5)  # scales tried with another zero point, by the best
+SHIFTED = {2: (0.65, 0.8, 1.0, 1.2, 1.5), 3: (0.75, 0.85, 0.92, 1.0, 1.1), 4: (0.85, 0.9, 0.95, 1.0, 1.06)}
 ENDS = (0.7, 0.8, 0.9, 1.1)  # of one end of the range, the other end fixed
 
 
@@ -92,8 +92,8 @@ def _cold(rows: Rows, grid: Grid, low: Tensor) -> Tried:
     tried = rows.errors(shares, None if zero is None else zero.expand(len(shares), -1))
     best = better(rows.nothing(zero), tried)
     if zero is not None:
-        move = _other_zeros if grid.bits < FEW else _move_ends
-        best = move(rows, best, grid.top)
+        move = _other_zeros if grid.bits <= FEW else _move_ends
+        best = move(rows, best, grid)
     return refit(rows, _try_near(rows, grid, refit(rows, best)))
 
 
@@ -141,25 +141,25 @@ def _try_near(rows: Rows, grid: Grid, best: Tried) -> Tried:
     return better(best, rows.errors(share, zero))
 
 
-def _other_zeros(rows: Rows, best: Tried, top: int) -> Tried:
+def _other_zeros(rows: Rows, best: Tried, grid: Grid) -> Tried:
     """The best, or grids with one more or one less level below 0: with few levels, other scales may
     go with them."""
     assert best.zero is not None
-    factors = torch.tensor(OTHERS, dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
+    factors = torch.tensor(SHIFTED[grid.bits], dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
     share = (best.share * factors).clamp_(NOTHING, LARGEST).repeat(2, 1)
-    zero = torch.stack([best.zero - 1, best.zero + 1]).clamp_(0, top)
+    zero = torch.stack([best.zero - 1, best.zero + 1]).clamp_(0, grid.top)
     return better(best, rows.errors(share, zero.repeat_interleave(len(factors), 0)))
 
 
-def _move_ends(rows: Rows, best: Tried, top: int) -> Tried:
+def _move_ends(rows: Rows, best: Tried, grid: Grid) -> Tried:
     """The best, or grids with one end elsewhere: long tails may lie on one side only."""
     assert best.zero is not None
     factors = torch.tensor(ENDS, dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
-    low, high = best.share * best.zero, best.share * (top - best.zero)
+    low, high = best.share * best.zero, best.share * (grid.top - best.zero)
     lows = torch.cat([low * factors, low.expand(len(factors), -1)])
     highs = torch.cat([high.expand(len(factors), -1), high * factors])
-    share = ((lows + highs) / top).clamp_(NOTHING, LARGEST)
-    return better(best, rows.errors(share, (lows / share).round_().clamp_(0, top)))
+    share = ((lows + highs) / grid.top).clamp_(NOTHING, LARGEST)
+    return better(best, rows.errors(share, (lows / share).round_().clamp_(0, grid.top)))
 
 
 def search_by_sorting(x: Tensor, weights: Tensor | None, grid: Grid, last: Grids | None) -> Grids:
