@@ -23,10 +23,15 @@ SHARES = 25  # of the range: a cold search tries them all, evenly from LEAST to 
 LEAST = 0.3
 STEP = (1 - LEAST) / (SHARES - 1)
 SMALL = (0.1, 0.14, 0.19, 0.24)  # tried with up to 3 bits: few levels in long tails
+SHORT = 16  # numbers in a row, up to which they are tried with least squares
 LONG = 128  # numbers in a row, from which SMALL ones are tried
 FINE = torch.linspace(0.983, 1.1, 13)  # tried with many bits
 FEW = 4  # bits up to which a clipped range may be best by far
-SHIFTED = {2: (0.65, 0.8, 1.0, 1.2, 1.5), 3: (0.75, 0.85, 0.92, 1.0, 1.1), 4: (0.85, 0.9, 0.95, 1.0, 1.06)}
+SHIFTED = {
+    2: (0.65, 0.8, 1.0, 1.2, 1.5),
+    3: (0.75, 0.85, 0.92, 1.0, 1.1),
+    4: (0.85, 0.9, 0.95, 1.0, 1.06),
+}
 ENDS = (0.7, 0.8, 0.9, 1.1)  # of one end of the range, the other end fixed
 
 
@@ -89,7 +94,10 @@ def _cold(rows: Rows, grid: Grid, low: Tensor) -> Tried:
     """From shares of the whole range. `low` (R,): its lower end, in units below 0."""
     shares = _shares(rows, grid).to(rows.x).unsqueeze(-1)
     zero = low.round().clamp_(0, grid.top) if grid.free else None
-    tried = rows.errors(shares, None if zero is None else zero.expand(len(shares), -1))
+    # one number may outweigh all others of a short row: then least squares find it
+    short = rows.x.shape[-1] <= SHORT
+    zeros = None if zero is None else zero.expand(len(shares), -1)
+    tried = (rows.fits if short else rows.errors)(shares, zeros)
     best = better(rows.nothing(zero), tried)
     if zero is not None:
         move = _other_zeros if grid.bits <= FEW else _move_ends
@@ -112,8 +120,8 @@ def _shares(rows: Rows, grid: Grid) -> Tensor:
     without its lowest level has a scale (2^bits - 1)/(2^bits - 2) as large. With many bits the
     error varies with every hundredth of the scale, and clipping costs much.
 
-    Without a metric, no error is above 1/2 unit at the share 1. At the share r the largest |x| alone
-    has an error of at least ((1 - r) top - r)/2; with a zero point, the errors of both ends add up
+    Without a metric, no error is above 1/2 unit at the share 1. At the share r the largest |x| has
+    an error of at least ((1 - r) top - r)/2; with a zero point, the errors of both ends add up
     to at least (1 - r) top. Shares that are worse for this reason alone are left out.
     """
     n, top = rows.x.shape[-1], grid.top
@@ -123,7 +131,7 @@ def _shares(rows: Rows, grid: Grid) -> Tensor:
         beyond = (1 - shares) * top
         shares = shares[beyond <= (n / 2) ** 0.5 if grid.free else beyond - shares <= n**0.5]
     more = torch.linspace(1, widest, 6)[1:] if grid.bits <= FEW else FINE
-    small = SMALL if grid.bits < FEW and n >= LONG else ()
+    small = SMALL if grid.bits < FEW and (n >= LONG or n <= SHORT) else ()
     return torch.cat([shares, torch.tensor(small), more])
 
 
@@ -142,12 +150,14 @@ def _try_near(rows: Rows, grid: Grid, best: Tried) -> Tried:
 
 
 def _other_zeros(rows: Rows, best: Tried, grid: Grid) -> Tried:
-    """The best, or grids with one more or one less level below 0: with few levels, other scales may
-    go with them."""
+    """The best, or grids with a level more or less below 0 (two of a short row): with few levels,
+    other scales go with them."""
     assert best.zero is not None
-    factors = torch.tensor(SHIFTED[grid.bits], dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
-    share = (best.share * factors).clamp_(NOTHING, LARGEST).repeat(2, 1)
-    zero = torch.stack([best.zero - 1, best.zero + 1]).clamp_(0, grid.top)
+    like = {"dtype": rows.x.dtype, "device": rows.x.device}
+    factors = torch.tensor(SHIFTED[grid.bits], **like).unsqueeze(-1)
+    offsets = (-2, -1, 1, 2) if rows.x.shape[-1] <= SHORT else (-1, 1)
+    zero = (best.zero + torch.tensor(offsets, **like).unsqueeze(-1)).clamp_(0, grid.top)
+    share = (best.share * factors).clamp_(NOTHING, LARGEST).repeat(len(offsets), 1)
     return better(best, rows.errors(share, zero.repeat_interleave(len(factors), 0)))
 
 

@@ -43,9 +43,9 @@ def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:
     """Alternate nearest value and least-squares scale from each of the candidate scales (..., C);
     `values` (..., C, K), increasing.
 
-    With A = sum over cells of value_k sum_k and B = sum of value_k^2 mass_k (sums of d x and of d in
-    a metric d, of x and of 1 without one), the best scale of an assignment is A/B and lowers the
-    error by A^2/B. Each sweep raises it.
+    With A = sum over cells of value_k sum_k and B = sum of value_k^2 mass_k, the best scale of an
+    assignment is A/B and lowers the error by A^2/B. Each sweep raises it. In a metric d the sums
+    are of d x and the masses of d; without one, of x and of 1.
     """
     gain = torch.full_like(scale, -torch.inf)
     for _ in range(sweeps):
