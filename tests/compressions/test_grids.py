@@ -191,7 +191,7 @@ def test_grids_are_near_the_best_of_all_assignments_in_a_metric(zero_point, n):
             found = float(weighed(row, Uniform(2, zero_point).c_step(row, own), own))
             best, energy = least_in_metric(row, own, points), float((own * row.square()).sum())
             missed.append((found - best) / energy)
-    assert -1e-9 <= min(missed)
+    assert min(missed) >= -1e-9
     assert max(missed) <= 0.05
     assert sum(missed) / len(missed) <= 0.005
 
