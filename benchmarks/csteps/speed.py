@@ -18,6 +18,7 @@ from torch import Tensor
 import leco
 from benchmarks import records, timing
 
+GROUPED = 10**6  # weights of the rows of many small problems
 PRICE = 1e-4  # of a bit: 2.3 bits a weight
 
 
@@ -79,24 +80,36 @@ def in_rows(x: Tensor) -> Iterator[Case]:
 
 
 def many(x: Tensor) -> Iterator[Case]:
-    """Codebooks of rows and groups, each of its own, beside torch.sort along the same dimension."""
-    for n in (1000, 32, 64, 128):
-        groups = x[: len(x) // n * n].view(-1, n)
-        for k in (4, 16):
-            book, name = leco.Codebook(k), f"Codebook({k}) of {n:,} each"
-            for how, start, bound in (("cold", cold, 6.0), ("warm", warm, 1.0)):
-                yield Case(
-                    f"{name}, {how}", start(book, groups), "torch.sort", groups.sort, bound, groups
-                )
-            step = in_metric(book, groups)
-            yield Case(f"{name}, warm, metric", step, "torch.sort", groups.sort, 2.0, groups)
+    """Scales and codebooks of many small problems beside torch.sort of the same array along its
+    rows: cold, warm, and warm in a metric. A million weights at most."""
+    x = x[:GROUPED]
+    for n in (32, 64, 128, 1000):
+        rows = x[: len(x) // n * n].view(-1, n)
+        for compression in (
+            leco.Uniform(2),
+            leco.Uniform(4),
+            leco.Uniform(4, zero_point=True),
+            leco.Uniform(8),
+            leco.PowersOfTwo(4, scale=True),
+            leco.Ternary(),
+            leco.Codebook(4),
+            leco.Codebook(16),
+        ):
+            first = 3.0 if isinstance(compression, leco.Uniform) else 6.0
+            name = f"{compression}, groups of {n}"
+            for how, step, bound in (
+                ("cold", cold(compression, rows), first),
+                ("warm", warm(compression, rows), 1.0),
+                ("warm, in a metric", in_metric(compression, rows), 2.0),
+            ):
+                yield Case(f"{name}, {how}", step, "torch.sort", rows.sort, bound, rows)
 
 
 def in_metric(compression: leco.Compression[Any], x: Tensor) -> Callable[[], Any]:
     """`warm` in a metric."""
-    theta = compression.compress(x + 0.01 * x.std() * torch.randn_like(x), 1.0)
     mu = 0.1 + torch.rand_like(x)
-    return lambda: compression.compress(x, mu, theta)
+    last = compression.compress(x + 0.01 * x.std() * torch.randn_like(x), mu)
+    return lambda: compression.compress(x, mu, last)
 
 
 def sorting(x: Tensor) -> Iterator[Case]:
