@@ -94,6 +94,7 @@ def entropy_matrix(alpha: float, k: int, **options: Any) -> Case:
         cold=False,
         slack=0.001,
         precision=1e-6,
+        in_metric=0.01,
         **options,
     )
 
