@@ -16,7 +16,7 @@ from leco.compressions.protocol import Compression
 from leco.compressions.sorted_values import COARSE_CUTS, Sorted
 from leco.theta import Codes
 
-MANY = 32  # leading indices, from which on all of them are solved at once
+MANY = 32  # codebooks, from which on all of them are solved at once
 EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers for each
 
 
@@ -24,14 +24,24 @@ EXACT_SIZE = 2**20  # weights; the dynamic program holds about twenty numbers fo
 class Codebook(Compression[Codes]):
     """min ||x - c[z]||^2 over a codebook c of k values and assignments z: one-dimensional k-means.
 
-    Exact for k = 2, and by dynamic programming; or by Lloyd's algorithm on the sorted values: a
-    descent step, warm-started from the last codebook, cold from the best of coarse cells. O(n log
-    n) to sort, then O(n) for k = 2, O(k log n) a sweep. Part II, section 4.1.
+    The C step is exact for k = 2, and by dynamic programming. Else it is a descent step:
+
+    - One codebook, or a few: Lloyd's algorithm on the sorted values until no cell changes, from the
+      last codebook; cold, from the best of coarse cells. O(n log n) to sort, then O(k log n) a
+      sweep.
+    - Many codebooks (32 or more): warm, two sweeps of Lloyd's algorithm without a sort, O(n k);
+      cold, a dynamic program over few candidates for the borders, then over small moves of them.
+
+    In a metric d it minimises sum_i d_i (x_i - c[z_i])^2, and is exact where it is without one: the
+    best cells are runs of the sorted values there too, since the nearest value of x_i does not
+    depend on d_i.
 
     Args:
         k: codebook entries, at least 1.
-        exact: True for dynamic programming, O(k n log n) for k > 2; False for Lloyd; None for the
-            former where k = 2, and up to 2^20 weights and about a second of work.
+        exact: True for dynamic programming, O(k n log n) for k > 2; False for the descent step;
+            None for the former where k = 2, and up to 2^20 weights and about a second of work.
+
+    Reference: Part II, section 4.1.
 
     >>> import torch, leco
     >>> leco.Codebook(2).compress(torch.tensor([0.0, 1.0, 10.0, 12.0]), mu=1.0).decompress()

@@ -27,13 +27,19 @@ class VectorCodebook(Compression[VectorCodes]):
     d dimensions.
 
     x (..., n, d): n vectors of d weights share a codebook, leading dimensions have codebooks of
-    their own. log2(k)/d bits a weight, and 32 d k for each codebook. A descent step, for the
-    problem is NP-hard: Lloyd's algorithm from the last codebook; cold from the best of up to 64
-    k-means++ starts (from a fixed seed) on a sample of about 64 k vectors. A codeword that no
-    vector uses goes to the vector farthest from its own. O(n k d) a sweep, in parts. For d = 1 it
-    is `leco.Codebook`, which is exact up to its bounds.
+    their own. log2(k)/d bits a weight, and 32 d k for each codebook. For d = 1 it is
+    `leco.Codebook`, which is exact up to its bounds.
 
-    Gong et al. 2014 (arXiv 1412.6115); Stock et al. 2020, "And the bit goes down" (arXiv
+    The problem is NP-hard, so this is a descent step: Lloyd's algorithm from the last codebook;
+    cold, from the best of up to 64 k-means++ starts (from a fixed seed) on a sample of about 64 k
+    vectors, and of 2 starts where there are very many codebooks. A codeword that no vector uses
+    moves to the vector farthest from its own. O(n k d) a sweep, in parts.
+
+    In a metric with a weight for each entry the squared errors are weighed: a vector takes the
+    codeword of least sum_j d_ij (x_ij - c_j)^2, and a codeword is the weighted mean of its vectors
+    in each coordinate.
+
+    Reference: Gong et al. 2014 (arXiv 1412.6115); Stock et al. 2020, "And the bit goes down" (arXiv
     1907.05686), sections 3.1 and 3.3, with weights in place of activations; k-means++: Arthur and
     Vassilvitskii, SODA 2007.
 
