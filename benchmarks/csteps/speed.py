@@ -162,14 +162,15 @@ def codewords(x: Tensor) -> Iterator[Case]:
         yield Case(name, step, "x @ c.T, in parts", products, None, eights)
 
     # a codebook for each 2,048 vectors of 4
-    fours = x[: len(x) // 8192 * 8192].view(-1, 2048, 4)
+    n = min(2048, len(x) // 4)
+    fours = x[: len(x) // (4 * n) * 4 * n].view(-1, n, 4)
     each, four_words = leco.VectorCodebook(16), torch.randn(len(fours), 4, 16)
     for how, step in (
         ("cold", cold(each, fours)),
         ("warm", warm(each, fours)),
         ("warm, metric", in_metric(each, fours)),
     ):
-        name = f"VectorCodebook(16) of 2,048 vectors of 4 each, {how}"
+        name = f"VectorCodebook(16) of {n:,} vectors of 4 each, {how}"
         yield Case(name, step, "bmm", lambda: torch.bmm(fours, four_words), None, fours)
 
 
