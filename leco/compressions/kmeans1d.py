@@ -15,7 +15,7 @@ from leco.compressions.sorted_values import CellEnds, Sorted, midpoints
 EXACT_WORK = 2**23  # evaluations that an exact program may cost by default: about a second
 MAX_SWEEPS = 300
 PART = 2**15  # values that `best_split` looks at in one go, on a CPU: they stay in cache
-DENSE_ENDS = 2**10  # candidates up to which the dynamic program works on dense tables
+DENSE_ENDS = 2**8  # candidates up to which the dynamic program works on dense tables
 
 
 def best_split(data: Sorted) -> Tensor:
