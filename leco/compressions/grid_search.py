@@ -102,7 +102,7 @@ def _cold(rows: Rows, grid: Grid, low: Tensor) -> Tried:
     if zero is not None:
         move = _other_zeros if grid.bits <= FEW else _move_ends
         best = move(rows, best, grid)
-    return refit(rows, _try_near(rows, grid, refit(rows, best)))
+    return refit(rows, _try_near(rows, grid, refit(rows, best), (-2, -1, 1, 2)))
 
 
 def _warm(rows: Rows, grid: Grid, last: Grids) -> Tried:
@@ -110,7 +110,7 @@ def _warm(rows: Rows, grid: Grid, last: Grids) -> Tried:
     share = (last.scale / rows.unit).clamp_(NOTHING, LARGEST).unsqueeze(0)
     zero = last.zero if grid.free else None
     tried = rows.fits(share, None if zero is None else zero.unsqueeze(0))
-    return refit(rows, _try_near(rows, grid, better(rows.nothing(zero), tried)))
+    return refit(rows, _try_near(rows, grid, better(rows.nothing(zero), tried), (-1, 1)))
 
 
 def _shares(rows: Rows, grid: Grid) -> Tensor:
@@ -135,12 +135,12 @@ def _shares(rows: Rows, grid: Grid) -> Tensor:
     return torch.cat([shares, torch.tensor(small), more])
 
 
-def _try_near(rows: Rows, grid: Grid, best: Tried) -> Tried:
-    """The best, or the best of its neighbours: two shares below and above, closer than those that a
-    cold search tries, and the grid shifted by a level."""
+def _try_near(rows: Rows, grid: Grid, best: Tried, steps: tuple[int, ...]) -> Tried:
+    """The best, or the best of its neighbours: shares some steps below and above, which are closer
+    than those that a cold search tries, and the grid shifted by a level."""
     step = (STEP if grid.bits <= FEW else float(FINE[1] - FINE[0])) / 3
-    steps = step * torch.tensor((-2, -1, 1, 2), dtype=rows.x.dtype, device=rows.x.device)
-    share = (best.share + steps.unsqueeze(-1)).clamp_(NOTHING, LARGEST)
+    ways = step * torch.tensor(steps, dtype=rows.x.dtype, device=rows.x.device)
+    share = (best.share + ways.unsqueeze(-1)).clamp_(NOTHING, LARGEST)
     zero = best.zero
     if zero is not None:
         share = torch.cat([share, best.share.expand(2, -1)])

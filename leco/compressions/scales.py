@@ -8,7 +8,7 @@ from torch import Tensor
 
 from leco.compressions import sorted_values
 from leco.compressions.kmeans1d import MAX_SWEEPS
-from leco.compressions.scale_search import per_row
+from leco.compressions.scale_search import BLOCK, blocks_of_rows, per_row
 from leco.compressions.sorted_values import Sorted, midpoints, sort_, sort_with
 
 SCALES = 32  # starting points of the search for a scale that is too large to enumerate
@@ -114,31 +114,42 @@ def ternary_scale(x: Tensor, weights: Tensor | None) -> Tensor:
 
     For a given a, an entry is kept where |x| > a/2, whatever its weight. So the best support is a
     prefix of the |x_i| in decreasing order: the one of the largest (sum d |x|)^2 / sum d, with a =
-    sum d |x| / sum d there. A block of prefixes at a time: the scan needs no copy of its own.
+    sum d |x| / sum d there.
     """
+    rows = x.reshape(-1, x.shape[-1])
+    d = None if weights is None else weights.reshape(rows.shape)
+    found = x.new_empty(len(rows))
+    for part in blocks_of_rows(rows):
+        found[part] = _best_prefix(rows[part].abs(), None if d is None else per_row(d[part]))
+    return found.view(x.shape[:-1])
+
+
+def _best_prefix(magnitudes: Tensor, weights: Tensor | None) -> Tensor:
+    """`ternary_scale` of rows (R, n), which are changed. A block of prefixes at a time: the scan
+    needs no copy of its own."""
     if weights is None:
-        ordered, masses = sort_(x.abs().contiguous()).flip(-1), None
+        ordered, masses = sort_(magnitudes).flip(-1), None
     else:
-        ordered, masses = (part.flip(-1) for part in sort_with(x.abs(), per_row(weights)))
+        ordered, masses = (part.flip(-1) for part in sort_with(magnitudes, weights))
         ordered.mul_(masses)
-    block = max(1, 2**20 // max(1, x.numel() // x.shape[-1]))
-    total, mass = ordered.new_zeros(2, *x.shape[:-1], 1, dtype=torch.float64)
+    block = max(1, BLOCK // len(ordered))
+    total, mass = ordered.new_zeros(2, len(ordered), 1, dtype=torch.float64)
     best, scale = torch.full_like(total, -1.0), torch.zeros_like(total)
-    for first in range(0, x.shape[-1], block):
+    for first in range(0, ordered.shape[-1], block):
         # sums of d |x| and of d
         part = slice(first, first + block)
-        sums = ordered[..., part].cumsum(-1, dtype=torch.float64) + total
+        sums = ordered[:, part].cumsum(-1, dtype=torch.float64).add_(total)
         if masses is None:
             last = first + sums.shape[-1]
-            below = torch.arange(first + 1, last + 1, dtype=torch.float64, device=x.device)
+            below = torch.arange(first + 1, last + 1, dtype=torch.float64, device=sums.device)
             below = below.expand_as(sums)
         else:
-            below = masses[..., part].cumsum(-1, dtype=torch.float64) + mass
+            below = masses[:, part].cumsum(-1, dtype=torch.float64).add_(mass)
 
         # the best so far
         value, j = (sums / below.sqrt()).max(dim=-1, keepdim=True)
         better = value > best
         best = torch.where(better, value, best)
         scale = torch.where(better, sums.gather(-1, j) / below.gather(-1, j), scale)
-        total, mass = sums[..., -1:].clone(), below[..., -1:].clone()
-    return scale.squeeze(-1).to(x.dtype)
+        total, mass = sums[:, -1:].clone(), below[:, -1:].clone()
+    return scale.squeeze(-1).to(magnitudes.dtype)

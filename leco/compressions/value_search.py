@@ -19,6 +19,7 @@ from leco.compressions.scale_search import (
 LONG_TAILS = torch.logspace(-1.6, -0.7, 6, dtype=torch.float64)
 STARTS = torch.cat([LONG_TAILS, torch.logspace(-0.55, 0.2, 20, dtype=torch.float64)])
 """Scales that a cold search tries, by the one at which max |x| meets the largest value."""
+BESIDE = (1, 0.95, 1.05)  # multiples of the last scale, each with its least squares
 NEAR = (0.9, 0.95, 1.05, 1.1)  # multiples of the best that are tried at last
 
 
@@ -71,15 +72,13 @@ def search_values(x: Tensor, weights: Tensor | None, values: Tensor, last: Tenso
 
 
 def _search(rows: Rows, last: Tensor | None) -> Tried:
-    """From many scales, or from the last ones: then neighbours of the best."""
-    if last is None:
-        starts = STARTS.to(rows.x)
-        best = refit(rows, better(rows.nothing(), rows.errors(starts.unsqueeze(-1))))
-    else:
-        share = (last / rows.unit).clamp(NOTHING, LARGEST).unsqueeze(0)
-        best = better(rows.nothing(), rows.fits(share))
-    near = torch.tensor(
-        NEAR if last is None else NEAR[1:3], dtype=rows.x.dtype, device=rows.x.device
-    ).unsqueeze(-1)
+    """From many scales and then neighbours of the best; or from the last scales and neighbours."""
+    if last is not None:
+        near = torch.tensor(BESIDE, dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
+        share = (near * (last / rows.unit)).clamp_(NOTHING, LARGEST)
+        return better(rows.nothing(), rows.fits(share))
+    starts = STARTS.to(rows.x).unsqueeze(-1)
+    best = refit(rows, better(rows.nothing(), rows.errors(starts)))
+    near = torch.tensor(NEAR, dtype=rows.x.dtype, device=rows.x.device).unsqueeze(-1)
     share = (near * best.share).clamp_(NOTHING, LARGEST)
     return refit(rows, better(best, rows.errors(share)))
