@@ -32,6 +32,7 @@ SHIFTED = {
     3: (0.75, 0.85, 0.92, 1.0, 1.1),
     4: (0.85, 0.9, 0.95, 1.0, 1.06),
 }
+"""For each number of bits, multiples of the best scale that go with another zero point."""
 ENDS = (0.7, 0.8, 0.9, 1.1)  # of one end of the range, the other end fixed
 
 

@@ -26,7 +26,7 @@ class Uniform(Compression[Affine]):
     A descent step, since the error is not convex in s. It tries 25 shares, from 0.3 to 1, of the
     range of x, and some above and below; then neighbours of the best, with least-squares scales. A
     warm start tries the last (s, z) and their neighbours, and is never worse than the last Theta.
-    O(n): about 40 passes over x, and 15 from a warm start. Long rows, of 256 or more numbers a
+    O(n): 25 to 45 looks at x, 4 to 6 from a warm start. Long rows, of 256 or more numbers a
     level, are sorted instead: nearest level and least-squares scale in turn, from the best of many
     ranges and the last (s, z). In a metric: the same searches with weighted errors and weighted
     least squares, never worse than the last Theta in the metric. Part II, section 4.2, with a

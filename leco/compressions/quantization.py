@@ -73,10 +73,13 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     """min ||x - s c[z]||^2 over assignments z to given values c: the nearest value; with `scale`,
     over s >= 0 too.
 
-    s = 1: exact, O(n log K). Learned s: exact by enumeration of the n (K - 1) scales at which an
-    assignment changes, up to about two million of them; above that a descent step: nearest value
-    and least-squares scale in turn, on sorted data, from the best of 32 starting points and the
-    last scale. Part II, section 4.2.
+    s = 1: exact, O(n log K), the same in a metric. Learned s: exact by enumeration of the n (K - 1)
+    scales at which an assignment changes, for up to about two million of them. Above that it is a
+    descent step. It tries 26 scales of each short row, or the last scale, by passes over the row,
+    then neighbours, with least-squares scales; O(n K). A row of 256 or more numbers a value is
+    sorted: nearest value and least-squares scale in turn, from the best of 32 starting points and
+    the last scale. Never worse than the last Theta. In a metric: the same, with weighted least
+    squares, exact where it is without. Part II, section 4.2.
 
     Args:
         values: the codebook, at least one finite value, distinct.
@@ -152,7 +155,10 @@ class PowersOfTwo(Compression[Fixed | Scaled]):
 @dataclass(frozen=True)
 class Binary(Compression[Fixed | Scaled]):
     """{-a, +a} with a = mean |x_i|, or {-1, +1} without `scale`: the sign, +1 for 0. One bit a
-    weight. Exact, O(n). Part II, theorem A.2.
+    weight.
+
+    Exact, O(n). In a metric d, exact too: a = sum d |x| / sum d, and the signs are the same. Part
+    II, theorem A.2.
 
     >>> import torch, leco
     >>> leco.Binary().compress(torch.tensor([1.0, -2.0, 0.0]), mu=1.0).decompress()
@@ -181,7 +187,8 @@ class Ternary(Compression[Fixed | Scaled]):
 
     With the |x_i| in decreasing order, j maximises (sum of the first j)/sqrt(j), a is the mean of
     those j, and they are the ones that are not 0: O(n log n). Without scale, 0 where |x_i| < 1/2:
-    O(n).
+    O(n). In a metric d, exact too: j maximises (sum d |x|)^2 / sum d over the first j, and a is
+    sum d |x| / sum d there.
 
     >>> import torch, leco
     >>> leco.Ternary().compress(torch.tensor([3.0, -5.0, 0.5]), mu=1.0).decompress()
