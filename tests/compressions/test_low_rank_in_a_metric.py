@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from labels import label
 from torch import Tensor
 
 import leco
@@ -61,7 +62,7 @@ KERNELS = [
 EVERY = [(c, (6, 7)) for c in MATRICES] + [(c, (5, 4, 3, 2)) for c in KERNELS]
 
 
-@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=str)
+@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=label)
 def test_a_constant_metric_is_none(compression, shape):
     x = draw(*shape)
     plain = compression.compress(x, MU)
@@ -76,7 +77,7 @@ def test_a_constant_metric_is_none(compression, shape):
     assert torch.equal(same.decompress(), plain.decompress())
 
 
-@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=str)
+@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=label)
 def test_a_warm_start_is_never_worse_in_a_metric(compression, shape):
     for seed in range(2):
         x = draw(*shape, seed=seed)
@@ -93,7 +94,7 @@ def test_a_warm_start_is_never_worse_in_a_metric(compression, shape):
                     assert all(torch.equal(a, b) for a, b in zip(leaves, kept, strict=True))
 
 
-@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=str)
+@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=label)
 def test_a_metric_helps(compression, shape):
     """The step in the metric is below the step without it."""
     for seed in range(4):
@@ -106,7 +107,7 @@ def test_a_metric_helps(compression, shape):
             )
 
 
-@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=str)
+@pytest.mark.parametrize(("compression", "shape"), EVERY, ids=label)
 def test_x_and_the_metric_are_untouched(compression, shape):
     for mu in (outer_product(shape), rough(shape)):
         x = draw(*shape)

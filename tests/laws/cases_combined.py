@@ -59,6 +59,7 @@ COMBINED = [
         (VECTOR, Binary(), near_scaled(-1, 1)),
         (VECTOR, TopK(5), near_sparse(5)),
         member=but_for(5),
+        in_metric=0.02,
     ),
     additive(
         "codebook 2 + top 5",

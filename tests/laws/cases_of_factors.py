@@ -91,7 +91,14 @@ PLATEAUS = (0.5, 3.0, 3.0, 1.0, 4.0, 3.5)
 
 FACTORS = [
     *(
-        Case(f"rank {r}", LowRank(r), near_rank(r), lambda d, r=r: rank(d) <= r, shape=(7, 5))
+        Case(
+            f"rank {r}",
+            LowRank(r),
+            near_rank(r),
+            lambda d, r=r: rank(d) <= r,
+            shape=(7, 5),
+            in_metric=0.01,
+        )
         for r in (0, 2, 5)
     ),
     *(

@@ -64,7 +64,7 @@ def law_metric_of_ones(case: Case) -> None:
             with case.ways():
                 theta = case.compression.c_step(x, mu, None)
             most = weighed(case, x, plain, mu) * (1 + 1e-9)
-            assert weighed(case, x, theta, mu) <= most + (1e-12 + case.slack) * energy(x, mu)
+            assert weighed(case, x, theta, mu) <= most + (1e-12 + case.metric_slack) * energy(x, mu)
 
 
 @taking
