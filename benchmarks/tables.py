@@ -101,6 +101,25 @@ def ablation() -> list[Row]:
     return found
 
 
+def metrics() -> list[Row]:
+    """Direct compression and LC with and without the Fisher diagonal as the metric."""
+    found = []
+    for cell in of(group="metric"):
+        row, left = cell["row"], cell["trace"].get("changed", {}).get("last")
+        line = {
+            "net": TITLES[cell["net"]],
+            "compression": cell["compression"],
+            "method": cell["method"],
+            "metric": cell["note"],
+            "validation error %": f"{row['validation_error']:.2f}",
+            "test error %": f"{row['test_error']:.2f}",
+            "file bytes": f"{row['bytes']:,}",
+            "choices that left DC, %": "" if left is None else f"{100 * left:.1f}",
+        }
+        found.append(line)
+    return sorted(found, key=lambda r: [r[key] for key in ("net", "compression", "method")])
+
+
 def _change(net: str, start: str, note: str, runs: list[Row]) -> Row:
     (cell,) = runs
     row, left = cell["row"], cell["trace"].get("changed")
@@ -126,6 +145,9 @@ def tables() -> dict[str, str]:
         "aims": f"{markdown(made)}\n\n{count}",
         "methods": markdown(methods(METHODS)),
         "ablation": markdown(ablation()),
+        "metric": markdown(metrics()),
+        "many": markdown(speed.many()),
+        "steps": markdown(speed.steps()),
         "csteps": f"{markdown(speed.c_steps())}\n\n{sizes}; {records.where(csteps)}.",
         "files": markdown(speed.lengths()),
         "speeds": markdown(speed.speeds()),
@@ -143,7 +165,10 @@ def numbers() -> dict[str, list[Row]]:
         "costs": speed.costs(),
         "authors": speed.authors(),
         "references": records.read("references", "reference"),
-        **{name: speed.last("csteps", name)["rows"] for name in ("speed", "scaling", "lstep")},
+        **{
+            name: speed.last("csteps", name)["rows"]
+            for name in ("speed", "scaling", "lstep", "many", "step")
+        },
         **{name: speed.last("file", name)["rows"] for name in ("lengths", "load")},
         "fuzz": speed.damaged(),
         "coding": coding["rows"],

@@ -18,7 +18,6 @@ from torch import Tensor
 import leco
 from benchmarks import records, timing
 
-GROUPED = 10**6  # weights of the rows of many small problems
 PRICE = 1e-4  # of a bit: 2.3 bits a weight
 
 
@@ -77,32 +76,6 @@ def in_rows(x: Tensor) -> Iterator[Case]:
         ("GroupL1Penalty, rows of 1,000", leco.GroupL1Penalty(1.5), rows, None),
     ):
         yield Case(name, cold(compression, array), "clone", array.clone, bound, array)
-
-
-def many(x: Tensor) -> Iterator[Case]:
-    """Scales and codebooks of many small problems beside torch.sort of the same array along its
-    rows: cold, warm, and warm in a metric. A million weights at most."""
-    x = x[:GROUPED]
-    for n in (32, 64, 128, 1000):
-        rows = x[: len(x) // n * n].view(-1, n)
-        for compression in (
-            leco.Uniform(2),
-            leco.Uniform(4),
-            leco.Uniform(4, zero_point=True),
-            leco.Uniform(8),
-            leco.PowersOfTwo(4, scale=True),
-            leco.Ternary(),
-            leco.Codebook(4),
-            leco.Codebook(16),
-        ):
-            first = 3.0 if isinstance(compression, leco.Uniform) else 6.0
-            name = f"{compression}, groups of {n}"
-            for how, step, bound in (
-                ("cold", cold(compression, rows), first),
-                ("warm", warm(compression, rows), 1.0),
-                ("warm, in a metric", in_metric(compression, rows), 2.0),
-            ):
-                yield Case(f"{name}, {how}", step, "torch.sort", rows.sort, bound, rows)
 
 
 def in_metric(compression: leco.Compression[Any], x: Tensor) -> Callable[[], Any]:
@@ -229,7 +202,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(args.weights) * 0.05
     last = matrices(x, args.side, args.channels)
-    cases = chain(simple(x), in_rows(x), many(x), sorting(x), codewords(x), last)
+    cases = chain(simple(x), in_rows(x), sorting(x), codewords(x), last)
     chosen = (case for case in cases if case.name.startswith(tuple(args.only)))
     rows = [measured(case, args.repeats) for case in chosen]
     records.show(f"{args.weights:,} float32 weights", rows)

@@ -19,7 +19,11 @@ PUBLISHED = {
 }
 FROM_DELTA = "LC (L steps from Delta)"
 PIECES = ("DC", "DC + retraining", "iterated DC", "quadratic penalty")
-NOTED = ("ablation", "cost")  # groups in which a note does not belong to the method's name
+NOTED = (
+    "ablation",
+    "cost",
+    "metric",
+)  # groups in which a note does not belong to the method's name
 TITLES = {
     "lenet300": "LeNet300",
     "lenet300-relu": "LeNet300 (ReLU)",

@@ -38,6 +38,31 @@ def c_steps() -> list[Row]:
     ]
 
 
+def many() -> list[Row]:
+    """Many small problems, in units of a sort: cold, warm, and warm in a metric."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in last("csteps", "many")["rows"]:
+        name, size, how = row["c_step"].rsplit(", ", 2)
+        line = found.setdefault((name, size), {"C step": name, "weights": size})
+        line[f"{how}, sorts"] = f"{row['ratio']:.2f}"
+        if row["bound"] < row["ratio"]:
+            line[f"{how}, sorts"] += f" (aim {row['bound']:g})"
+    return list(found.values())
+
+
+def steps() -> list[Row]:
+    """Whole LC steps of a transformer."""
+    return [
+        {
+            "compression": row["scheme"],
+            "cold, s": f"{row['cold']['seconds']:.1f}",
+            "warm, s": f"{row['warm']['seconds']:.1f}",
+            "memory, copies of the weights": f"{row['copies']:.2f}",
+        }
+        for row in last("csteps", "step")["rows"]
+    ]
+
+
 def lengths() -> list[Row]:
     """The files of two nets, against the entropy bound and zstd."""
     return [

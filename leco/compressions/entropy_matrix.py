@@ -85,7 +85,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
                 and 0 < theta.codebook.shape[0] < self.k
             ):
                 starts.append(theta)
-            price = 2 * alpha if weights is not None else 2 * alpha / mu
+            price = 2 * alpha / (mu if weights is None else 1.0)
             return _descend_matrix(x, weights, starts, price)
 
         return descend

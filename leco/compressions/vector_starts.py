@@ -31,7 +31,8 @@ def cold_start(vectors: Vectors, k: int) -> Tensor:
             m, dtype=torch.float64, generator=random
         )
         chosen = (strata * (n / m)).long().clamp(max=n - 1).to(vectors.x.device)
-        vectors = Vectors(*(None if t is None else t[:, chosen] for t in vectors))
+        d = vectors.weights
+        vectors = Vectors(vectors.x[:, chosen], None if d is None else d[:, chosen])
 
     # the draws
     rounds = min(k, ROUNDS)

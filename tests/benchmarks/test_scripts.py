@@ -17,6 +17,7 @@ from benchmarks import data, records
 
 SMALL = {
     "csteps.lstep": ("--steps", "1", "--batch", "2"),
+    "csteps.many": ("--weights", "2000", "--repeats", "1"),
     "csteps.scaling": ("--largest", "4", "--threads", "1"),
     "csteps.speed": (
         "--weights",
@@ -36,7 +37,7 @@ SMALL = {
         *("--repeats", "1", "--side", "0"),
     ),
 }
-SCRIPTS = (*SMALL, "proof.reference", "proof.__main__", "tables")
+SCRIPTS = (*SMALL, "csteps.step", "proof.reference", "proof.__main__", "tables")
 
 
 def run(script: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
