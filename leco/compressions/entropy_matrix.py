@@ -71,7 +71,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
     def family(
         self, x: Tensor, mu: Mu, theta: ZeroCodes | None = None
     ) -> Callable[[float], ZeroCodes]:
-        weights = mu if isinstance(mu, Tensor) else None
+        weights, unit = (mu, 1.0) if isinstance(mu, Tensor) else (None, float(mu))
         flat = EntropyCodebook(0.0, self.k).family(
             x.reshape(-1), mu if weights is None else weights.reshape(-1)
         )
@@ -85,8 +85,7 @@ class EntropyMatrix(Penalty[ZeroCodes]):
                 and 0 < theta.codebook.shape[0] < self.k
             ):
                 starts.append(theta)
-            price = 2 * alpha / (mu if weights is None else 1.0)
-            return _descend_matrix(x, weights, starts, price)
+            return _descend_matrix(x, weights, starts, 2 * alpha / unit)
 
         return descend
 
