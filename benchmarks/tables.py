@@ -117,7 +117,9 @@ def metrics() -> list[Row]:
             "choices that left DC, %": "" if left is None else f"{100 * left:.1f}",
         }
         found.append(line)
-    return sorted(found, key=lambda r: [r[key] for key in ("net", "compression", "method")])
+    keys = "net", "compression", "method"
+    first = {"no metric": ""}
+    return sorted(found, key=lambda r: [*(r[k] for k in keys), first.get(r["metric"], r["metric"])])
 
 
 def _change(net: str, start: str, note: str, runs: list[Row]) -> Row:
