@@ -10,6 +10,7 @@ from torch import Tensor
 from leco.algorithm.batchnorm import kept_statistics
 from leco.algorithm.curvature import kept_gradients
 from leco.algorithm.lc import LC
+from leco.compressions.checks import full_dtype
 
 B = TypeVar("B")
 
@@ -63,8 +64,7 @@ def fisher(
     lc.check_current()
 
     # sums of squared gradients
-    dtypes = {n: torch.float32 if p.element_size() < 4 else p.dtype for n, p in lc.params.items()}
-    squares = {n: torch.zeros_like(p, dtype=dtypes[n]) for n, p in lc.params.items()}
+    squares = {n: torch.zeros_like(p, dtype=full_dtype(p.dtype)) for n, p in lc.params.items()}
     count = 0
     with kept_gradients(lc.model), kept_statistics(lc.model):
         for batch in batches:

@@ -8,13 +8,15 @@
 This is the augmented Lagrangian with a penalty parameter for each constraint w_i = Delta_i.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leco.algorithm import penalty
+from leco.algorithm.record import norm
+from leco.compressions.checks import full_dtype
 from leco.compressions.protocol import check_metric
 from leco.names import known
 from leco.task import Task
@@ -71,7 +73,7 @@ def _checked(name: str, value: Any, p: nn.Parameter) -> Tensor:
             f"LC: metric: parameter {name!r}: shape {tuple(d.shape)} does not broadcast to "
             f"{tuple(p.shape)}"
         )
-    dtype = torch.float32 if p.element_size() < 4 else p.dtype
+    dtype = full_dtype(p.dtype)
     d = d.detach().to(p.device, dtype, copy=True)
     wrong = ~((d > 0) & torch.isfinite(d))
     if wrong.any():
@@ -109,7 +111,7 @@ def task_mu(
         return mu
     each = []
     for name, p in own.items():
-        one = torch.ones((), dtype=torch.float32 if p.element_size() < 4 else p.dtype)
+        one = torch.ones((), dtype=full_dtype(p.dtype))
         each.append((mu * metric.get(name, one)).to(device).expand(p.shape))
     return task.view.forward(each)
 
@@ -123,10 +125,11 @@ def largest(metric: Metric, params: Mapping[str, Any]) -> float:
 def weighed_norm(
     params: Mapping[str, Tensor], deltas: Mapping[str, Tensor], metric: Metric
 ) -> float:
-    """sqrt(sum_i d_i (w_i - Delta_i)^2), with sums in float64."""
-    total = 0.0
-    for name, w in params.items():
-        square = (w.detach() - deltas[name]).square_()
-        weighed = square.mul(metric[name]) if name in metric else square
-        total += float(weighed.sum(dtype=torch.float64))
-    return math.sqrt(total)
+    """sqrt(sum_i d_i (w_i - Delta_i)^2), with sums in float64. One difference is held at a time."""
+
+    def gaps() -> Iterator[Tensor]:
+        for name, w in params.items():
+            (gap,) = penalty.gap([w], [deltas[name]])
+            yield gap.mul_(metric[name].sqrt()) if name in metric else gap
+
+    return norm(gaps())

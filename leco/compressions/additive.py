@@ -131,10 +131,6 @@ class Additive(OfParts, Compression[Sum]):
                     f"{tuple(array)}: nothing is left for others"
                 )
 
-    def check_metric(self, shape: Any) -> None:
-        for part in self.parts:
-            part.check_metric(block_shapes(shape))
-
     def _check_rivals(self, places: Sequence[Any], meet: Callable[[Any, Any], bool]) -> None:
         for t, part in enumerate(self.parts):
             for s in range(t):

@@ -134,10 +134,6 @@ class Budget(OfParts, Compression[Sum]):
         x = zeros[0] if isinstance(shape, torch.Size) else tuple(zeros)
         self._least(x, self._menus(zeros, 1.0, [None] * len(self.members)), HUGE)
 
-    def check_metric(self, shape: Any) -> None:
-        for part in self.members:
-            part.check_metric(block_shapes(shape))
-
     def c_step(self, x: Array, mu: Mu, theta: Sum | None = None) -> Sum:
         whole = blocks(x)
         self._check_cover([block.shape for block in whole])

@@ -50,6 +50,12 @@ def largest_magnitude(x: Sequence[Tensor]) -> float:
     return largest
 
 
+def full_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that numbers of a floating-point type are computed in: float32 for half
+    precision."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
 def check_floats(name: str, x: Sequence[Tensor]) -> None:
     """Raise TypeError where a tensor does not hold real floating-point numbers."""
     for block in x:

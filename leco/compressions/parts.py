@@ -159,6 +159,11 @@ class OfParts:
     def views(self) -> tuple[type, ...]:
         return own_views(self.parts)
 
+    def check_metric(self, shape: Any) -> None:
+        """Raise ValueError where a part takes no metric."""
+        for part in self.parts:
+            part.check_metric(block_shapes(shape))
+
     def feasible(self, theta: Sum) -> Sum:
         """Each term within its own set."""
         terms = [

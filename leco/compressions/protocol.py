@@ -11,6 +11,7 @@ from torch import Tensor
 from leco.compressions.checks import (
     check_array,
     check_floats,
+    full_dtype,
     largest_magnitude,
     plain_options,
 )
@@ -118,7 +119,7 @@ class Compression(Generic[T]):
 
         # in float32 or float64, contiguous
         own = blocks(x)[0].dtype
-        dtype = torch.float32 if own.itemsize < 4 else own
+        dtype = full_dtype(own)
         plain = _each(x, lambda block: block.detach().to(dtype).contiguous())
         mu = checked_mu(type(self).__name__, mu, plain, dtype)
         if isinstance(mu, (Tensor, tuple)):
