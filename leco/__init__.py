@@ -34,6 +34,9 @@ from leco.files.overhead import file_bytes as file_bytes
 from leco.files.overhead import file_overhead as file_overhead
 from leco.files.save import dense_bytes as dense_bytes
 from leco.files.save import save as save
+from leco.layerwise.calibrate import Calibration as Calibration
+from leco.layerwise.calibrate import LayerRecord as LayerRecord
+from leco.layerwise.calibrate import calibrate as calibrate
 from leco.layers.factorize import factorize as factorize
 from leco.layers.flops import multiply_adds as multiply_adds
 from leco.layers.narrow import Coupled as Coupled

@@ -247,6 +247,24 @@ class Variables:
         with uninterrupted():
             self._set_thetas({**self._require_theta(), **thetas})
 
+    def adopt(self, thetas: Mapping[str, Theta]) -> None:
+        """Make the model the compressed net of Thetas of all tasks that were found elsewhere:
+        w = Delta(Theta), and the multipliers are 0.
+
+        Raises:
+            ValueError: Thetas of other tasks, or of other shapes. Nothing is changed then.
+        """
+        self._require_outside("adopt")
+        self.check_current()
+        if set(thetas) != set(self.tasks):
+            raise ValueError(f"LC: adopt: Thetas of {sorted(thetas)}, not of {sorted(self.tasks)}")
+        with torch.no_grad(), uninterrupted():
+            self._set_thetas(thetas)
+            self._made_by = {name: task.compression for name, task in self.tasks.items()}
+            for value in (self._multipliers or {}).values():
+                value.zero_()
+            self.project_()
+
     def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
         """Compress the named tasks by others of the same kind from the next C step on: a bound that
         tightens while the net trains.

@@ -1,0 +1,419 @@
+"""`calibrate`: LC without training, layer by layer, on calibration inputs."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from leco.algorithm.lc import LC
+from leco.layerwise.moments import Recorder, all_finite, whole
+from leco.layerwise.polish import Piece, polished
+from leco.layerwise.quadratic import Layer, Moments
+from leco.layerwise.solve import Problem, solve
+from leco.layerwise.stream import Stream, find_blocks
+from leco.layerwise.units import Checkpoint, identity_of, units_of
+from leco.modules import check_copyable
+from leco.theta import Theta
+
+
+class LayerRecord(NamedTuple):
+    """What became of a task: tr((W - W0) H (W - W0)') / tr(W0 H W0') of direct compression in the
+    metric diag(H) and of LC, the steps, and the seconds of the solve."""
+
+    task: str
+    direct: float
+    error: float
+    steps: int
+    seconds: float
+
+
+@dataclass
+class Calibration:
+    """The outcome of `calibrate`.
+
+    Args:
+        records: of the tasks that were solved, in order.
+        left: tasks that were left at direct compression, with the reason.
+        blocks: of each polished block the relative error of its outputs before and after.
+        seconds: of the whole.
+    """
+
+    records: list[LayerRecord] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        wide = max([len("task"), *(len(r.task) for r in self.records)])
+        lines = [f"{'task':<{wide}}  {'direct':>9}  {'LC':>9}  {'steps':>5}  {'seconds':>7}"]
+        lines += [
+            f"{r.task:<{wide}}  {r.direct:9.3g}  {r.error:9.3g}  {r.steps:5}  {r.seconds:7.2f}"
+            for r in self.records
+        ]
+        lines += [f"{name}: polished, {a:.3g} to {b:.3g}" for name, (a, b) in self.blocks.items()]
+        lines += [f"{task}: direct compression, {why}" for task, why in self.left.items()]
+        return "\n".join([*lines, f"{self.seconds:.1f} s"])
+
+
+def calibrate(
+    lc: LC,
+    batches: Iterable[Any],
+    *,
+    blocks: Sequence[nn.Module | str] | None = None,
+    steps: int = 40,
+    mu: tuple[float, float] = (0.1, 10.0),
+    damping: float = 0.01,
+    polish: int = 0,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    offload: str | None = None,
+) -> Calibration:
+    """Compress without training: the LC algorithm on the reconstruction error of each layer,
+
+        L(W) = 1/2 tr((W - W0) H (W - W0)'),    H = X X'/n + damping,
+
+    with X the layer's inputs in the net compressed so far. No labels and no backward pass: the L
+    step has a closed form, the C step is the task's, in the metric diag(H).
+
+    Blocks, a transformer's layers, are done in order. What is held beside the net is Delta(Theta),
+    the hidden states of all batches, the second moments of one block and the solve of one task.
+    Afterwards `lc` holds the Thetas, the model is w = Delta(Theta), and the multipliers are 0: save
+    it, or train it further with `leco.run`. Where anything fails, model and `lc` are as before.
+
+    Args:
+        lc: the problem. A task over several blocks is solved first, on the moments of the dense
+            net, with each layer's error relative to its output.
+        batches: inputs of the model, gone through two times and more: each a tensor, a tuple of
+            arguments, or a dict of named ones. Some ten thousand samples (tokens, patches).
+        blocks: modules or their names, each of which takes the output of the one before; found
+            where the net has one list of them; () for none, one pass over the whole net.
+        steps: LC steps of each task.
+        mu: its first and last value, in units of the mean eigenvalue of H with a unit diagonal.
+        damping: what is added to H, as a share of its mean diagonal.
+        polish: epochs of training what Theta leaves free in a block, its norms and biases, towards
+            the dense block's output.
+        progress: show a bar.
+        checkpoint: a folder for a file after each block; a later call goes on from there.
+        offload: the device where hidden states wait, such as "cpu".
+
+    Returns:
+        The error of each task, and which tasks are left at direct compression, with the reason.
+
+    Raises:
+        ValueError: no batches; NaN in a layer's inputs; blocks that do not follow each other;
+            a checkpoint of another calibration; options out of bounds.
+        RuntimeError: inside `with lc.compressed()`.
+
+    Reference:
+        For pruning, Boza, arXiv 2401.02938, and ALPS, arXiv 2406.07831; for quantization, ADMM-Q,
+        arXiv 2605.11222; for a low rank and a sparse part, 3BASiL, arXiv 2603.01376.
+
+    >>> import leco, torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> lc = leco.LC(net, leco.each(leco.match(net, "*.weight"), leco.Rows(), leco.Binary()))
+    >>> result = leco.calibrate(lc, [torch.randn(64, 8)], progress=False)
+    >>> [record.error < record.direct for record in result.records]
+    [True, True]
+    >>> len(net[0].weight[0].abs().unique())
+    1
+    """
+    _check(lc, steps, mu, damping, polish)
+    start = time.perf_counter()
+    with _quiet(lc.model):
+        found = blocks
+        if found is None:
+            found = find_blocks(lc.model, lc.params.values())
+        modules = [lc.model.get_submodule(b) if isinstance(b, str) else b for b in found]
+        ratio = (mu[1] / mu[0]) ** (1 / max(steps - 1, 1))
+        mus = [mu[0] * ratio**k for k in range(steps)]
+        stream = Stream(lc.model, modules, batches, offload)
+        options = steps, mu, damping, polish, [stream.name(i) for i in range(len(modules))]
+        kept = Checkpoint(checkpoint, identity_of(lc.tasks, lc.params, options))
+        work = _Work(lc, stream, mus, damping, polish, kept, progress)
+        result = work.all()
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: int) -> None:
+    if lc.inside:
+        raise RuntimeError("calibrate: inside `with lc.compressed()`")
+    lc.check_current()
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"calibrate: steps = {steps} must be an integer, at least 1")
+    if not 0 < mu[0] <= mu[1] < float("inf"):
+        raise ValueError(f"calibrate: mu = {mu} must be positive, finite and not decreasing")
+    if not 0 < damping < float("inf"):
+        raise ValueError(f"calibrate: damping = {damping} must be positive and finite")
+    if not isinstance(polish, int) or polish < 0:
+        raise ValueError(f"calibrate: polish = {polish} must be an integer, at least 0")
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and transformers without a cache of keys and values."""
+    modes = {module: module.training for module in model.modules()}
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    cached = [c for c in configs.values() if getattr(c, "use_cache", None) is True]
+    try:
+        model.eval()
+        for config in cached:
+            config.use_cache = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for config in cached:
+            config.use_cache = True
+
+
+class _Work:
+    """The calibration of one LC, unit by unit: what comes before the blocks, each block, what comes
+    after them; the model's weights are w0 between units."""
+
+    def __init__(
+        self,
+        lc: LC,
+        stream: Stream,
+        mus: list[float],
+        damping: float,
+        polish: int,
+        checkpoint: Checkpoint,
+        progress: bool,
+    ):
+        self.lc, self.stream, self.mus, self.damping, self.polish = lc, stream, mus, damping, polish
+        self.checkpoint, self.result = checkpoint, Calibration()
+        self.thetas: dict[str, Theta] = {}
+        self.changed: dict[str, Tensor] = {}  # Delta(Theta), and polished norms and biases
+        self.names = {id(p): name for name, p in lc.model.named_parameters()}
+        self.own = {t: {n: lc.params[n] for n in names} for t, names in lc.names.items()}
+        self.at = units_of(lc.names, lc.params, stream.blocks)
+        self.moments: Moments | None = None
+        self.sums: Tensor | None = None
+        self.bar = Progress(
+            TextColumn("calibrate"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+            TimeElapsedColumn(), disable=not progress,
+        )  # fmt: skip
+        self.line = self.bar.add_task("", total=len(lc.tasks))
+
+    def all(self) -> Calibration:
+        with self.bar:
+            if self.stream.blocks:
+                self._in_blocks()
+            else:
+                self._solved("net", list(self.lc.tasks), self.stream.whole)
+        self._finish()
+        return self.result
+
+    # --- units
+
+    def _in_blocks(self) -> None:
+        outer = [t for t, place in self.at.items() if place == -1]
+        joint = [t for t, place in self.at.items() if place is None]
+        stream = self.stream
+
+        # the order of the blocks, and where a weight outside of them is used last
+        every = {n: p for t in outer for n, p in self.own[t].items()}
+        with Recorder(every, sums=False) as first:
+            stream.check()
+        if joint:
+            self._solved("joint", joint, stream.whole)
+
+        # before the blocks
+        dense: Stream | None = None
+        with Recorder(every) as recorder:
+            stream.before()
+        early = [
+            t
+            for t in outer
+            if all(recorder.seen[n].same_kinds(first.seen[n]) for n in self.own[t])
+        ]
+        if self.polish:
+            dense = stream.fork()
+        self._solved("before", early, lambda: None, recorder)
+        if early or joint:
+            with self._compressed(self._outside()):
+                stream.before()
+
+        # the blocks, then the rest
+        for i in range(len(stream.blocks)):
+            self._block(i, [t for t, place in self.at.items() if place == i], dense)
+        late = [t for t in outer if t not in early]
+
+        def after() -> None:
+            with self._compressed([n for n in self._outside()]):
+                stream.after()
+
+        self._solved("after", late, after)
+
+    def _block(self, i: int, tasks: list[str], dense: Stream | None) -> None:
+        block = self.stream.blocks[i]
+        names = [self.names[id(p)] for p in block.parameters() if id(p) in self.names]
+
+        def outputs() -> None:
+            with self._compressed(names), torch.no_grad():  # joint tasks have their Delta
+                for number in range(len(self.stream.hidden)):
+                    self.stream.run(block, i, number)
+
+        self._solved(f"block-{i:04}", tasks, outputs, polish=(i, dense) if dense else None)
+        if dense is not None:
+            dense.advance(i)
+        with self._compressed(names):
+            self.stream.advance(i)
+
+    def _outside(self) -> list[str]:
+        """The changed weights outside of the blocks."""
+        inside = {id(p) for block in self.stream.blocks for p in block.parameters()}
+        places = dict(self.lc.model.named_parameters())
+        return [n for n in self.changed if id(places[n]) not in inside]
+
+    # --- a unit
+
+    def _solved(
+        self,
+        unit: str,
+        tasks: list[str],
+        outputs: Any,
+        recorder: Recorder | None = None,
+        polish: tuple[int, Stream] | None = None,
+    ) -> None:
+        """Solve tasks on the moments of a pass, or take them from the checkpoint."""
+        if not tasks and polish is None:
+            return
+        kept = self.checkpoint.load(unit, self.lc.tasks, self.own)
+        if kept is not None:
+            thetas, rest, (records, left, blocks) = kept
+            self._take(thetas)
+            self.changed |= {n: value for n, value in rest.items()}
+            self.result.records += [LayerRecord(*record) for record in records]
+            self.result.left |= left
+            self.result.blocks |= {n: tuple(ends) for n, ends in blocks.items()}
+            self.bar.update(self.line, advance=len(tasks), description=unit)
+            return
+        if recorder is None:
+            with Recorder({n: p for t in tasks for n, p in self.own[t].items()}) as recorder:
+                outputs()
+        all_finite((n, recorder.seen[n]) for t in tasks for n in self.own[t])
+        first = len(self.result.records)
+        for task in tasks:
+            self._solve(task, recorder, joint=unit == "joint")
+            self.bar.update(self.line, advance=1, description=task)
+        self.moments = self.sums = None
+        rest = self._polish(tasks, *polish) if polish else {}
+        own = {t: self.thetas[t] for t in tasks}
+        records = [tuple(record) for record in self.result.records[first:]]
+        left = {t: why for t, why in self.result.left.items() if t in tasks}
+        name = self.stream.name(polish[0]) if polish else ""
+        ends = {name: list(self.result.blocks[name])} if name else {}
+        self.checkpoint.save(unit, own, rest, [records, left, ends])
+
+    @torch.no_grad()
+    def _solve(self, task: str, recorder: Recorder, joint: bool) -> None:
+        own, layers, layouts = self.own[task], list[Layer](), []
+        for name, p in own.items():
+            found = whole(p, recorder.seen[name])
+            if isinstance(found, str):
+                self._leave(task, name, found)
+                return
+            layout, sums = found
+            recorder.seen[name].parts.clear()
+            if self.sums is None or not torch.equal(self.sums, sums):
+                self.sums, self.moments = sums, Moments(sums, self.damping)
+            assert self.moments is not None
+            layer = Layer(layout.matrices(p.detach()), self.moments)
+            if joint and layer.energy:
+                layer.weight = 1 / layer.energy
+            layers.append(layer)
+            layouts.append(layout)
+        shapes = [p.shape for p in own.values()]
+        problem = Problem(self.lc.tasks[task], layers, layouts, shapes)
+        try:
+            solved = solve(problem, self.mus)
+        except ValueError as error:
+            raise ValueError(f"calibrate: task {task!r}: {error}") from error
+        self._take({task: solved.theta})
+        self.result.records.append(LayerRecord(task, *solved[1:]))
+
+    def _leave(self, task: str, name: str, why: str) -> None:
+        """Direct compression without H."""
+        view, compression = self.lc.tasks[task].view, self.lc.tasks[task].compression
+        x = view.forward([_full(p.detach()) for p in self.own[task].values()])
+        self._take({task: compression.compress(x, self.mus[-1])})
+        self.result.left[task] = f"{name}: {why}" if len(self.own[task]) > 1 else why
+
+    def _take(self, thetas: dict[str, Theta]) -> None:
+        self.thetas |= thetas
+        for task, theta in thetas.items():
+            params = self.own[task]
+            parts = self.lc.tasks[task].view.backward(
+                theta.decompress(), [p.shape for p in params.values()]
+            )
+            for (n, p), part in zip(params.items(), parts, strict=True):
+                self.changed[n] = torch.empty_like(p).copy_(part)
+
+    def _polish(self, tasks: list[str], i: int, dense: Stream) -> dict[str, Tensor]:
+        """Polish a block. Returns its norms and biases."""
+        block = self.stream.blocks[i]
+        inner = {id(p): name for name, p in block.named_parameters()}
+        compressed = {id(p) for t in self.own for p in self.own[t].values()}
+        rest = {
+            name: p
+            for name, p in block.named_parameters()
+            if id(p) not in compressed and p.dim() < 2
+        }
+        pieces = {}
+        for t in tasks:
+            names = [inner[id(p)] for p in self.own[t].values()]
+            shapes = [p.shape for p in self.own[t].values()]
+            pieces[t] = Piece(self.lc.tasks[t], self.thetas[t], names, shapes)
+        with self._compressed([self.names[id(p)] for p in block.parameters() if id(p) in self.names and id(p) in compressed and not any(self.names[id(p)] in self.own[t] for t in tasks)]):
+            thetas, found, before, after = polished(
+                self.stream, i, lambda number: self._target(dense, i, number), pieces, rest, self.polish
+            )
+        self._take(thetas)
+        self.result.blocks[self.stream.name(i)] = before, after
+        by_name = dict(block.named_parameters())
+        changed = {self.names[id(by_name[name])]: value for name, value in found.items()}
+        self.changed |= changed
+        return changed
+
+    @torch.no_grad()
+    def _target(self, dense: Stream, i: int, number: int) -> Tensor:
+        return dense.run(dense.blocks[i], i, number)
+
+    # --- the model
+
+    @contextmanager
+    def _compressed(self, names: Iterable[str]) -> Iterator[None]:
+        """Inside, the named parameters are the changed ones where there are such."""
+        params = dict(self.lc.model.named_parameters())
+        names = [n for n in names if n in self.changed]
+        before = {n: params[n].detach().clone() for n in names}
+        try:
+            with torch.no_grad():
+                for n in names:
+                    params[n].copy_(self.changed[n])
+            yield
+        finally:
+            with torch.no_grad():
+                for n, value in before.items():
+                    params[n].copy_(value)
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """Theta into lc, Delta(Theta) and what was polished into the model."""
+        params = dict(self.lc.model.named_parameters())
+        for n, value in self.changed.items():
+            if n not in self.lc.params:
+                params[n].copy_(value)
+        self.lc.adopt(self.thetas)
+
+
+def _full(p: Tensor) -> Tensor:
+    return p.float() if p.element_size() < 4 else p

@@ -1,0 +1,172 @@
+"""Second moments of the inputs of compressed weights, summed while the net runs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from leco.compressions.checks import full_dtype
+from leco.layerwise.layouts import Layout, Plain, Transposed
+from leco.layerwise.uses import Use, uses
+
+ROWS = 2**14  # samples that one product of matrices takes
+
+
+@dataclass
+class Part:
+    """What is known of a parameter, or of a part of it: layout, sums of X X' (G, in, in) or counts
+    (G, in), and the number of samples."""
+
+    layout: Layout
+    sums: Tensor
+    floats: bool  # whether the inputs are numbers, no indices
+    samples: int = 0
+
+
+@dataclass
+class Seen:
+    """The parts of a parameter by their first entry and number of entries."""
+
+    parts: dict[tuple[int, int], Part] = field(default_factory=dict)
+    problem: str = ""  # why the parameter can't be treated
+
+    def same_kinds(self, other: "Seen") -> bool:
+        """Whether its parts are used, and in the same way as those of `other`."""
+        own = {at: part.layout for at, part in self.parts.items()}
+        return bool(own) and own == {at: part.layout for at, part in other.parts.items()}
+
+
+class Recorder(TorchFunctionMode):
+    """Inside, calls of torch's functions add the second moments of what parameters are multiplied
+    with.
+
+    Args:
+        params: the parameters by name.
+        sums: False to see only how the parameters are used.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], sums: bool = True):
+        super().__init__()
+        self._sums = sums
+        self.seen = {name: Seen() for name in params}
+        self._params = dict(params)
+        self._names: dict[int, list[str]] = {}  # several parameters may be in one storage
+        for name, p in params.items():
+            self._names.setdefault(p.untyped_storage().data_ptr(), []).append(name)
+        self._last: tuple[Tensor, Tensor, int] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for use in uses(func, args, kwargs):
+            if isinstance(use.weight, Tensor):
+                self._add(use)
+        return func(*args, **kwargs)
+
+    def __exit__(self, *error: Any) -> None:
+        self._last = None
+        super().__exit__(*error)
+
+    @torch.no_grad()
+    def _add(self, use: Use) -> None:
+        size, own = use.weight.numel(), None
+        for name in self._names.get(use.weight.untyped_storage().data_ptr(), ()):
+            first = use.weight.storage_offset() - self._params[name].storage_offset()
+            if 0 <= first <= self._params[name].numel() - size:
+                own = name, first
+        if own is None:
+            return
+        (name, first), p, seen = own, self._params[own[0]], self.seen[own[0]]
+        alike = use.weight.shape == p.shape and use.weight.stride() == p.stride()
+        if not alike and not (use.weight.is_contiguous() and p.is_contiguous()):
+            seen.problem = "a part of it is used that is no run of its entries"
+            return
+
+        # a tied embedding: the linear layer's inputs count
+        part = seen.parts.get((first, size))
+        counts = not use.inputs.is_floating_point()
+        if part is not None and part.layout != use.layout:
+            if counts:
+                return
+            if part.floats:
+                seen.problem = f"it is used both as {part.layout} and as {use.layout}"
+                return
+            part = None
+        if part is None:
+            zeros = self._zeros(p, use, counts) if self._sums else torch.zeros(0)
+            seen.parts[first, size] = part = Part(use.layout, zeros, not counts)
+
+        # the sums
+        if not self._sums:
+            return
+        if counts:
+            indices = use.samples()
+            part.sums[0].index_add_(0, indices, part.sums.new_ones(1).expand(len(indices)))
+            part.samples += len(indices)
+            return
+        if (
+            self._last is None
+            or self._last[0] is not use.inputs
+            or self._last[1].shape != part.sums.shape
+        ):
+            self._last = use.inputs, *_products(use.samples(), part.sums)
+        part.sums += self._last[1]
+        part.samples += self._last[2]
+
+    def _zeros(self, p: nn.Parameter, use: Use, counts: bool) -> Tensor:
+        inputs = len(use.weight) if counts else use.layout.matrices(use.weight).shape[-1]
+        groups = 1 if counts else use.layout.matrices(use.weight).shape[0]
+        shape = (groups, inputs) if counts else (groups, inputs, inputs)
+        return torch.zeros(shape, dtype=full_dtype(p.dtype), device=p.device)
+
+
+def _products(x: Tensor, like: Tensor) -> tuple[Tensor, int]:
+    """X X' (G, in, in) of samples (G, n, in), and n."""
+    total = torch.zeros_like(like)
+    for rows in x.split(ROWS, 1):
+        rows = rows.to(total.dtype)
+        total.baddbmm_(rows.mT, rows)
+    return total, x.shape[1]
+
+
+def whole(p: nn.Parameter, seen: Seen) -> tuple[Layout, Tensor] | str:
+    """The layout of a parameter, and H of its inputs, a mean over samples, put together from its
+    parts; or why there is none."""
+    if seen.problem:
+        return seen.problem
+    if not seen.parts:
+        return "no calibration input reaches it"
+    if list(seen.parts) == [(0, p.numel())]:
+        (part,) = seen.parts.values()
+        return part.layout, part.sums / part.samples
+
+    # parts of one kind, that together are the parameter
+    parts = sorted(seen.parts.items())
+    layouts = {part.layout for _, part in parts}
+    if len(layouts) > 1 or not isinstance(parts[0][1].layout, (Plain, Transposed)):
+        return "its parts are used in different ways"
+    step = min(size for (_, size), _ in parts)
+    if any(first % step or size % step for (first, size), _ in parts) or p.numel() % step:
+        return "its parts do not divide it"
+    (layout,) = layouts
+    (_, first_part), count = parts[0], p.numel() // step
+    sums = torch.zeros(count, *first_part.sums.shape[1:]).to(first_part.sums)
+    for (first, size), part in parts:
+        sums[first // step : (first + size) // step] += part.sums
+    most = max(part.samples for _, part in parts)
+    return type(layout)(count, layout.inputs), sums / most
+
+
+def all_finite(found: Iterable[tuple[str, Seen]]) -> None:
+    """Raise ValueError, naming the parameter, where a sum is NaN or infinite."""
+    for name, seen in found:
+        for part in seen.parts.values():
+            if not bool(torch.isfinite(part.sums).all()):
+                raise ValueError(
+                    f"calibrate: the inputs of {name!r} hold NaN or infinite entries (or their "
+                    "squares do); nothing is changed"
+                )

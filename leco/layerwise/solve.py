@@ -1,0 +1,120 @@
+"""The LC algorithm on the reconstruction errors of layers, for one task."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from leco.compressions.metric import Mu
+from leco.layerwise.layouts import Layout
+from leco.layerwise.quadratic import Layer
+from leco.layerwise.refine import refined
+from leco.task import Task
+from leco.theta import Theta
+
+
+class Solved(NamedTuple):
+    """Theta, the relative errors of direct compression and of LC, and the steps made."""
+
+    theta: Theta
+    direct: float
+    error: float
+    steps: int
+    seconds: float
+
+
+@dataclass
+class Problem:
+    """A task with the layers of its parameters.
+
+    Args:
+        task: its view and compression.
+        layers: one for each parameter.
+        layouts: of the parameters.
+        shapes: of the parameters.
+    """
+
+    task: Task
+    layers: list[Layer]
+    layouts: list[Layout]
+    shapes: list[torch.Size]
+
+    def __post_init__(self) -> None:
+        each = zip(self.layers, self.layouts, self.shapes, strict=True)
+        metric = []
+        for layer, layout, shape in each:
+            d = layer.metric.expand(layer.trained.shape)
+            metric.append(layout.weight(d, shape))
+        self.metric = self.task.view.forward(metric)
+
+    def array(self, matrices: Iterable[Tensor]) -> Any:
+        """What the compression takes, of the matrices of each parameter."""
+        each = zip(matrices, self.layouts, self.shapes, strict=True)
+        return self.task.view.forward([layout.weight(m, shape) for m, layout, shape in each])
+
+    def matrices(self, array: Any) -> list[Tensor]:
+        """The matrices of each parameter, of an array of the view."""
+        parts = self.task.view.backward(array, self.shapes)
+        return [layout.matrices(part) for part, layout in zip(parts, self.layouts, strict=True)]
+
+    def mu(self, mu: float) -> Mu:
+        """mu d, through the view."""
+        if isinstance(self.metric, Tensor):
+            return mu * self.metric
+        return tuple(mu * block for block in self.metric)
+
+    def take(self, theta: Theta) -> None:
+        """Let the layers have Delta(Theta)."""
+        for layer, delta in zip(self.layers, self.matrices(theta.decompress()), strict=True):
+            layer.take(delta)
+
+    def objective(self, theta: Theta) -> float:
+        """Half the layers' errors, weighed, and the price of Theta, whose Delta they have."""
+        loss = sum(layer.weight * layer.error() for layer in self.layers)
+        return loss / 2 + self.task.compression.price(theta)
+
+    def relative(self) -> float:
+        """The layers' errors by those of weights of 0."""
+        energy = sum(layer.weight * layer.energy for layer in self.layers)
+        error = sum(layer.weight * layer.error() for layer in self.layers)
+        return error / energy if energy else 0.0
+
+
+@torch.no_grad()
+def solve(problem: Problem, mus: list[float], last: Theta | None = None) -> Solved:
+    """min 1/2 tr((W - W0) H (W - W0)') + price subject to W = Delta(Theta), from direct compression
+    in the metric diag(H); the Theta of least objective of all steps, refined.
+
+    Args:
+        problem: the task and its layers.
+        mus: an increasing schedule, in units of the mean eigenvalue of H with a unit diagonal.
+        last: a Theta that the first C step may start from.
+    """
+    start, compression = time.perf_counter(), problem.task.compression
+
+    # direct compression in the metric, which is the answer where H is diagonal
+    x = problem.array(layer.moments.straight(layer.trained) for layer in problem.layers)
+    theta = compression.compress(x, problem.mu(mus[0]), last)
+    problem.take(theta)
+    direct, best, least = problem.relative(), theta, problem.objective(theta)
+    if all(layer.moments.diagonal for layer in problem.layers):
+        return Solved(best, direct, direct, 0, time.perf_counter() - start)
+
+    # alternate
+    for mu in mus:
+        x = problem.array([layer.l_step(mu) for layer in problem.layers])
+        theta = compression.compress(x, problem.mu(mu), theta)
+        problem.take(theta)
+        objective = problem.objective(theta)
+        if objective < least:
+            best, least = theta, objective
+        for layer in problem.layers:
+            layer.multipliers_step(mu)
+
+    # what Theta leaves free, and its codes, in H
+    best = refined(problem, best)
+    problem.take(best)
+    return Solved(best, direct, problem.relative(), len(mus), time.perf_counter() - start)
