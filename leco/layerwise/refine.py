@@ -2,7 +2,7 @@
 in H."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from torch import Tensor
 from leco.compressions.codebooks import Codebook
 from leco.compressions.grids import Uniform
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
-from leco.theta import Affine, Theta
-from leco.theta.index_coded import index_coded
+from leco.theta import Theta
+from leco.theta.index_coded import IndexCoded, index_coded
 from leco.theta.tree import free_leaves, with_free_leaves
 from leco.views import blocks
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 ITERATIONS = 20  # of conjugate gradients, at most
 ENOUGH = 1e-4  # of the error: an iteration that gains less is the last
-ROUNDS = 4  # of coordinate descent and conjugate gradients in turn
+ROUNDS = 3  # of coordinate descent and conjugate gradients in turn
 GAIN = 1e-3  # of the objective in a round, below which no other round is made
-COLUMNS = 64  # whose codes are found before the residual of the others follows
+RUN = 64  # inputs whose codes are found before the residuals of the others follow
 ANY_CODES = (Uniform, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary)
 """Compressions whose set has every assignment of codes."""
 
@@ -150,82 +150,82 @@ def with_better_codes(problem: "Problem", theta: Theta) -> Theta | None:
     coded = index_coded(theta)
     if coded is None or coded.size > 1 or not isinstance(problem.task.compression, ANY_CODES):
         return None
-    theta_: Any = theta
-    n = coded.indices.shape[-1]
-    scale = coded.scale if coded.scale is not None else None
+    values = Values.of(coded, problem.task.compression)
+    sizes, device = [shape.numel() for shape in problem.shapes], coded.indices.device
+    whole = torch.arange(sum(sizes), device=device).split(sizes)
 
-    # which problem and code each weight has
-    sizes = [shape.numel() for shape in problem.shapes]
-    ends = torch.tensor(sizes).cumsum(0).tolist()
-    device = coded.indices.device
-    numbers = [
-        torch.arange(end - size, end, device=device).view(shape)
-        for size, end, shape in zip(sizes, ends, problem.shapes, strict=True)
-    ]
+    # which problem of the compression each weight is in, and its code
+    numbers = [own.view(shape) for own, shape in zip(whole, problem.shapes, strict=True)]
     order = problem.task.view.forward(numbers).reshape(-1)
-    of = torch.empty_like(order)
-    of[order] = torch.arange(len(order), device=device) // n
-    codes = torch.empty(len(order), dtype=coded.indices.dtype, device=device)
+    place, codes = torch.empty_like(order), torch.empty_like(coded.indices).view(-1)
+    place[order] = torch.arange(len(order), device=device) // coded.indices.shape[-1]
     codes[order] = coded.indices.reshape(-1)
 
-    # the values of each problem
-    count = coded.indices.numel() // n
-    top = None
-    if coded.values is None:
-        assert isinstance(theta, Affine) and isinstance(problem.task.compression, Uniform)
-        top = 2**problem.task.compression.bits - 1
-        book = None
-    else:
-        book = coded.values.expand(count, -1)
-        if scale is not None:
-            book = book * scale.expand(count).unsqueeze(-1)
-
+    # each matrix
+    found = []
     delta = problem.matrices(theta.decompress())
-    new = []
-    for layer, own, layout, shape, size, end in zip(
-        problem.layers, delta, problem.layouts, problem.shapes, sizes, ends, strict=True
+    for layer, layout, shape, own, at in zip(
+        problem.layers, problem.layouts, problem.shapes, delta, whole, strict=True
     ):
-        place = layout.matrices(of[end - size : end].view(shape))
-        code = layout.matrices(codes[end - size : end].view(shape)).clone()
-        for g in range(len(own)):
-            _sweep(layer, g, own[g], place[g], code[g], book, scale, coded.zero_point, top)
-        new.append(layout.weight(code, shape).reshape(-1))
-    return theta_._replace(indices=torch.cat(new)[order].view(coded.indices.shape))
+        places = layout.matrices(place[at].view(shape)).mT.contiguous()
+        code = layout.matrices(codes[at].view(shape)).mT.contiguous()
+        trained = layer.moments.straight(layer.trained)
+        for g, h in enumerate(layer.moments.damped):
+            gap = (own[g] - trained[g]).mT.contiguous()
+            _sweep(h, own[g].mT.contiguous(), gap, places[g], code[g], values)
+        found.append(layout.weight(code.mT, shape).reshape(-1))
+    indices = torch.cat(found)[order].view(coded.indices.shape)
+    return theta._replace(indices=indices)
+
+
+class Values(NamedTuple):
+    """The values of each problem: `book` (P, K) times `scale` (P,), or those of a grid of the
+    integers 0 to `top` less `zero`, times `scale`."""
+
+    book: Tensor | None
+    scale: Tensor
+    zero: Tensor
+    top: int
+
+    @staticmethod
+    def of(coded: IndexCoded, compression: Any) -> "Values":
+        count = coded.indices.shape[:-1].numel()
+        if coded.values is not None:
+            book = coded.values.expand(count, -1)
+            if coded.scale is not None:
+                book = book * coded.scale.expand(count).unsqueeze(-1)
+            return Values(book.contiguous(), book[:0, 0], book[:0, 0], 0)
+        assert coded.scale is not None and coded.zero_point is not None
+        zero = coded.zero_point.to(coded.scale.dtype)
+        return Values(None, coded.scale, zero, 2**compression.bits - 1)
+
+    def nearest(self, target: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
+        """The code of the value nearest to each target in its problem, and the value."""
+        if self.book is not None:
+            own = self.book.index_select(0, problem)
+            code = (own - target.unsqueeze(-1)).abs_().argmin(-1)
+            return code, own.gather(-1, code.unsqueeze(-1)).squeeze(-1)
+        scale, zero = self.scale.index_select(0, problem), self.zero.index_select(0, problem)
+        code = (target / scale).add_(zero).nan_to_num_(0.0).round_().clamp_(0, self.top)
+        return code, (code - zero).mul_(scale)
 
 
 def _sweep(
-    layer: Any,
-    g: int,
-    own: Tensor,
-    place: Tensor,
-    code: Tensor,
-    book: Tensor | None,
-    scale: Tensor | None,
-    zero: Tensor | None,
-    top: int | None,
+    h: Tensor, value: Tensor, gap: Tensor, problem: Tensor, code: Tensor, values: Values
 ) -> None:
-    """Coordinate descent over the columns of one matrix: `code` (out, in) is changed in place."""
-    h = layer.moments.damped[g]
-    trained = layer.moments.straight(layer.trained)[g]
-    gap = own - trained
-    for first in range(0, own.shape[1], COLUMNS):
-        columns = slice(first, first + COLUMNS)
-        residual = gap @ h[:, columns]
-        local = h[columns, columns]
-        for j in range(local.shape[1]):
-            c = first + j
-            value = own[:, c]
-            target = value - residual[:, j] / local[j, j]
-            problems = place[:, c]
-            if top is not None:
-                s, z = scale[problems], zero[problems].to(value.dtype)
-                q = (target / torch.where(s == 0, torch.inf, s) + z).round_().clamp_(0, top)
-                found = s * (q - z)
-            else:
-                values = book[problems]
-                q = (values - target.unsqueeze(-1)).abs_().argmin(-1)
-                found = values.gather(-1, q.unsqueeze(-1)).squeeze(-1)
-            code[:, c] = q.to(code.dtype)
-            moved = found - value
-            gap[:, c] += moved
-            residual += moved.unsqueeze(-1) * local[j]
+    """Coordinate descent over the inputs of one matrix, all transposed (in, out): `value` of Delta,
+    `gap` to the trained weights, `code` are changed in place.
+
+    The residual H gap of a run of inputs is made anew when the run begins.
+    """
+    for first in range(0, len(h), RUN):
+        run = slice(first, first + RUN)
+        local, residual = h[run, run], h[run] @ gap
+        for j in range(len(local)):
+            i = first + j
+            target = torch.sub(value[i], residual[j] / local[j, j])
+            found, new = values.nearest(target, problem[i])
+            code[i] = found
+            moved = new.sub_(value[i])
+            gap[i] += moved
+            residual[j + 1 :].addr_(local[j, j + 1 :], moved)
