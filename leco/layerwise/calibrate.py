@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
-from leco.layerwise.moments import Recorder, all_finite, whole
+from leco.layerwise.moments import Inputs, Recorder, all_finite, whole
 from leco.layerwise.polish import Piece, polished
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.solve import Problem, solve
@@ -41,12 +41,14 @@ class Calibration:
         records: of the tasks that were solved, in order.
         left: tasks that were left at direct compression, with the reason.
         blocks: of each polished block the relative error of its outputs before and after.
+        notes: what is damped or unseen, by parameter.
         seconds: of the whole.
     """
 
     records: list[LayerRecord] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     blocks: dict[str, tuple[float, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -58,7 +60,7 @@ class Calibration:
         ]
         lines += [f"{name}: polished, {a:.3g} to {b:.3g}" for name, (a, b) in self.blocks.items()]
         lines += [f"{task}: direct compression, {why}" for task, why in self.left.items()]
-        return "\n".join([*lines, f"{self.seconds:.1f} s"])
+        return "\n".join([*lines, *self.notes, f"{self.seconds:.1f} s"])
 
 
 def calibrate(
@@ -195,7 +197,7 @@ class _Work:
         self.own = {t: {n: lc.params[n] for n in names} for t, names in lc.names.items()}
         self.at = units_of(lc.names, lc.params, stream.blocks)
         self.moments: Moments | None = None
-        self.sums: Tensor | None = None
+        self.h: Tensor | None = None
         self.bar = Progress(
             TextColumn("calibrate"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
             TimeElapsedColumn(), disable=not progress,
@@ -288,30 +290,32 @@ class _Work:
             return
         kept = self.checkpoint.load(unit, self.lc.tasks, self.own)
         if kept is not None:
-            thetas, rest, (records, left, blocks) = kept
+            thetas, rest, (records, left, blocks, notes) = kept
             self._take(thetas)
-            self.changed |= {n: value for n, value in rest.items()}
+            self.changed |= rest
             self.result.records += [LayerRecord(*record) for record in records]
             self.result.left |= left
             self.result.blocks |= {n: tuple(ends) for n, ends in blocks.items()}
+            self.result.notes += notes
             self.bar.update(self.line, advance=len(tasks), description=unit)
             return
         if recorder is None:
             with Recorder({n: p for t in tasks for n, p in self.own[t].items()}) as recorder:
                 outputs()
         all_finite((n, recorder.seen[n]) for t in tasks for n in self.own[t])
-        first = len(self.result.records)
+        first, noted = len(self.result.records), len(self.result.notes)
         for task in tasks:
             self._solve(task, recorder, joint=unit == "joint")
             self.bar.update(self.line, advance=1, description=task)
-        self.moments = self.sums = None
+        self.moments = self.h = None
         rest = self._polish(tasks, *polish) if polish else {}
         own = {t: self.thetas[t] for t in tasks}
         records = [tuple(record) for record in self.result.records[first:]]
         left = {t: why for t, why in self.result.left.items() if t in tasks}
         name = self.stream.name(polish[0]) if polish else ""
         ends = {name: list(self.result.blocks[name])} if name else {}
-        self.checkpoint.save(unit, own, rest, [records, left, ends])
+        notes = self.result.notes[noted:]
+        self.checkpoint.save(unit, own, rest, [records, left, ends, notes])
 
     @torch.no_grad()
     def _solve(self, task: str, recorder: Recorder, joint: bool) -> None:
@@ -321,16 +325,12 @@ class _Work:
             if isinstance(found, str):
                 self._leave(task, name, found)
                 return
-            layout, sums = found
             recorder.seen[name].parts.clear()
-            if self.sums is None or not torch.equal(self.sums, sums):
-                self.sums, self.moments = sums, Moments(sums, self.damping)
-            assert self.moments is not None
-            layer = Layer(layout.matrices(p.detach()), self.moments)
+            layer = Layer(found.layout.matrices(p.detach()), self._moments(name, found))
             if joint and layer.energy:
                 layer.weight = 1 / layer.energy
             layers.append(layer)
-            layouts.append(layout)
+            layouts.append(found.layout)
         shapes = [p.shape for p in own.values()]
         problem = Problem(self.lc.tasks[task], layers, layouts, shapes)
         try:
@@ -339,6 +339,24 @@ class _Work:
             raise ValueError(f"calibrate: task {task!r}: {error}") from error
         self._take({task: solved.theta})
         self.result.records.append(LayerRecord(task, *solved[1:]))
+
+    def _moments(self, name: str, inputs: Inputs) -> Moments:
+        """H of a parameter with its decomposition: the last one where layers share their inputs."""
+        if self.h is None or not torch.equal(self.h, inputs.h):
+            self.h, self.moments = inputs.h, Moments(inputs.h, self.damping)
+        assert self.moments is not None
+        unseen, groups = int(self.moments.unseen.sum()), len(inputs.h)
+        if unseen:
+            self.result.notes.append(
+                f"{name}: no calibration input reaches {unseen} of its {groups} groups, in which "
+                "all weights count alike"
+            )
+        if not self.moments.diagonal and inputs.samples < inputs.h.shape[-1]:
+            self.result.notes.append(
+                f"{name}: {inputs.samples} samples are fewer than its {inputs.h.shape[-1]} inputs; "
+                "damping alone tells some of them apart"
+            )
+        return self.moments
 
     def _leave(self, task: str, name: str, why: str) -> None:
         """Direct compression without H."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from leco.compressions.checks import full_dtype
-from leco.layerwise.layouts import Layout, Plain, Transposed
+from leco.layerwise.layouts import Flipped, Layout
 from leco.layerwise.uses import Use, uses
 
 ROWS = 2**14  # samples that one product of matrices takes
@@ -133,32 +133,36 @@ def _products(x: Tensor, like: Tensor) -> tuple[Tensor, int]:
     return total, x.shape[1]
 
 
-def whole(p: nn.Parameter, seen: Seen) -> tuple[Layout, Tensor] | str:
-    """The layout of a parameter, and H of its inputs, a mean over samples, put together from its
-    parts; or why there is none."""
+class Inputs(NamedTuple):
+    """Of a parameter the layout, H of its inputs, a mean over samples, and the number of these."""
+
+    layout: Layout
+    h: Tensor
+    samples: int
+
+
+def whole(p: nn.Parameter, seen: Seen) -> Inputs | str:
+    """What is known of a parameter, put together from its parts; or why there is nothing."""
     if seen.problem:
         return seen.problem
     if not seen.parts:
         return "no calibration input reaches it"
     if list(seen.parts) == [(0, p.numel())]:
         (part,) = seen.parts.values()
-        return part.layout, part.sums / part.samples
+        return Inputs(part.layout, part.sums / part.samples, part.samples)
 
     # parts of one kind, that together are the parameter
     parts = sorted(seen.parts.items())
-    layouts = {part.layout for _, part in parts}
-    if len(layouts) > 1 or not isinstance(parts[0][1].layout, (Plain, Transposed)):
+    layout, step = parts[0][1].layout, min(size for (_, size), _ in parts)
+    if any(part.layout != layout for _, part in parts) or isinstance(layout, Flipped):
         return "its parts are used in different ways"
-    step = min(size for (_, size), _ in parts)
     if any(first % step or size % step for (first, size), _ in parts) or p.numel() % step:
         return "its parts do not divide it"
-    (layout,) = layouts
-    (_, first_part), count = parts[0], p.numel() // step
-    sums = torch.zeros(count, *first_part.sums.shape[1:]).to(first_part.sums)
+    sums = parts[0][1].sums.new_zeros(p.numel() // step, *parts[0][1].sums.shape[1:])
     for (first, size), part in parts:
         sums[first // step : (first + size) // step] += part.sums
-    most = max(part.samples for _, part in parts)
-    return type(layout)(count, layout.inputs), sums / most
+    samples = max(part.samples for _, part in parts)
+    return Inputs(type(layout)(len(sums), layout.inputs), sums / samples, samples)
 
 
 def all_finite(found: Iterable[tuple[str, Seen]]) -> None:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from leco.compressions.codebooks import Codebook
 from leco.compressions.metric import Mu
 from leco.layerwise.layouts import Layout
 from leco.layerwise.quadratic import Layer
@@ -104,9 +105,10 @@ def solve(problem: Problem, mus: list[float], last: Theta | None = None) -> Solv
         return Solved(best, direct, direct, 0, time.perf_counter() - start)
 
     # alternate
+    step = _by_descent(compression)
     for mu in mus:
         x = problem.array([layer.l_step(mu) for layer in problem.layers])
-        theta = compression.compress(x, problem.mu(mu), theta)
+        theta = step.compress(x, problem.mu(mu), theta)
         problem.take(theta)
         objective = problem.objective(theta)
         if objective < least:
@@ -118,3 +120,11 @@ def solve(problem: Problem, mus: list[float], last: Theta | None = None) -> Solv
     best = refined(problem, best)
     problem.take(best)
     return Solved(best, direct, problem.relative(), len(mus), time.perf_counter() - start)
+
+
+def _by_descent(compression: Any) -> Any:
+    """The compression with C steps by descent from the last Theta, where the choice is its own:
+    forty exact ones cost more than they bring."""
+    if isinstance(compression, Codebook) and compression.exact is None and compression.k > 2:
+        return replace(compression, exact=False)
+    return compression

@@ -1,0 +1,223 @@
+"""The solver against closed forms, brute force and slow versions."""
+
+import itertools
+
+import pytest
+import torch
+
+import leco
+from leco.layerwise.layouts import Plain
+from leco.layerwise.quadratic import Layer, Moments
+from leco.layerwise.refine import with_better_codes, with_better_floats
+from leco.layerwise.solve import Problem, solve
+
+DOUBLE = torch.float64
+MUS = [0.1 * 100 ** (k / 39) for k in range(40)]
+
+
+def spread(inputs: int, samples: int = 200, seed: int = 0) -> torch.Tensor:
+    """H of correlated inputs of very different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(inputs, inputs, dtype=DOUBLE, generator=generator)
+    sizes = torch.exp(torch.randn(inputs, dtype=DOUBLE, generator=generator))
+    x = torch.randn(samples, inputs, dtype=DOUBLE, generator=generator) @ mix * sizes
+    return x.mT @ x / samples
+
+
+def problem_of(w: torch.Tensor, h: torch.Tensor, view, compression, damping: float = 0.01) -> Problem:
+    layer = Layer(w.unsqueeze(0), Moments(h.unsqueeze(0), damping))
+    task = leco.Task("weight", view, compression)
+    return Problem(task, [layer], [Plain(1, w.shape[1])], [w.shape])
+
+
+def error(problem: Problem, w: torch.Tensor, delta: torch.Tensor) -> float:
+    """tr(E H E') by its definition."""
+    h = problem.layers[0].moments.damped[0]
+    return float((((delta - w) @ h) * (delta - w)).sum())
+
+
+def weights(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_decomposition_is_that_of_the_damped_moments():
+    h = spread(6)
+    moments = Moments(h.unsqueeze(0), 0.01)
+    expected = h + 0.01 * h.diagonal().mean() * torch.eye(6, dtype=DOUBLE)
+    torch.testing.assert_close(moments.damped[0], expected)
+    w = weights(3, 6)
+    torch.testing.assert_close(moments.straight(moments.rotated(w)), w[None])
+    layer = Layer(w[None], moments)
+    delta = weights(3, 6, seed=5)
+    layer.take(delta[None])
+    expected = (((delta - w) @ expected) * (delta - w)).sum()
+    assert layer.error() == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_the_l_step_minimises_the_augmented_lagrangian():
+    w, h, mu = weights(3, 6), spread(6), 0.3
+    problem = problem_of(w, h, leco.Vector(), leco.Binary())
+    layer, moments = problem.layers[0], problem.layers[0].moments
+    delta, multipliers = weights(3, 6, seed=2), torch.zeros(3, 6, dtype=DOUBLE)
+    for _ in range(3):
+        layer.take(delta[None])
+        x = layer.l_step(mu)[0]
+
+        # by hand, in the weights' own coordinates
+        system = moments.damped[0] + mu * torch.diag(moments.d[0])
+        right = w @ moments.damped[0] + mu * moments.d[0] * delta + multipliers
+        expected = torch.linalg.solve(system, right, left=False)
+        own = expected.clone().requires_grad_()
+        loss = (((own - w) @ moments.damped[0]) * (own - w)).sum() / 2
+        loss = loss - (multipliers * (own - delta)).sum()
+        loss = loss + mu / 2 * (moments.d * (own - delta).square()).sum()
+        (gradient,) = torch.autograd.grad(loss, own)
+        assert gradient.abs().max() < 1e-10
+        torch.testing.assert_close(x, expected - multipliers / (mu * moments.d))
+
+        layer.multipliers_step(mu)
+        multipliers = multipliers - mu * moments.d * (expected - delta)
+        delta = weights(3, 6, seed=3)
+
+
+def test_a_low_rank_converges_to_the_closed_form():
+    """Truncated SVD of W H^(1/2), times H^(-1/2)."""
+    w, h = weights(12, 10), spread(10)
+    problem = problem_of(w, h, leco.Matrix(), leco.LowRank(3))
+    values, vectors = torch.linalg.eigh(problem.layers[0].moments.damped[0])
+    root = vectors * values.sqrt() @ vectors.mT
+    u, s, v = torch.linalg.svd(w @ root)
+    best = u[:, :3] * s[:3] @ v[:3] @ torch.linalg.inv(root)
+    found = solve(problem, [0.03 * 1000 ** (k / 199) for k in range(200)])
+    least = error(problem, w, best)
+    assert least * (1 - 1e-9) <= error(problem, w, found.theta.decompress()) <= least * 1.001
+    assert found.error < found.direct
+
+
+def test_a_diagonal_h_takes_one_c_step():
+    w, d = weights(4, 8), torch.exp(weights(8, seed=4))
+    for h in (torch.diag(d), d):
+        problem = problem_of(w, h, leco.Rows(), leco.Uniform(2))
+        found = solve(problem, MUS)
+        damped = d + 0.01 * d.mean()
+        expected = leco.Uniform(2).compress(w, damped.expand(4, 8).contiguous())
+        ours = error(problem, w, found.theta.decompress())
+        assert ours == pytest.approx(error(problem, w, expected.decompress()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"), [((-1, 1), 8), ((-1, 0, 1), 6)], ids=["binary", "ternary"]
+)
+def test_tiny_rows_by_brute_force(values: tuple[float, ...], sizes: int):
+    """No row is below the optimum; most rows are at it."""
+    w, h = weights(60, sizes), spread(sizes)
+    problem = problem_of(w, h, leco.Rows(), leco.FixedCodebook(values))
+    delta = solve(problem, MUS).theta.decompress()
+    every = torch.tensor(list(itertools.product(values, repeat=sizes)), dtype=DOUBLE)
+    damped = problem.layers[0].moments.damped[0]
+    gaps = every.unsqueeze(1) - w
+    best = ((gaps @ damped) * gaps).sum(-1).amin(0)
+    ours = (((delta - w) @ damped) * (delta - w)).sum(-1)
+    assert (ours >= best - 1e-9).all()
+    assert (ours <= best * 1.0001 + 1e-9).double().mean() > 0.6
+    assert ours.sum() < 1.05 * best.sum()
+
+
+FORMS = {
+    "grid": (leco.Groups(5), leco.Uniform(2, zero_point=True)),
+    "values a row": (leco.Rows(), leco.Codebook(3)),
+    "ternary": (leco.Groups(5), leco.Ternary()),
+    "kept": (leco.Vector(), leco.TopK(0.4)),
+    "2:5": (leco.Vector(), leco.NM(2, 5)),
+    "rank": (leco.Matrix(), leco.LowRank(2)),
+    "entropy": (leco.Vector(), leco.EntropyCodebook(0.5, 4)),
+    "sum": (
+        leco.Blocks(),
+        leco.Additive(((leco.Vector(), leco.TopK(0.2)), (leco.Matrix(), leco.LowRank(1)))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_never_worse_than_direct_compression(name: str):
+    w, h = weights(6, 10), spread(10)
+    problem = problem_of(w, h, *FORMS[name])
+    for steps in (1, 5, 40):
+        found = solve(problem_of(w, h, *FORMS[name]), MUS[:steps])
+        delta = found.theta.decompress()
+        delta = delta[0] if isinstance(delta, tuple) else delta
+        relative = error(problem, w, delta.view(6, 10)) / error(problem, w, torch.zeros_like(w))
+        assert found.error == pytest.approx(relative, rel=1e-9)
+        price = problem.task.compression.price(found.theta)
+        start = problem.task.compression.compress(problem.array([w[None]]), problem.mu(MUS[0]))
+        problem.take(start)
+        assert found.error * problem.layers[0].energy / 2 + price <= problem.objective(start) + 1e-9
+
+
+def test_floats_by_least_squares():
+    """On the support of pruning, conjugate gradients reach the optimum of each row."""
+    w, h = weights(5, 12), spread(12)
+    problem = problem_of(w, h, leco.Rows(), leco.TopK(4))
+    theta = leco.TopK(4).compress(w, 1.0)
+    found = with_better_floats(problem, theta)
+    assert found is not None
+    damped = problem.layers[0].moments.damped[0]
+    best = torch.zeros_like(w)
+    for row, own, mask in zip(w, best, theta.mask, strict=True):
+        own[mask] = torch.linalg.solve(damped[mask][:, mask], damped[mask] @ row)
+    least = error(problem, w, best)
+    assert least - 1e-9 <= error(problem, w, found.decompress()) <= 1.001 * least
+    assert least < 0.9 * error(problem, w, theta.decompress())
+
+
+@pytest.mark.parametrize("name", ["grid", "values a row", "ternary"])
+def test_codes_by_a_slow_sweep(name: str):
+    """Weight by weight, the code of least error with all others as they are."""
+    w, h = weights(6, 10), spread(10)
+    view, compression = FORMS[name]
+    problem = problem_of(w, h, view, compression)
+    theta = compression.compress(view.forward([w]), 1.0)
+    delta = theta.decompress().clone()
+    problems = torch.arange(60).view(delta.shape) // delta.shape[-1]
+    for column in range(10):
+        for row in range(6):
+            at = row * 10 + column
+            flat, which = delta.view(-1), int(problems.view(-1)[at])
+            if isinstance(compression, leco.Uniform):
+                levels = torch.arange(4) - theta.zero_point.double()[which]
+                options = theta.scale[which] * levels
+            elif isinstance(compression, leco.Codebook):
+                options = theta.codebook[which]
+            else:
+                options = theta.scale[which] * theta.values
+            errors = []
+            for option in options:
+                flat[at] = option
+                errors.append(error(problem, w, delta.view(6, 10)))
+            flat[at] = options[int(torch.tensor(errors).argmin())]
+    found = with_better_codes(problem, theta)
+    assert found is not None
+    torch.testing.assert_close(found.decompress(), delta)
+    assert error(problem, w, delta.view(6, 10)) < error(
+        problem, w, theta.decompress().view(6, 10)
+    )
+
+
+def test_multipliers_and_the_metric_help():
+    """Against the quadratic penalty, and against C steps without the metric."""
+    w, h = weights(16, 32), spread(32)
+    found = solve(problem_of(w, h, leco.Vector(), leco.NM(2, 4)), MUS)
+    assert found.error < 0.8 * found.direct
+    assert found.steps == 40
+
+
+def test_several_groups_are_several_problems():
+    w, h = weights(2, 5, 8), torch.stack([spread(8), spread(8, seed=7)])
+    task = leco.Task("weight", leco.Rows(), leco.Binary())
+    shape = torch.Size([10, 8])
+    both = Problem(task, [Layer(w, Moments(h, 0.01))], [Plain(2, 8)], [shape])
+    together = solve(both, MUS).theta.decompress()
+    for g in range(2):
+        alone = solve(problem_of(w[g], h[g], leco.Rows(), leco.Binary()), MUS)
+        mine = together.view(2, 5, 8)[g]
+        torch.testing.assert_close(mine, alone.theta.decompress(), rtol=1e-6, atol=1e-6)
