@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from leco.compressions.checks import full_dtype
-from leco.layerwise.layouts import Flipped, Layout
+from leco.layerwise.layouts import Layout, Plain, Transposed
 from leco.layerwise.uses import Use, uses
 
 ROWS = 2**14  # samples that one product of matrices takes
@@ -48,7 +48,7 @@ class Recorder(TorchFunctionMode):
         sums: False to see only how the parameters are used.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], sums: bool = True):
+    def __init__(self, params: Mapping[str, Tensor], sums: bool = True):
         super().__init__()
         self._sums = sums
         self.seen = {name: Seen() for name in params}
@@ -75,7 +75,7 @@ class Recorder(TorchFunctionMode):
     def _add(self, use: Use) -> None:
         size, own = use.weight.numel(), None
         for name in self._names.get(use.weight.untyped_storage().data_ptr(), ()):
-            first = use.weight.storage_offset() - self._params[name].storage_offset()
+            first = int(use.weight.storage_offset() - self._params[name].storage_offset())
             if 0 <= first <= self._params[name].numel() - size:
                 own = name, first
         if own is None:
@@ -117,7 +117,7 @@ class Recorder(TorchFunctionMode):
         part.sums += self._last[1]
         part.samples += self._last[2]
 
-    def _zeros(self, p: nn.Parameter, use: Use, counts: bool) -> Tensor:
+    def _zeros(self, p: Tensor, use: Use, counts: bool) -> Tensor:
         inputs = len(use.weight) if counts else use.layout.matrices(use.weight).shape[-1]
         groups = 1 if counts else use.layout.matrices(use.weight).shape[0]
         shape = (groups, inputs) if counts else (groups, inputs, inputs)
@@ -141,7 +141,7 @@ class Inputs(NamedTuple):
     samples: int
 
 
-def whole(p: nn.Parameter, seen: Seen) -> Inputs | str:
+def whole(p: Tensor, seen: Seen) -> Inputs | str:
     """What is known of a parameter, put together from its parts; or why there is nothing."""
     if seen.problem:
         return seen.problem
@@ -154,7 +154,9 @@ def whole(p: nn.Parameter, seen: Seen) -> Inputs | str:
     # parts of one kind, that together are the parameter
     parts = sorted(seen.parts.items())
     layout, step = parts[0][1].layout, min(size for (_, size), _ in parts)
-    if any(part.layout != layout for _, part in parts) or isinstance(layout, Flipped):
+    if any(part.layout != layout for _, part in parts) or not isinstance(
+        layout, Plain | Transposed
+    ):
         return "its parts are used in different ways"
     if any(first % step or size % step for (first, size), _ in parts) or p.numel() % step:
         return "its parts do not divide it"

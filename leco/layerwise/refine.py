@@ -2,7 +2,7 @@
 in H."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,18 +32,19 @@ def refined(problem: "Problem", theta: Theta) -> Theta:
     """A Theta of the set whose objective is at most that of `theta`."""
     problem.take(theta)
     best, least = theta, problem.objective(theta)
+    compression = problem.task.compression
     for _ in range(ROUNDS):
         before = least
         for change in (with_better_codes, with_better_floats):
             found = change(problem, best)
             if found is None:
                 continue
-            found = problem.task.compression.feasible(found)
+            found = cast(Any, compression).feasible(found)
             problem.take(found)
             objective = problem.objective(found)
             if objective < least:
                 best, least = found, objective
-        if not least < before * (1 - GAIN) or not isinstance(problem.task.compression, ANY_CODES):
+        if not least < before * (1 - GAIN) or not isinstance(compression, ANY_CODES):
             break
     return best
 
@@ -56,7 +57,9 @@ def with_better_floats(problem: "Problem", theta: Theta) -> Theta | None:
         return None
     layers, divisors = problem.layers, _preconditioner(problem, theta, free)
     delta = problem.matrices(theta.decompress())
-    gaps = [layer.moments.rotated(d) - layer.trained for layer, d in zip(layers, delta, strict=True)]
+    gaps = [
+        layer.moments.rotated(d) - layer.trained for layer, d in zip(layers, delta, strict=True)
+    ]
     direction, before = [torch.zeros_like(leaf) for leaf in free], 0.0
     for _ in range(ITERATIONS):
         error = _curvature(layers, gaps)
@@ -73,8 +76,7 @@ def with_better_floats(problem: "Problem", theta: Theta) -> Theta | None:
         ahead = [leaf + d for leaf, d in zip(free, direction, strict=True)]
         moved = problem.matrices(with_free_leaves(theta, ahead).decompress())
         turned = [
-            layer.moments.rotated(m - d)
-            for layer, m, d in zip(layers, moved, delta, strict=True)
+            layer.moments.rotated(m - d) for layer, m, d in zip(layers, moved, delta, strict=True)
         ]
         slope, curvature = _dot(gradients, direction), _curvature(layers, turned)
         if not (slope < 0 < curvature):
@@ -101,9 +103,7 @@ def _gradient(
     return _pulled_back(theta, free, blocks(problem.array(gradients)))
 
 
-def _pulled_back(
-    theta: Theta, free: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> list[Tensor]:
+def _pulled_back(theta: Theta, free: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """(d Delta / d free)' times the gradients by Delta."""
     with torch.enable_grad():
         leaves = [leaf.detach().requires_grad_() for leaf in free]
@@ -195,7 +195,8 @@ class Values(NamedTuple):
             if coded.scale is not None:
                 book = book * coded.scale.expand(count).unsqueeze(-1)
             return Values(book.contiguous(), book[:0, 0], book[:0, 0], 0)
-        assert coded.scale is not None and coded.zero_point is not None
+        assert coded.scale is not None
+        assert coded.zero_point is not None
         zero = coded.zero_point.to(coded.scale.dtype)
         return Values(None, coded.scale, zero, 2**compression.bits - 1)
 

@@ -1,7 +1,7 @@
 """The hidden states of all batches, on their way through the blocks of a net."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ Batches = Iterable[Any]
 HIDDEN = "hidden_states"  # the first argument of a block, where the net gives it by name
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818
     """Leaves the net's forward pass after the last block."""
 
 
@@ -99,11 +99,11 @@ class Stream:
         states, which are kept of the first."""
         self.hidden, self._rest = [], []
         for batch in self._batches:
-            with self._skipped(lambda i, given: self._outputs[i](given)) as calls:
-                try:
-                    call(self.model, batch)
-                except _Stop:
-                    pass
+            with (
+                self._skipped(lambda i, given: self._outputs[i](given)) as calls,
+                suppress(_Stop),
+            ):
+                call(self.model, batch)
             self._check_order([i for i, *_ in calls])
             self.hidden.append(self._away(calls[0][1]))
             self._rest.append([(args, kwargs) for _, _, args, kwargs in calls])
@@ -124,7 +124,9 @@ class Stream:
             with self._skipped(output, stop=False):
                 call(self.model, batch)
 
-    def run(self, module: nn.Module, block: int, number: int, hidden: Tensor | None = None) -> Tensor:
+    def run(
+        self, module: Callable[..., Any], block: int, number: int, hidden: Tensor | None = None
+    ) -> Tensor:
         """The output of a block for a batch."""
         args, kwargs = self._rest[number][block]
         given = self._back(number) if hidden is None else hidden
@@ -154,7 +156,9 @@ class Stream:
                 "DataLoader or another collection that can be gone through several times"
             )
         if self.hidden and count < len(self.hidden):
-            raise ValueError(f"calibrate: batches gave {count} in this pass, {len(self.hidden)} before")
+            raise ValueError(
+                f"calibrate: batches gave {count} in this pass, {len(self.hidden)} before"
+            )
 
     @torch.no_grad()
     def check(self) -> None:
@@ -209,11 +213,10 @@ class Stream:
                 block.forward = forward
             yield calls
         finally:
-            for block, forward in zip(self.blocks, forwards, strict=True):
-                if forward is None:
-                    del block.forward
-                else:
-                    block.forward = forward
+            for block, own in zip(self.blocks, forwards, strict=True):
+                del block.forward
+                if own is not None:
+                    block.forward = own
 
     def _first(self, i: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         given = args[0] if args else kwargs.get(HIDDEN)

@@ -70,8 +70,9 @@ def convolution(
     kernel = weight.shape[2:]
     stride, dilation = _each(stride, kernel), _each(dilation, kernel)
     if isinstance(padding, str):
-        whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel)]
-        ends = [(p // 2, p - p // 2) for p in whole]
+        same = 1 if padding == "same" else 0
+        more = [same * d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        ends = [(p // 2, p - p // 2) for p in more]
     else:
         ends = [(p, p) for p in _each(padding, kernel)]
     inputs = weight.shape[1] * kernel.numel()
@@ -101,10 +102,13 @@ def transposed_convolution(
     x = x if x.dim() == weight.dim() else x.unsqueeze(0)
 
     def samples() -> Tensor:
-        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride)]
+        sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)]
         spread = x.new_zeros(*x.shape[:2], *sizes)
         spread[(..., *(slice(None, None, s) for s in stride))] = x
-        ends = [(d * (k - 1) - p, d * (k - 1) - p + o) for d, k, p, o in zip(dilation, kernel, padding, more)]
+        ends = [
+            (d * (k - 1) - p, d * (k - 1) - p + o)
+            for d, k, p, o in zip(dilation, kernel, padding, more, strict=True)
+        ]
         return patches(_padded(spread, ends), kernel, [1] * len(kernel), dilation, groups)
 
     yield Use(weight, Flipped(groups, tuple(kernel)), x, samples)

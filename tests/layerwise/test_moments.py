@@ -23,9 +23,7 @@ class Experts(nn.Module):
         groups = x.split([2, 1, len(x) - 3])
         if self.turned:
             return torch.cat([g @ self.weight[e] for e, g in enumerate(groups)])
-        return torch.cat(
-            [functional.linear(g, self.weight[e]) for e, g in enumerate(groups)]
-        )
+        return torch.cat([functional.linear(g, self.weight[e]) for e, g in enumerate(groups)])
 
 
 class Batched(nn.Module):
@@ -170,10 +168,11 @@ def test_layers_that_share_their_inputs_have_the_same_moments():
             x = torch.randn(5, 4)
             a(x)
             b(x if shared else x + 1)
-    h = [whole(p.weight, recorder.seen[n]) for n, p in (("a", a), ("b", b))]
-    assert not any(isinstance(each, str) for each in h)
-    assert h[0].samples == h[1].samples == 10
-    assert not torch.allclose(h[0].h, h[1].h)
+    one, two = (whole(p.weight, recorder.seen[n]) for n, p in (("a", a), ("b", b)))
+    assert not isinstance(one, str)
+    assert not isinstance(two, str)
+    assert one.samples == two.samples == 10
+    assert not torch.allclose(one.h, two.h)
 
 
 def test_a_tied_weight_counts_as_the_linear_layer():

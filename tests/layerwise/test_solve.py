@@ -24,7 +24,9 @@ def spread(inputs: int, samples: int = 200, seed: int = 0) -> torch.Tensor:
     return x.mT @ x / samples
 
 
-def problem_of(w: torch.Tensor, h: torch.Tensor, view, compression, damping: float = 0.01) -> Problem:
+def problem_of(
+    w: torch.Tensor, h: torch.Tensor, view, compression, damping: float = 0.01
+) -> Problem:
     layer = Layer(w.unsqueeze(0), Moments(h.unsqueeze(0), damping))
     task = leco.Task("weight", view, compression)
     return Problem(task, [layer], [Plain(1, w.shape[1])], [w.shape])
@@ -198,9 +200,7 @@ def test_codes_by_a_slow_sweep(name: str):
     found = with_better_codes(problem, theta)
     assert found is not None
     torch.testing.assert_close(found.decompress(), delta)
-    assert error(problem, w, delta.view(6, 10)) < error(
-        problem, w, theta.decompress().view(6, 10)
-    )
+    assert error(problem, w, delta.view(6, 10)) < error(problem, w, theta.decompress().view(6, 10))
 
 
 def test_multipliers_and_the_metric_help():
