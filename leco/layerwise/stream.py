@@ -64,6 +64,11 @@ class Stream:
         batches: Batches,
         offload: str | None = None,
     ):
+        if isinstance(batches, Iterator):
+            raise ValueError(
+                "calibrate: batches is a generator or iterator, which ends after one pass; give a "
+                "list, a DataLoader or another collection that can be gone through several times"
+            )
         self.model, self.blocks, self._batches = model, list(blocks), batches
         self._names = {id(m): name for name, m in model.named_modules()}
         self._offload = offload
@@ -152,8 +157,7 @@ class Stream:
     def _require(self, count: int) -> None:
         if not count:
             raise ValueError(
-                "calibrate: batches is empty, or a generator that has ended; give a list, a "
-                "DataLoader or another collection that can be gone through several times"
+                "calibrate: batches is empty in some pass; give at least one batch of inputs"
             )
         if self.hidden and count < len(self.hidden):
             raise ValueError(
@@ -184,7 +188,7 @@ class Stream:
         firsts = [output[0] if isinstance(output, tuple) else output for output in given]
         for i, (before, (_, after)) in enumerate(zip(firsts, taken[1:], strict=False)):
             same = isinstance(before, Tensor) and before.shape == after.shape
-            if not same or not torch.equal(before, after):
+            if not same or not bool(torch.isclose(before, after, 0, 0, equal_nan=True).all()):
                 raise ValueError(
                     f"calibrate: block {self.name(i + 1)!r} does not take the output of "
                     f"{self.name(i)!r}; give blocks that follow each other, or blocks=() for one "
