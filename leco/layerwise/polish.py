@@ -14,7 +14,7 @@ from leco.task import Task
 from leco.theta import Theta
 from leco.theta.tree import free_leaves, with_free_leaves
 
-RATE = 0.01  # of Adam, as a share of the root mean square of each tensor
+RATE = 0.03  # of Adam, as a share of the root mean square of each tensor
 
 
 @dataclass

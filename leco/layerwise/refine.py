@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ITERATIONS = 20  # of conjugate gradients, at most
 ENOUGH = 1e-4  # of the error: an iteration that gains less is the last
-ROUNDS = 3  # of coordinate descent and conjugate gradients in turn
+ROUNDS = 2  # of coordinate descent and conjugate gradients in turn
 GAIN = 1e-3  # of the objective in a round, below which no other round is made
 RUN = 64  # inputs whose codes are found before the residuals of the others follow
 ANY_CODES = (Uniform, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary)
