@@ -43,6 +43,8 @@ from leco.layers.packed import pack as pack
 from leco.layerwise.calibrate import calibrate as calibrate
 from leco.layerwise.record import Calibration as Calibration
 from leco.layerwise.record import LayerRecord as LayerRecord
+from leco.layerwise.sensitivity import Sensitivity as Sensitivity
+from leco.layerwise.sensitivity import sensitivity as sensitivity
 from leco.measure.breakdown import Breakdown as Breakdown
 from leco.measure.breakdown import breakdown as breakdown
 from leco.measure.compare import Comparison as Comparison

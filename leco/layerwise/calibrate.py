@@ -79,20 +79,28 @@ def calibrate(
     """
     _check(lc, steps, mu, damping, polish)
     start = time.perf_counter()
-    with _quiet(lc.model):
-        found = blocks
-        if found is None:
-            found = find_blocks(lc.model, lc.params.values())
-        modules = [lc.model.get_submodule(b) if isinstance(b, str) else b for b in found]
-        ratio = (mu[1] / mu[0]) ** (1 / max(steps - 1, 1))
-        mus = [mu[0] * ratio**k for k in range(steps)]
-        stream = Stream(lc.model, modules, batches, offload)
-        options = steps, mu, damping, polish, [stream.name(i) for i in range(len(modules))]
-        kept = Checkpoint(checkpoint, identity_of(lc.tasks, lc.params, options))
-        units = Units(lc, stream, mus, damping, polish, kept, progress)
+    with quiet(lc.model):
+        stream = Stream(lc.model, blocks_of(lc, blocks), batches, offload)
+        names = [stream.name(i) for i in range(len(stream.blocks))]
+        identity = identity_of(lc.tasks, lc.params, (steps, mu, damping, polish, names))
+        kept = Checkpoint(checkpoint, identity)
+        units = Units(lc, stream, schedule(steps, mu), damping, polish, kept, progress)
         result = units.all()
     result.seconds = time.perf_counter() - start
     return result
+
+
+def blocks_of(lc: LC, given: Sequence[nn.Module | str] | None) -> list[nn.Module]:
+    """The blocks of an LC's net: the given ones, or those that are found."""
+    if given is None:
+        return find_blocks(lc.model, lc.params.values())
+    return [lc.model.get_submodule(b) if isinstance(b, str) else b for b in given]
+
+
+def schedule(steps: int, mu: tuple[float, float]) -> list[float]:
+    """So many values from the first to the last mu, by a constant factor."""
+    ratio = (mu[1] / mu[0]) ** (1 / max(steps - 1, 1))
+    return [mu[0] * ratio**k for k in range(steps)]
 
 
 def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: int) -> None:
@@ -110,7 +118,7 @@ def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: 
 
 
 @contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
+def quiet(model: nn.Module) -> Iterator[None]:
     """The model in eval mode, and transformers without a cache of keys and values."""
     modes = {module: module.training for module in model.modules()}
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}

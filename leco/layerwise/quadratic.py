@@ -68,7 +68,7 @@ class Layer:
     """
 
     def __init__(self, w: Tensor, moments: Moments, weight: float = 1.0):
-        self.moments, self.weight = moments, weight
+        self.w0, self.moments, self.weight = w, moments, weight
         self.trained = moments.rotated(w.to(full_dtype(w.dtype)))
         self.s = moments.s.unsqueeze(-2)
         self.delta = self.trained

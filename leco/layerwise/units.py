@@ -171,7 +171,7 @@ class Units:
             self.bar.update(self.line, advance=1, description=task)
         self.moments = self.h = None
         rest = self._polish(tasks, *polish) if polish else {}
-        own = {t: self.thetas[t] for t in tasks}
+        own = {t: self.thetas[t] for t in tasks if t in self.thetas}
         records = [tuple(record) for record in self.result.records[first:]]
         left = {t: why for t, why in self.result.left.items() if t in tasks}
         name = self.stream.name(polish[0]) if polish else ""
@@ -181,26 +181,31 @@ class Units:
 
     @torch.no_grad()
     def _solve(self, task: str, recorder: Recorder, joint: bool) -> None:
-        own, layers, layouts = self.own[task], list[Layer](), list[Layout]()
-        for name, p in own.items():
-            found = whole(p, recorder.seen[name])
-            if isinstance(found, str):
-                self._leave(task, name, found)
-                return
-            recorder.seen[name].parts.clear()
-            layer = Layer(found.layout.matrices(p.detach()), self._moments(name, found))
-            if joint and layer.energy:
-                layer.weight = 1 / layer.energy
-            layers.append(layer)
-            layouts.append(found.layout)
-        shapes = [p.shape for p in own.values()]
-        problem = Problem(self.lc.tasks[task], layers, layouts, shapes)
+        problem = self._problem(task, recorder, joint)
+        if problem is None:
+            return
         try:
             solved = solve(problem, self.mus)
         except ValueError as error:
             raise ValueError(f"calibrate: task {task!r}: {error}") from error
         self._take({task: solved.theta})
         self.result.records.append(LayerRecord(task, *solved[1:]))
+
+    def _problem(self, task: str, recorder: Recorder, joint: bool) -> Problem | None:
+        """A task with its layers; None where it is left at direct compression."""
+        own, layers, layouts = self.own[task], list[Layer](), list[Layout]()
+        for name, p in own.items():
+            found = whole(p, recorder.seen[name])
+            if isinstance(found, str):
+                self._leave(task, name, found)
+                return None
+            recorder.seen[name].parts.clear()
+            layer = Layer(found.layout.matrices(p.detach()), self._moments(name, found))
+            if joint and layer.energy:
+                layer.weight = 1 / layer.energy
+            layers.append(layer)
+            layouts.append(found.layout)
+        return Problem(self.lc.tasks[task], layers, layouts, [p.shape for p in own.values()])
 
     def _moments(self, name: str, inputs: Inputs) -> Moments:
         """H of a parameter with its decomposition: the last one where layers share their inputs."""

@@ -1,0 +1,87 @@
+"""The table of layers and candidates, and the choice at a size."""
+
+import itertools
+
+import pytest
+import torch
+
+import leco
+from tests.layerwise.nets import batches, net
+
+GRIDS = {f"{b} bits": (leco.Groups(8), leco.Uniform(b)) for b in (2, 4, 8)}
+
+
+def table() -> leco.Sensitivity:
+    names = [n for n in leco.match(net(), "layers.*.weight") if "norm" not in n]
+    return leco.sensitivity(net(), names, GRIDS, batches(), progress=False)
+
+
+def test_errors_fall_and_bits_grow_with_the_bits():
+    model = net()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    names = [n for n in leco.match(model, "layers.*.weight") if "norm" not in n]
+    found = leco.sensitivity(model, names, GRIDS, batches(), progress=False)
+    assert list(found.errors) == names
+    for errors, sizes in zip(found.errors.values(), found.bits.values(), strict=True):
+        assert errors["8 bits"] < errors["4 bits"] < errors["2 bits"] < 1
+        assert sizes["8 bits"] > sizes["4 bits"] > sizes["2 bits"]
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert model.training
+    assert str(found).splitlines()[0].split() == ["layer", "2", "bits", "4", "bits", "8", "bits"]
+
+
+def test_an_error_is_that_of_calibrating_the_layer_alone():
+    found, lc = (
+        table(),
+        leco.LC(net(), {"down": leco.Task("layers.2.down.weight", *GRIDS["2 bits"])}),
+    )
+    (record,) = leco.calibrate(lc, batches(), steps=5, progress=False).records
+    assert found.errors["layers.2.down.weight"]["2 bits"] == pytest.approx(record.error)
+    assert found.bits["layers.2.down.weight"]["2 bits"] == lc.bits()
+
+
+def test_the_choice_by_brute_force():
+    generator = torch.Generator().manual_seed(0)
+    for weighed in (False, True):
+        draws = torch.rand(4, 3, generator=generator).tolist()
+        sizes = torch.randint(50, 900, (4, 3), generator=generator).tolist()
+        found = leco.Sensitivity()
+        for i, (errors, own) in enumerate(zip(draws, sizes, strict=True)):
+            found.errors[f"{i}"] = dict(zip("abc", errors, strict=True))
+            found.bits[f"{i}"] = dict(zip("abc", own, strict=True))
+            if weighed:
+                found.weights[f"{i}"] = 1.0 + i
+        least = sum(min(own) for own in sizes) / 8
+        for limit in (least + 1, 1.2 * least, 1.5 * least, 2 * least):
+            best = min(
+                sum(found.weights.get(f"{i}", 1) * draws[i][j] for i, j in enumerate(way))
+                for way in itertools.product(range(3), repeat=4)
+                if sum(sizes[i][j] for i, j in enumerate(way)) <= 8 * limit
+            )
+            chosen = found.choose(limit)
+            assert sum(found.bits[n][c] for n, c in chosen.items()) <= 8 * limit
+            error = sum(found.weights.get(n, 1) * found.errors[n][c] for n, c in chosen.items())
+            assert error == pytest.approx(best)
+
+
+def test_a_size_for_the_whole_model(tmp_path):
+    """One size in, a scheme for each layer out, and a file of about that size."""
+    found = table()
+    found.save(tmp_path / "table.json")
+    found = leco.Sensitivity.load(tmp_path / "table.json")
+    sizes = [sum(found.bits[n][f"{b} bits"] for n in found.bits) / 8 for b in (2, 4)]
+    limit = sum(sizes) / 2
+    tasks = found.tasks(GRIDS, limit)
+    assert len({task.compression for task in tasks.values()}) > 1
+    lc = leco.LC(net(), tasks)
+    leco.calibrate(lc, batches(), progress=False)
+    assert lc.bits() / 8 == pytest.approx(limit, rel=0.05)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="candidates is empty"):
+        leco.sensitivity(net(), ["head.weight"], {}, batches())
+    with pytest.raises(ValueError, match=r"'layers.0.norm.weight': no calibration input"):
+        leco.sensitivity(net(), ["layers.0.norm.weight"], GRIDS, batches(), progress=False)
+    with pytest.raises(ValueError, match=r"limit = 1 bytes must be at least"):
+        table().choose(1)
