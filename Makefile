@@ -33,6 +33,7 @@ examples: $(READY)  ## every example, made short
 	$(BIN)/python examples/mnist.py --smoke --net lenet300 --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression tensors --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet300-relu --compression units "5 %, 4 values" --bytes 9000 --methods DC LC --out $$(mktemp -d)
+	$(BIN)/python examples/language_model.py --smoke --out $$(mktemp -d)/model.safetensors
 
 clean:
 	rm -rf .venv build dist *.egg-info
