@@ -84,6 +84,14 @@ class Variables:
         return dict(self._multipliers or {})
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """w for each compressed parameter, also inside `with lc.compressed()`, where the model
+        holds Delta(Theta)."""
+        return {
+            n: self._delta[n] if self._inside else p.detach() for n, p in self._params.items()
+        }
+
+    @property
     def inside(self) -> bool:
         """Whether the model holds Delta(Theta), inside `with lc.compressed()`."""
         return self._inside
