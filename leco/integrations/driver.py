@@ -22,7 +22,6 @@ from leco.algorithm.lc import LC
 from leco.algorithm.record import Record
 from leco.algorithm.run import Run, count
 from leco.files.save import save
-from leco.names import named_state
 
 Schedule = Sequence[float] | Callable[[LC], Sequence[float]]
 
@@ -171,13 +170,14 @@ class Driver:
             best: the state of the best step, whose other weights the trainer has loaded.
             write: whether this process writes the file.
         """
-        loaded = self._copies(named_state(self.lc.model))
+        statistics = batchnorm_statistics(self.lc.model)
+        loaded = self._copies(statistics)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # loaded where the model held Delta(Theta)
             self.leave()
         self.lc.detach()
         if best is not None:
-            self._copy(loaded, named_state(self.lc.model))
+            self._copy(loaded, statistics)
             self.lc.load_state_dict(best["run"]["lc"])
         self.lc.project_()
         if self._file is not None and write:

@@ -33,6 +33,11 @@ def batches(size: int):
         yield from DataLoader(DATA, size)
 
 
+def inputs() -> list[torch.Tensor]:
+    """What batch-norm statistics are measured with."""
+    return list(DATA.tokens.split(16))
+
+
 def plain(precision: str = "no", accumulate: int = 1, rounds: int = 1, from_delta: bool = True):
     """The loop without a trainer, by torch alone: the LC, and each step's validation loss."""
     model, losses = tiny(dropout=0.0), []
@@ -55,7 +60,7 @@ def plain(precision: str = "no", accumulate: int = 1, rounds: int = 1, from_delt
                 optimizer.step()
                 optimizer.zero_grad()
             lc.step()
-        with lc.compressed(), torch.no_grad():
+        with lc.compressed(inputs()), torch.no_grad():
             model.eval()
             losses.append(float(model(HELD_OUT.tokens, HELD_OUT.labels)["loss"]))
             model.train()
@@ -80,7 +85,7 @@ class Plain(transformers.Trainer):
 
 
 def trainer(folder: Path, *others, callback=None, dropout=0.0, **options) -> tuple[transformers.Trainer, LCCallback]:
-    callback = callback or LCCallback(lc_of, MUS)
+    callback = callback or LCCallback(lc_of, MUS, batches=inputs)
     defaults = {
         "learning_rate": RATE,
         "per_device_train_batch_size": 8,
@@ -111,7 +116,7 @@ def eval_losses(made: transformers.Trainer) -> list[float]:
 )
 def test_the_trainer_equals_a_plain_loop(tmp_path, precision, accumulate, rounds, from_delta):
     lc, losses = plain(precision, accumulate, rounds, from_delta)
-    options = {"rounds": rounds, "from_delta": from_delta, "file": tmp_path / "net"}
+    options = {"rounds": rounds, "from_delta": from_delta, "batches": inputs, "file": tmp_path / "net"}
     callback = LCCallback(lc_of, MUS[: len(MUS) // rounds], **options)
     made, _ = trainer(
         tmp_path,
@@ -149,7 +154,7 @@ def test_the_best_net_comes_back_with_its_thetas(tmp_path):
     _, losses = plain()
     target = losses[2]
     options = {"save_strategy": "steps", "save_steps": LENGTH, "load_best_model_at_end": True}
-    callback = LCCallback(lc_of, MUS, file=tmp_path / "net")
+    callback = LCCallback(lc_of, MUS, batches=inputs, file=tmp_path / "net")
     made, _ = trainer(
         tmp_path, callback=callback, metric_for_best_model="eval_apart", greater_is_better=False, **options
     )

@@ -28,16 +28,18 @@ class Sentences(Dataset):
 
 
 class Tiny(nn.Module):
-    """An embedding, one transformer layer with dropout, a head; returns loss and logits."""
+    """An embedding, one transformer layer with dropout, batch norm, a head; returns loss and
+    logits."""
 
     def __init__(self, dropout: float = 0.1):
         super().__init__()
         self.embedding = nn.Embedding(12, 8)
         self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout, batch_first=True)
+        self.norm = nn.BatchNorm1d(8)
         self.head = nn.Linear(8, 2)
 
     def forward(self, tokens, labels=None):
-        logits = self.head(self.layer(self.embedding(tokens)).mean(1))
+        logits = self.head(self.norm(self.layer(self.embedding(tokens)).mean(1)))
         if labels is None:
             return {"logits": logits}
         return {"loss": F.cross_entropy(logits, labels), "logits": logits}
