@@ -10,7 +10,8 @@ OPTIONAL = {
     "torchao": ("torchao",),
     "compressed-tensors": ("compressed_tensors",),
     "structured": ("torch_pruning",),
-    "bench": ("transformers", "zstandard", "kmeans1d"),
+    "trainers": ("transformers", "accelerate", "lightning"),
+    "bench": ("zstandard", "kmeans1d"),
     "examples": ("matplotlib", "sklearn"),
 }
 CORE = """
@@ -18,8 +19,9 @@ import pkgutil, importlib, sys
 sys.modules.update(dict.fromkeys({blocked!r}))
 import torch
 import leco
+TRAINERS = "leco.integrations.transformers", "leco.integrations.lightning"
 for module in pkgutil.walk_packages(leco.__path__, "leco."):
-    if module.name != "leco.__main__":
+    if module.name not in ("leco.__main__", *TRAINERS):
         importlib.import_module(module.name)
 model, x = torch.nn.Linear(8, 4), torch.ones(2, 8)
 lc = leco.LC(model, leco.each(["weight"], leco.Rows(), leco.Binary()))
@@ -31,6 +33,7 @@ CALLS = {
     "torchao": "leco.export_torchao(model, lc)",
     "compressed-tensors": 'leco.export_compressed_tensors("folder", model, lc)',
     "structured": "leco.coupled(model, x)",
+    "trainers": "import leco.integrations.transformers",
 }
 
 
@@ -52,7 +55,15 @@ def test_core_needs_no_optional_package(tmp_path):
 
 @pytest.mark.parametrize("extra", CALLS)
 def test_calls_name_their_extra(extra, tmp_path):
-    found = run(CALLS[extra], tmp_path)
+    assert_named(extra, CALLS[extra], tmp_path)
+
+
+def test_lightning_is_named_with_its_extra(tmp_path):
+    assert_named("trainers", "import leco.integrations.lightning", tmp_path)
+
+
+def assert_named(extra, code, tmp_path):
+    found = run(code, tmp_path)
     assert found.returncode == 1
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith(("ImportError: ", "ModuleNotFoundError: "))

@@ -117,9 +117,9 @@ class Driver:
         needed = round(length * len(run.mus) * self._rounds)
         if length < 1 or needed > total:
             raise ValueError(
-                f"LCCallback: {len(run.mus)} values of mu with {self._rounds} L steps of {length:g} "
-                f"optimizer steps need {max(needed, len(run.mus) * self._rounds)}; the training "
-                f"has {total:g}"
+                f"LCCallback: {len(run.mus)} values of mu with {self._rounds} L steps of "
+                f"{length:g} optimizer steps need {max(needed, len(run.mus) * self._rounds)}; the "
+                f"training has {total:g}"
             )
         self._length = length
 

@@ -12,13 +12,11 @@ from leco.algorithm.run import Run
 from leco.integrations.driver import Driver, Schedule, numbers
 from leco.optional import optional
 
-lightning = optional(
-    "lightning.pytorch", "leco.integrations.lightning", "lightning", "trainers"
-)
+lightning = optional("lightning.pytorch", "leco.integrations.lightning", "lightning", "trainers")
 
 
 class LCCallback(lightning.Callback):
-    """The LC algorithm in a Lightning `Trainer`: `Trainer(callbacks=[LCCallback(lc_of, schedule)])`.
+    """The LC algorithm in Lightning's `Trainer(callbacks=[LCCallback(lc_of, schedule)])`.
 
     Validation sees the compressed net, and the checkpoints of validation and of the end of an L
     step hold its weights: `ModelCheckpoint(monitor=...)` keeps the best compressed net, and
@@ -73,7 +71,6 @@ class LCCallback(lightning.Callback):
         per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         per_epoch = math.ceil(per_epoch) if math.isfinite(per_epoch) else math.nan
         self._driver.start(pl_module, trainer.optimizers, total, per_epoch)
-        self._step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -83,13 +80,10 @@ class LCCallback(lightning.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # gradients are accumulated
-            return
-        self._step = trainer.global_step
-        record = self._driver.after(self._step)
+        record = self._driver.after(trainer.global_step)
         if record is not None:
             for logger in trainer.loggers:
-                logger.log_metrics(numbers(record), step=self._step)
+                logger.log_metrics(numbers(record), step=trainer.global_step)
             self._driver.enter()
         if self.run.done:
             trainer.should_stop = True

@@ -101,10 +101,10 @@ class Stopped(lightning.Callback):
 
 
 def fit(folder: Path, module: Module, *callbacks, path=None, accumulate=1, **options):
+    options = {"val_check_interval": LENGTH * accumulate, **options}
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
-        val_check_interval=LENGTH * accumulate,
         gradient_clip_val=1.0,
         accumulate_grad_batches=accumulate,
         callbacks=list(callbacks),
@@ -184,6 +184,43 @@ def test_the_best_checkpoint_is_that_of_the_compressed_net(tmp_path):
         assert loss == pytest.approx(losses[2], rel=1e-6)
     for name, p in callback.lc.params.items():
         assert torch.equal(p, callback.lc.delta[name])
+
+
+class Watched(lightning.Callback):
+    """Compares what validation sees with Delta(Theta) of the last C step, and fails at a step."""
+
+    def __init__(self, lc_callback, fail_at=None):
+        self.lc_callback, self.fail_at, self.seen = lc_callback, fail_at, []
+
+    def on_validation_start(self, trainer, module):
+        if not trainer.sanity_checking:
+            lc = self.lc_callback.lc
+            theta = lc.thetas["head"]
+            self.seen.append(torch.equal(module.net.head.weight, theta.decompress()))
+            self.w = {name: w.clone() for name, w in lc.weights.items()}
+            if trainer.global_step == self.fail_at:
+                raise RuntimeError("off")
+
+
+def test_validation_inside_an_l_step_sees_the_compressed_net(tmp_path):
+    callback = LCCallback(lc_inside, MUS)
+    watched = Watched(callback, fail_at=LENGTH + 2)
+    module = Module()
+    with pytest.raises(RuntimeError, match="off"):
+        fit(tmp_path, module, callback, watched, val_check_interval=2)
+    assert watched.seen == [True] * 3
+    for name, w in watched.w.items():  # the model has w again
+        assert torch.equal(callback.lc.params[name], w)
+        assert not torch.equal(callback.lc.delta[name], w)
+
+
+def test_a_checkpoint_after_an_l_step_holds_the_compressed_net(tmp_path):
+    callback = LCCallback(lc_inside, MUS)
+    kept = Kept(tmp_path / "kept", every_n_train_steps=LENGTH, save_top_k=-1)
+    fit(tmp_path, Module(), callback, kept, val_check_interval=8)
+    (path,) = (tmp_path / "kept").glob(f"*step={LENGTH}.ckpt")
+    saved = torch.load(path, weights_only=False)["state_dict"]
+    assert all(len(saved[f"net.{name}"].unique()) == 4 for name in callback.lc.names["layer"])
 
 
 def test_records_go_to_the_loggers(tmp_path):

@@ -84,7 +84,9 @@ class Plain(transformers.Trainer):
         return None  # in order
 
 
-def trainer(folder: Path, *others, callback=None, dropout=0.0, **options) -> tuple[transformers.Trainer, LCCallback]:
+def trainer(
+    folder: Path, *others, callback=None, dropout=0.0, **options
+) -> tuple[transformers.Trainer, LCCallback]:
     callback = callback or LCCallback(lc_of, MUS, batches=inputs)
     defaults = {
         "learning_rate": RATE,
@@ -98,10 +100,19 @@ def trainer(folder: Path, *others, callback=None, dropout=0.0, **options) -> tup
         "optim": "adamw_torch",
         "logging_strategy": "no",
     }
-    fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
+    fixed = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
     args = transformers.TrainingArguments(str(folder), **{**defaults, **fixed, **options})
     made = Plain(
-        tiny(dropout), args, train_dataset=DATA, eval_dataset=HELD_OUT, callbacks=[callback, *others]
+        tiny(dropout),
+        args,
+        train_dataset=DATA,
+        eval_dataset=HELD_OUT,
+        callbacks=[callback, *others],
     )
     return made, callback
 
@@ -116,7 +127,12 @@ def eval_losses(made: transformers.Trainer) -> list[float]:
 )
 def test_the_trainer_equals_a_plain_loop(tmp_path, precision, accumulate, rounds, from_delta):
     lc, losses = plain(precision, accumulate, rounds, from_delta)
-    options = {"rounds": rounds, "from_delta": from_delta, "batches": inputs, "file": tmp_path / "net"}
+    options = {
+        "rounds": rounds,
+        "from_delta": from_delta,
+        "batches": inputs,
+        "file": tmp_path / "net",
+    }
     callback = LCCallback(lc_of, MUS[: len(MUS) // rounds], **options)
     made, _ = trainer(
         tmp_path,
@@ -156,12 +172,22 @@ def test_the_best_net_comes_back_with_its_thetas(tmp_path):
     options = {"save_strategy": "steps", "save_steps": LENGTH, "load_best_model_at_end": True}
     callback = LCCallback(lc_of, MUS, batches=inputs, file=tmp_path / "net")
     made, _ = trainer(
-        tmp_path, callback=callback, metric_for_best_model="eval_apart", greater_is_better=False, **options
+        tmp_path,
+        callback=callback,
+        metric_for_best_model="eval_apart",
+        greater_is_better=False,
+        **options,
     )
     made.compute_loss_func = None
     made.compute_metrics = lambda p: {
-        "apart": abs(float(torch.nn.functional.cross_entropy(
-            torch.tensor(p.predictions), torch.tensor(p.label_ids))) - target)
+        "apart": abs(
+            float(
+                torch.nn.functional.cross_entropy(
+                    torch.tensor(p.predictions), torch.tensor(p.label_ids)
+                )
+            )
+            - target
+        )
     }
     made.train()
     assert made.state.best_global_step == 3 * LENGTH
@@ -188,7 +214,9 @@ def test_a_checkpoint_holds_the_weights_of_the_compressed_net(tmp_path):
 
 
 def test_records_are_in_the_log(tmp_path):
-    made, callback = trainer(tmp_path, callback=LCCallback(lc_of, lambda lc: MUS, steps=LENGTH, every=3))
+    made, callback = trainer(
+        tmp_path, callback=LCCallback(lc_of, lambda lc: MUS, steps=LENGTH, every=3)
+    )
     seen = copy.deepcopy(made.state.log_history)
     made.train()
     rows = [row for row in made.state.log_history if "lc_mu" in row]
