@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from leco.algorithm import penalty
 from leco.algorithm.schedules import stable_lr
+from leco.distributed import local
 from leco.names import check_current
 from leco.theta import Theta
 
@@ -60,14 +61,15 @@ class Hook:
         check_current(lc.model, params)
         # GradScaler leaves the unscaling to fused optimizers
         scaler = getattr(optimizer, "grad_scale", None)
+        weights = [metric.get(name) for name in names] if metric else []
         penalty.add_gradient_(
-            [_gradient(p) for p in params.values()],
-            list(params.values()),
-            [deltas[name] for name in names],
-            [multipliers[name] for name in names] if multipliers else [],
+            [local(_gradient(p)) for p in params.values()],
+            [local(p) for p in params.values()],
+            [local(deltas[name]) for name in names],
+            [local(multipliers[name]) for name in names] if multipliers else [],
             lc.mu,
             1.0 if scaler is None else float(scaler),
-            [metric.get(name) for name in names] if metric else [],
+            [None if d is None else local(d) for d in weights],
         )
         lc.applied(_unstable(optimizer, lc.largest_mu, {id(p) for p in params.values()}))
 
@@ -76,7 +78,7 @@ def _gradient(p: nn.Parameter) -> Tensor:
     """`.grad`, dense: the penalty moves all weights."""
     if p.grad is None:
         p.grad = torch.zeros_like(p)
-    elif p.grad.layout != torch.strided:
+    elif p.grad.layout != torch.strided:  # pyright: ignore
         p.grad = p.grad.to_dense()
     return p.grad
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leco.algorithm.batchnorm import kept_statistics
+from leco.distributed import gathered, local, mean, total
 
 
 def mean_curvature(
@@ -37,18 +38,20 @@ def mean_curvature(
         with at_delta():
             there = _gradients(model, params, backward)
     with torch.no_grad():
-        apart = [deltas[name] - p for name, p in params.items()]
-        weights = [metric.get(name, 1.0) for name in params]
-        squares = [d.double().square() * m for d, m in zip(apart, weights, strict=True)]
-        square = sum(float(part.sum()) for part in squares)
-        terms = zip(here, there, apart, strict=True)
-        rise = sum(float(((b - a) * d).double().sum()) for a, b, d in terms)
+        apart = {name: local(deltas[name]) - local(p) for name, p in params.items()}
+        weights = {name: local(d) for name, d in metric.items()}
+        squares = {n: d.double().square() * weights.get(n, 1.0) for n, d in apart.items()}
+        square = total({n: float(part.sum()) for n, part in squares.items()}, params)
+        terms = zip(here, there, apart.items(), strict=True)
+        rises = {n: float(((b - a) * d).double().sum()) for a, b, (n, d) in terms}
+        (rise,) = mean([total(rises, params)])  # of the ranks' own examples
     if not square:
         raise ValueError(
             "LC: curvature: w is Delta(Theta) already; call it before the net is compressed, and "
             "for a form with a price at a mu where it costs something"
         )
-    if not any(bool(g.any()) for g in there) or math.isnan(rise):
+    reached = any(gathered(any(bool(g.any()) for g in there)))
+    if not reached or math.isnan(rise):
         found = "NaN" if math.isnan(rise) else "0"
         raise ValueError(
             f"LC: curvature: the gradients at Delta(Theta) are {found}; does `backward` call "
@@ -63,7 +66,8 @@ def _gradients(
     for p in model.parameters():
         p.grad = None
     backward()
-    return [torch.zeros_like(p) if p.grad is None else p.grad for p in params.values()]
+    own = params.values()
+    return [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in own]
 
 
 @contextmanager

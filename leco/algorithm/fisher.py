@@ -11,6 +11,7 @@ from leco.algorithm.batchnorm import kept_statistics
 from leco.algorithm.curvature import kept_gradients
 from leco.algorithm.lc import LC
 from leco.compressions.checks import full_dtype
+from leco.distributed import local, mean_, total
 
 B = TypeVar("B")
 
@@ -34,7 +35,8 @@ def fisher(
         lc: the problem; it need not have a Theta.
         backward: computes the task's loss, the mean over a batch, without the penalty, and calls
             `backward()`.
-        batches: what `backward` takes, one pass: a hundred batches or more.
+        batches: what `backward` takes, one pass: a hundred batches or more. Of several ranks each
+            has batches of its own, and all get the mean.
         damping: share of the mean that is added, so that no weight counts nearly nothing: those of
             inputs that the batches do not have, and of outputs that never err.
 
@@ -64,7 +66,8 @@ def fisher(
     lc.check_current()
 
     # sums of squared gradients
-    squares = {n: torch.zeros_like(p, dtype=full_dtype(p.dtype)) for n, p in lc.params.items()}
+    params = {n: p.detach() for n, p in lc.params.items()}
+    squares = {n: torch.zeros_like(p, dtype=full_dtype(p.dtype)) for n, p in params.items()}
     count = 0
     with kept_gradients(lc.model), kept_statistics(lc.model):
         for batch in batches:
@@ -74,19 +77,22 @@ def fisher(
             count += 1
             for name, p in lc.params.items():
                 if p.grad is not None:
-                    gradient = p.grad.to_dense() if p.grad.is_sparse else p.grad
-                    squares[name].addcmul_(gradient, gradient)
+                    gradient = local(p.grad.to_dense() if p.grad.is_sparse else p.grad)
+                    local(squares[name]).addcmul_(gradient, gradient)
     if not count:
         raise ValueError("fisher: batches is empty; give at least one batch")
+    for s in squares.values():
+        mean_(s)
 
     # damped, with mean 1
     numbers = sum(s.numel() for s in squares.values())
-    mean = sum(float(s.sum(dtype=torch.float64)) for s in squares.values()) / numbers
+    sums = {n: float(local(s).sum(dtype=torch.float64)) for n, s in squares.items()}
+    mean = total(sums, squares) / numbers
     if not 0 < mean < math.inf:
         raise ValueError(
             f"fisher: the mean squared gradient is {mean}; does `backward` call backward(), and is "
             "the net trained?"
         )
-    return {
-        n: s.add_(damping * mean).div_((1 + damping) * mean).detach() for n, s in squares.items()
-    }
+    for s in squares.values():
+        local(s).add_(damping * mean).div_((1 + damping) * mean)
+    return squares

@@ -23,15 +23,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leco import distributed
 from leco.algorithm import attach, penalty
+from leco.algorithm.alike import check_alike
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.curvature import mean_curvature
 from leco.algorithm.interrupts import uninterrupted
-from leco.algorithm.metric import task_mu, weighed_norm
+from leco.algorithm.metric import task_mu, weighed_gap
+from leco.algorithm.owners import shared_c_steps
 from leco.algorithm.record import Record, differences, norm
 from leco.algorithm.variables import Variables
 from leco.algorithm.watch import LOST
 from leco.theta import Theta
+
+
+HUNDREDTH = 100  # steps between two comparisons of the ranks
 
 
 class LC(Variables):
@@ -89,6 +95,11 @@ class LC(Variables):
         where you don't use `attach`."""
         self._require_theta("penalty")
         self.check_current()
+        if self._sharded:
+            raise ValueError(
+                "LC: penalty: the parameters are sharded, and each rank's loss is of its own; call "
+                "lc.attach(optimizer) instead"
+            )
         found = penalty.value(
             self._params, self._delta, self._multipliers or {}, self.mu, self._metric
         )
@@ -257,47 +268,60 @@ class LC(Variables):
 
     @torch.no_grad()
     def _compress(self, verb: str, names: Sequence[str] = ()) -> dict[str, Theta]:
-        mu = self.mu
+        self.mu  # noqa: B018: raises where it is not set
         self._require_outside(verb)
         self.check_current()
-        thetas = {}
-        for name in names or self.tasks:
+        names = tuple(names) or tuple(self.tasks)
+        for name in names:
             if name not in self.tasks:
                 raise ValueError(
                     f"LC: there is no task {name!r}; there are {', '.join(self.tasks)}"
                 )
-            task = self.tasks[name]
-            warm = self._made_by.get(name) == task.compression
-            last = self.thetas.get(name) if warm else None
-            try:
-                thetas[name] = task.compression.compress(
-                    self._array(name), self._task_mu(name), last
-                )
-            except ValueError as error:
-                bad = [n for n in self.names[name] if not torch.isfinite(self._params[n]).all()]
-                where = f"parameter {bad[0]!r}, " if bad else ""
-                raise ValueError(f"task {name!r}, {where}mu = {mu:g}: {error}") from error
-        return thetas
+        if not self.thetas or (verb == "step" and self._steps % HUNDREDTH == 0):
+            check_alike(self.mu, self._params, self.multipliers)
+        sizes = {n: sum(self._params[own].numel() for own in self.names[n]) for n in names}
+        devices = {n: self._params[self.names[n][0]].device for n in names}
+        return shared_c_steps(sizes, self._problem, self._solve, devices)
+
+    def _problem(self, name: str, own: bool) -> tuple[Any, Any]:
+        """What the task's C step takes, x and mu. Sharded parameters are gathered; where the
+        result is not this rank's `own`, it is not needed."""
+        params = {n: self._params[n] for n in self.names[name]}
+        if not own and not any(distributed.is_sharded(p) for p in params.values()):
+            return None, None
+        device = next(iter(params.values())).device
+        x = self._array(name)
+        return x, task_mu(self.mu, self.tasks[name], params, self._metric, device)
 
     def _array(self, name: str) -> Any:
         """x = w - lambda/(mu d) through the task's view; half precision is compressed in
         float32."""
         tensors, device = [], self._params[self.names[name][0]].device
         for n in self.names[name]:
-            w = self._params[n].detach()
+            w = distributed.local(self._params[n])
             w = w.float() if w.element_size() < 4 else w
-            if self._multipliers is not None and n in self._metric:
-                w = torch.addcdiv(w, self._multipliers[n], self._metric[n], value=-1 / self.mu)
-            elif self._multipliers is not None:
-                w = torch.sub(w, self._multipliers[n], alpha=1 / self.mu)
+            if self._multipliers is not None:
+                multiplier = distributed.local(self._multipliers[n])
+                if n in self._metric:
+                    d = distributed.local(self._metric[n])
+                    w = torch.addcdiv(w, multiplier, d, value=-1 / self.mu)
+                else:
+                    w = torch.sub(w, multiplier, alpha=1 / self.mu)
+            w = distributed.whole(distributed.with_part(w, self._params[n]))
             tensors.append(w.to(device))
         return self.tasks[name].view.forward(tensors)
 
-    def _task_mu(self, name: str) -> Any:
-        own = {n: self._params[n] for n in self.names[name]}
-        return task_mu(
-            self.mu, self.tasks[name], own, self._metric, next(iter(own.values())).device
-        )
+    def _solve(self, name: str, problem: tuple[Any, Any]) -> Theta:
+        """The task's C step, from its last Theta where that is of the same compression."""
+        compression = self.tasks[name].compression
+        last = self.thetas.get(name) if self._made_by.get(name) == compression else None
+        try:
+            return compression.compress(*problem, last)
+        except ValueError as error:
+            own = {n: distributed.local(self._params[n]) for n in self.names[name]}
+            bad = [n for n, w in own.items() if not torch.isfinite(w).all()]
+            where = f"parameter {bad[0]!r}, " if bad else ""
+            raise ValueError(f"task {name!r}, {where}mu = {self.mu:g}: {error}") from error
 
     def _take(self, thetas: Mapping[str, Theta]) -> None:
         """The Thetas of a C step of the present w."""
@@ -306,24 +330,43 @@ class LC(Variables):
 
     @torch.no_grad()
     def _record(self, coded: int | None, seconds: float) -> Record:
-        gap = norm(differences(self._params.values(), (self._delta[n] for n in self._params)))
-        size = norm(self._params.values())
+        w = {n: distributed.local(p) for n, p in self._params.items()}
+        delta = {n: distributed.local(self._delta[n]) for n in w}
+        gap = self._norm(lambda n: differences([w[n]], [delta[n]]))
+        size = self._norm(lambda n: [w[n]])
         relative = gap / size if size else gap
         thetas = self.thetas.items()
         price = float(sum(self.tasks[name].compression.price(theta) for name, theta in thetas))
-        multipliers = norm(self.multipliers.values())
-        weighed = weighed_norm(self._params, self._delta, self._metric) if self._metric else gap
+        given = {n: [distributed.local(value)] for n, value in self.multipliers.items()}
+        multipliers = self._norm(lambda n: given.get(n, ()))
+        weighed = gap
+        if self._metric:
+            d = {n: distributed.local(value) for n, value in self._metric.items()}
+            weighed = self._norm(lambda n: [weighed_gap(w[n], delta[n], d.get(n))])
         numbers = self._steps, self.mu, gap, relative, multipliers, price, coded, seconds
         return Record(*numbers, weighed_gap=weighed)
+
+    def _norm(self, parts: Callable[[str], Iterable[Tensor]]) -> float:
+        """The norm of what belongs to all parameters, over all ranks.
+
+        Args:
+            parts: the tensors of a parameter, of this rank.
+        """
+        if not self._sharded:
+            return norm(tensor for name in self._params for tensor in parts(name))
+        sums = {name: norm(parts(name)) ** 2 for name in self._params}
+        return math.sqrt(distributed.total(sums, self._params))
 
     @torch.no_grad()
     def _exchange(self) -> None:
         """w <-> Delta(Theta), one parameter's temporary at a time; in place, so that compiled and
         sharded modules see it."""
+        distributed.reshard_(self.model)
         for name, p in self._params.items():
-            w = p.detach().clone()
-            p.copy_(self._delta[name])
-            self._delta[name].copy_(w)
+            w, delta = distributed.local(p), distributed.local(self._delta[name])
+            kept = w.clone()
+            w.copy_(delta)
+            delta.copy_(kept)
         self._watch.belong(self._params)
 
     @torch.no_grad()

@@ -8,14 +8,14 @@
 This is the augmented Lagrangian with a penalty parameter for each constraint w_i = Delta_i.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from leco import distributed
 from leco.algorithm import penalty
-from leco.algorithm.record import norm
 from leco.compressions.checks import full_dtype
 from leco.compressions.protocol import check_metric
 from leco.names import known
@@ -75,6 +75,7 @@ def _checked(name: str, value: Any, p: nn.Parameter) -> Tensor:
         )
     dtype = full_dtype(p.dtype)
     d = d.detach().to(p.device, dtype, copy=True)
+    placed, d = distributed.sharded_like(d, p), distributed.local(d)
     wrong = ~((d > 0) & torch.isfinite(d))
     if wrong.any():
         raise ValueError(
@@ -82,7 +83,7 @@ def _checked(name: str, value: Any, p: nn.Parameter) -> Tensor:
             f"are not positive and finite in {dtype}, such as {float(d[wrong][0]):g}; damp it, as "
             "leco.fisher does"
         )
-    return d
+    return placed
 
 
 def check_tasks(
@@ -112,24 +113,21 @@ def task_mu(
     each = []
     for name, p in own.items():
         one = torch.ones((), dtype=full_dtype(p.dtype))
-        each.append((mu * metric.get(name, one)).to(device).expand(p.shape))
+        d = distributed.whole(metric.get(name, one))
+        each.append((mu * d).to(device).expand(p.shape))
     return task.view.forward(each)
 
 
 def largest(metric: Metric, params: Mapping[str, Any]) -> float:
     """The largest d_i; 1 counts for parameters without one."""
-    ends = [float(d.max()) for d in metric.values()]
-    return max(ends) if len(ends) == len(params) else max([1.0, *ends])
+    parts = [distributed.local(d) for d in metric.values()]
+    ends = [float(part.max()) for part in parts if part.numel()]
+    if any(distributed.is_sharded(d) for d in metric.values()):
+        ends = [end for others in distributed.gathered(ends) for end in others]
+    return max(ends) if len(metric) == len(params) else max([1.0, *ends])
 
 
-def weighed_norm(
-    params: Mapping[str, Tensor], deltas: Mapping[str, Tensor], metric: Metric
-) -> float:
-    """sqrt(sum_i d_i (w_i - Delta_i)^2), with sums in float64. One difference is held at a time."""
-
-    def gaps() -> Iterator[Tensor]:
-        for name, w in params.items():
-            (gap,) = penalty.gap([w], [deltas[name]])
-            yield gap.mul_(metric[name].sqrt()) if name in metric else gap
-
-    return norm(gaps())
+def weighed_gap(w: Tensor, delta: Tensor, d: Tensor | None) -> Tensor:
+    """sqrt(d_i) (w_i - Delta_i), whose norm is the weighed gap of a parameter; d = 1 for None."""
+    (gap,) = penalty.gap([w], [delta])
+    return gap if d is None else gap.mul_(d.sqrt())

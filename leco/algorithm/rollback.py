@@ -7,24 +7,27 @@ from torch import Tensor
 
 from leco.algorithm.interrupts import uninterrupted
 from leco.algorithm.lc import LC
+from leco.distributed import local
 from leco.names import named_state
 from leco.task import Task
 
 
 class Moment(NamedTuple):
-    """Copies of the weights, buffers and multipliers, in main memory; mu, Thetas and tasks."""
+    """Copies of the weights, buffers and multipliers, in main memory; mu, Thetas and tasks. Of
+    sharded tensors it has this rank's parts."""
 
     tasks: dict[str, Task]
     lc: dict[str, Any]
+    multipliers: dict[str, Tensor]
     model: dict[str, Tensor]
 
 
 def moment(lc: LC) -> Moment:
     """The present state of the LC and of its model."""
     state = lc.state_dict()
-    state["multipliers"] = {n: _copy(value) for n, value in state["multipliers"].items()}
+    multipliers = {n: _copy(value) for n, value in state.pop("multipliers").items()}
     model = {name: _copy(value) for name, value in named_state(lc.model).items()}
-    return Moment(dict(lc.tasks), state, model)
+    return Moment(dict(lc.tasks), state, multipliers, model)
 
 
 @torch.no_grad()
@@ -35,10 +38,12 @@ def back_(lc: LC, then: Moment) -> None:
         lc.leave()
         now = named_state(lc.model)
         for name, value in then.model.items():
-            now[name].copy_(value)
+            local(now[name]).copy_(value)
+        for name, value in then.multipliers.items():
+            local(lc.multipliers[name]).copy_(value)
         lc.tasks = dict(then.tasks)
-        lc.load_state_dict(then.lc)
+        lc.load_state_dict({**then.lc, "multipliers": lc.multipliers})
 
 
 def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True)
+    return local(value).to("cpu", copy=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leco import distributed
 from leco.algorithm import penalty, state
 from leco.algorithm.interrupts import uninterrupted
 from leco.algorithm.metric import Metric, check_tasks, checked_metric, largest
@@ -46,13 +47,16 @@ class Variables:
         self._inside = False
         self._stale = False  # inside: whether w had been changed since Theta was found
         self._watch = Watch()
+        self._sharded = any(distributed.is_sharded(p) for p in self._params.values())
         self._metric: dict[str, Tensor] = {}
         self._largest = 1.0
         self.set_metric(metric)
         self._handles: list[Any] = []
         self._delta: dict[str, Tensor] = {}
         self._multipliers: dict[str, Tensor] | None = (
-            {n: torch.zeros_like(p) for n, p in self._params.items()} if multipliers else None
+            {n: torch.zeros_like(p.detach()) for n, p in self._params.items()}
+            if multipliers
+            else None
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -168,6 +172,7 @@ class Variables:
     def check_current(self) -> None:
         """Raise ValueError where the model has another parameter in the place of a compressed
         one."""
+        distributed.reshard_(self.model)
         check_current(self.model, self._params)
 
     def check_saved(self) -> None:
@@ -206,7 +211,7 @@ class Variables:
         self.set_metric(saved.get("metric", self._metric))
         with torch.no_grad(), uninterrupted():
             for name, value in saved["multipliers"].items():
-                self.multipliers[name].copy_(value)
+                distributed.fill_(self.multipliers[name], value)
             self._mu, self._steps = saved["mu"], saved["steps"]
             if thetas:
                 self._set_thetas(thetas)
@@ -231,7 +236,7 @@ class Variables:
         self.check_current()
         with uninterrupted():
             for name, p in self._params.items():
-                p.copy_(self._delta[name])
+                distributed.fill_(p, self._delta[name])
             self._watch.belong(self._params)
 
     @torch.no_grad()
@@ -245,7 +250,7 @@ class Variables:
             self._made_by |= snapshot.made_by or {}
             self.project_()
             for name, value in snapshot.rest.items():
-                rest[name].copy_(value)
+                distributed.fill_(rest[name], value)
 
     def set_thetas(self, thetas: Mapping[str, Theta]) -> None:
         """Replace Thetas (of the same shapes) by others, such as retrained ones, and Delta(Theta)
@@ -312,18 +317,19 @@ class Variables:
             parts = self.tasks[name].view.backward(theta.decompress(), [p.shape for p in params])
             for n, p, part in zip(self.names[name], params, parts, strict=True):
                 if n not in self._delta:
-                    self._delta[n] = torch.empty_like(p)
-                self._delta[n].copy_(part)
+                    self._delta[n] = torch.empty_like(p.detach())
+                distributed.fill_(self._delta[n], part)
         self.thetas = dict(thetas)
         self._watch.belong(self._params)
 
     @torch.no_grad()
     def _move_multipliers(self) -> None:
         for name, value in (self._multipliers or {}).items():
-            (gap,) = penalty.gap([self._params[name]], [self._delta[name]])
+            w, delta = distributed.local(self._params[name]), distributed.local(self._delta[name])
+            (gap,) = penalty.gap([w], [delta])
             if name in self._metric:
-                gap.mul_(self._metric[name])
-            value.sub_(gap, alpha=self.mu)
+                gap.mul_(distributed.local(self._metric[name]))
+            distributed.local(value).sub_(gap, alpha=self.mu)
 
     def _require_theta(self, verb: str = "") -> dict[str, Theta]:
         if verb:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from leco.distributed import local
+
 FORGOTTEN = (
     "LC: the weights were trained, but the penalty was not applied since the last step: call "
     "lc.attach(optimizer), or add lc.penalty() to the loss; an optimizer that steps by other "
@@ -42,16 +44,17 @@ class Watch:
 
     def belong(self, params: Mapping[str, nn.Parameter]) -> None:
         """From now on Theta belongs to these weights."""
-        self._known = {name: (p._version, _sample(p).clone()) for name, p in params.items()}
+        own = {name: local(p) for name, p in params.items()}
+        self._known = {name: (w._version, _sample(w).clone()) for name, w in own.items()}
 
     def moved(self, params: Mapping[str, nn.Parameter]) -> bool:
         """Whether any of the weights that Theta belongs to has changed since."""
-        known = self._known
+        known, own = self._known, {name: local(p) for name, p in params.items()}
         return any(
             name not in known
-            or p._version != known[name][0]
-            or not torch.equal(_sample(p), known[name][1])
-            for name, p in params.items()
+            or w._version != known[name][0]
+            or not torch.equal(_sample(w), known[name][1])
+            for name, w in own.items()
         )
 
     def forget(self) -> None:
@@ -82,10 +85,8 @@ class Watch:
 
 
 @torch.no_grad()
-def _sample(p: Tensor) -> Tensor:
-    """A few entries, from rows all over the weight; none of a sharded one."""
-    if type(p.detach()) is not Tensor:
-        return torch.empty(0)
-    rows = p.detach().reshape(1) if p.dim() == 0 else p.detach()
+def _sample(w: Tensor) -> Tensor:
+    """A few entries, from rows all over the weight."""
+    rows = w.reshape(1) if w.dim() == 0 else w
     rows = rows[:: max(1, len(rows) // SAMPLES)]
     return rows if rows.dim() == 1 else rows.flatten(1)[:, :SAMPLES]
