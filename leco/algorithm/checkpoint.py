@@ -12,13 +12,18 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
+from leco import distributed
 from leco.algorithm import run_state
 from leco.algorithm.interrupts import uninterrupted
+from leco.algorithm.shards import placed_model, placed_state, whole_state
 from leco.atomic import atomically
 from leco.names import named_state, unwrapped
 
 DIGEST = hashlib.sha256().digest_size  # bytes at the end of a checkpoint
 KIND = "leco run 1"
+OTHERS = "other_ranks"
+"""The random states of the ranks after the first one; not there in files of one process that are
+older than this entry."""
 
 
 class DivergedError(ValueError):
@@ -35,16 +40,20 @@ class Resumable(run_state.Stateful, Protocol):
 
 
 def save(run: Resumable, path: Path) -> None:
-    """Write the run, its model, what the L step uses, and the state of the random generators."""
-    state = {
-        "kind": KIND,
+    """Write the run, its model, what the L step uses, and the state of the random generators.
+
+    Of several ranks the first one writes, with the random states of all.
+    """
+    first, *others = distributed.gathered(_random_state())
+    content = {
         "run": run.state_dict(),
         "model": unwrapped(run.lc.model).state_dict(),
         "stateful": {name: part.state_dict() for name, part in run.stateful.items()},
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    atomically(path, lambda temporary: _write(state, temporary))
+    state = {"kind": KIND, **whole_state(content), **first, OTHERS: others}
+    if distributed.rank() == 0:
+        atomically(path, lambda temporary: _write(state, temporary))
+    distributed.wait()
 
 
 def resume(run: Resumable, path: Path) -> bool:
@@ -54,8 +63,12 @@ def resume(run: Resumable, path: Path) -> bool:
         ValueError: the file is damaged, no checkpoint of a run, or of another run; it says which.
             Nothing is changed then.
     """
-    if not path.exists():
+    if not distributed.together(path.exists):
         return False
+    return distributed.together(lambda: _resume(run, path))
+
+
+def _resume(run: Resumable, path: Path) -> bool:
     try:
         state = _read(path)
         _check(run, state)
@@ -90,13 +103,14 @@ def check_finite(model: nn.Module, when: str) -> None:
         model: the net.
         when: for the message, such as "after the L step".
     """
-    for name, value in named_state(model).items():
+    for name, tensor in named_state(model).items():
+        value = distributed.local(tensor)
         if value.is_floating_point() and value.numel() and not value.is_meta:
-            low, high = (float(end) for end in torch.aminmax(value.detach()))
-            trained = value.requires_grad and math.isinf(high - low)
+            low, high = (float(end) for end in torch.aminmax(value))
+            trained = tensor.requires_grad and math.isinf(high - low)
             if math.isnan(low) or trained:
                 what = "NaN" if math.isnan(low) else "infinite"
-                kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
+                kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
                 raise DivergedError(f"{kind} {name!r} has {what} entries {when}")
 
 
@@ -134,8 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"it is damaged, or no checkpoint ({error})") from error
-    wanted = {"kind", "run", "model", "stateful", "rng", "cuda_rng"}
-    if not isinstance(state, dict) or state.get("kind") != KIND or set(state) != wanted:
+    wanted = {"kind", "run", "model", "stateful", "rng", "cuda_rng", OTHERS}
+    if not isinstance(state, dict) or state.get("kind") != KIND or {*state, OTHERS} != wanted:
         raise ValueError("it is no checkpoint of this version of leco.run")
     return state
 
@@ -166,18 +180,30 @@ def _apply(run: Resumable, state: Mapping[str, Any]) -> None:
     before = copy.deepcopy([model.state_dict(), *(p.state_dict() for p in run.stateful.values())])
     with uninterrupted():
         try:
-            model.load_state_dict(state["model"])
+            model.load_state_dict(placed_model(model, state["model"]))
             for name, part in run.stateful.items():
-                part.load_state_dict(state["stateful"][name])
+                part.load_state_dict(placed_state(part, state["stateful"][name]))
             run.load_state_dict(state["run"])  # as a whole, or not at all
         except BaseException:
             for part, kept in zip([model, *run.stateful.values()], before, strict=True):
                 part.load_state_dict(kept)
             raise
         run.lc.belong()
-        torch.set_rng_state(state["rng"])
-        for device, rng in enumerate(state["cuda_rng"][: torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(rng, device)
+        every = [state, *state.get(OTHERS, [])]
+        if distributed.rank() < len(every):  # a further rank goes on with its own
+            _set_random_state(every[distributed.rank()])
+
+
+def _random_state() -> dict[str, Any]:
+    """The states of torch's global generators."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["rng"])
+    for device, rng in enumerate(state["cuda_rng"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(rng, device)
 
 
 def _sizes(model: Mapping[str, Any]) -> dict[str, Any]:

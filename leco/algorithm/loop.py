@@ -19,6 +19,7 @@ from leco.algorithm.checkpoint import DivergedError
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Record, Result
 from leco.algorithm.run import Run, count
+from leco.distributed import rank
 
 
 def run(
@@ -98,6 +99,7 @@ class _bar:  # noqa: N801
     def __init__(self, total: int, shown: bool):
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         times = (TimeElapsedColumn(), TimeRemainingColumn())
+        shown = shown and rank() == 0
         self.bar = Progress(TextColumn("LC"), *columns, *times, disable=not shown)
         self.line = self.bar.add_task("", total=total)
 

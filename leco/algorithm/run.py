@@ -29,6 +29,7 @@ from leco.algorithm.lc import LC
 from leco.algorithm.record import Record, Result, Snapshot
 from leco.algorithm.rollback import Moment, back_, moment
 from leco.compressions.protocol import Compression
+from leco.distributed import mean, together
 from leco.theta.tree import choices, share_changed
 
 Bounds = Callable[[int], Mapping[str, Compression[Any]]]
@@ -56,7 +57,8 @@ class Run:
         schedule: increasing values of mu, such as `leco.automatic(lc.curvature(...), 40)`.
         evaluate: returns (loss, error) of the model as it is when called: at w = Delta(Theta), on
             validation data. The net of least (error, loss) is the best one; a net whose loss or
-            error is NaN never is. Without `evaluate`, the last net is the best one.
+            error is NaN never is. Without `evaluate`, the last net is the best one. Of several
+            ranks each has its share of the data; the means count.
         batches: gives the inputs to recalibrate batch-norm statistics with before each evaluation,
             augmented as in training. It is called once more at the start, to compare its
             statistics with those of training.
@@ -75,7 +77,7 @@ class Run:
             ones. None: 1e-4; 0, which never stops, with `from_delta`, where the gap is what one L
             step moves, and for penalty forms, whose ranks and supports change with mu at any gap.
         checkpoint: a file, written after each step. Where it exists, the run goes on from it,
-            exactly.
+            exactly. Of several ranks the first one writes it, with the random state of each.
         stateful: other objects with `state_dict` and `load_state_dict` that the L step uses, such
             as the optimizer: kept in the checkpoint.
 
@@ -139,7 +141,8 @@ class Run:
             return
 
         # What can't work
-        checkpoints.check_finite(self.lc.model, "before the first L step")
+        model = self.lc.model
+        together(lambda: checkpoints.check_finite(model, "before the first L step"))
         if self.path is not None:
             checkpoints.check_stateful(self.stateful)
         wrong = None if self.batches is None else unlike_training(self.lc.model, self.batches())
@@ -281,7 +284,8 @@ class Run:
     def _c_step(self) -> Record:
         """C step and multipliers; where they can't be, the state of the last record."""
         try:
-            checkpoints.check_finite(self.lc.model, "after the L step, which diverged")
+            model = self.lc.model
+            together(lambda: checkpoints.check_finite(model, "after the L step, which diverged"))
             return self.lc.step()
         except ValueError:
             self.undo()
@@ -305,7 +309,7 @@ class Run:
         record = self.records[step]._replace(bits=self.lc.bits())
         with self.lc.compressed(None if self.batches is None else self.batches()):
             if self.evaluate is not None:
-                loss, error = self.evaluate()
+                loss, error = mean(self.evaluate())
                 record = record._replace(compressed_loss=float(loss), compressed_error=float(error))
             better = self._is_best(record)
             best = self.lc.snapshot() if better else self.best

@@ -1,0 +1,10 @@
+"""Several processes that train one net find what one process finds."""
+
+import pytest
+from ranks.launch import run
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_replicated_parameters(ranks, tmp_path):
+    """Under DistributedDataParallel: `tests/ranks/replicated.py` has the cases."""
+    assert run("ranks.replicated", ranks, tmp_path) == {}
