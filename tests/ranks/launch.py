@@ -61,15 +61,10 @@ def run(module: str, ranks: int, folder: Path) -> dict[str, str]:
     return {case: text for case, text in found.items() if text}
 
 
-def work(module: str, rank: int, ranks: int, folder: Path, port: int) -> None:
+def work(cases, expected, rank: int, ranks: int, folder: Path, port: int) -> None:
     """All cases on one rank."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message="leco.run: mu ended")
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     results = {}
-    cases = importlib.import_module(module).CASES
-    expected = {case.__name__: alone(case, folder) for case in cases}
     dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=TIMEOUT)
     for case in cases:
         results[case.__name__] = ""
@@ -85,7 +80,7 @@ def work(module: str, rank: int, ranks: int, folder: Path, port: int) -> None:
 def alone(case, folder: Path):
     """What a case gives in one process."""
     torch.manual_seed(0)
-    own = folder / f"alone-{os.getpid()}"
+    own = folder / "alone"
     own.mkdir(exist_ok=True)
     return case(Place(0, 1, own))
 
@@ -106,7 +101,11 @@ def compare(found, expected) -> None:
 
 
 def main(module: str, ranks: int, folder: Path) -> int:
-    importlib.import_module(module)
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message="leco.run: mu ended")
+    cases = importlib.import_module(module).CASES
+    expected = {case.__name__: alone(case, folder) for case in cases}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,7 +114,7 @@ def main(module: str, ranks: int, folder: Path) -> int:
         child = os.fork()
         if not child:
             try:
-                work(module, rank, ranks, folder, port)
+                work(cases, expected, rank, ranks, folder, port)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)

@@ -1,10 +1,16 @@
 """A net with a parameter for every compression, its tasks, and its training."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
 import torch
 from laws.cases import CASES
 from torch import nn
 
 import leco
+from leco.compressions import cp, tucker
+from leco.compressions import train as train_form
 
 DATA = torch.randn(16, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 FAMILIES = {
@@ -55,6 +61,15 @@ def tasks(families: bool = True) -> dict[str, leco.Task]:
 
 def small() -> Net:
     return Net({"a": (5, 3), "b": (7,)})
+
+
+@contextmanager
+def few_sweeps() -> Iterator[None]:
+    """Inside, tensor decompositions end after two sweeps, as only equal results count here."""
+    with ExitStack() as stack:
+        for module in (cp, train_form, tucker):
+            stack.enter_context(mock.patch.object(module, "SWEEPS", 2))
+        yield
 
 
 def train(lc: leco.LC, model: nn.Module, optimizer, examples: torch.Tensor) -> None:

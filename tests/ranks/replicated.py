@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from ranks.launch import Place
-from ranks.nets import DATA, MUS, families, l_step, sgd, small, tasks, train
+from ranks.nets import DATA, MUS, families, few_sweeps, l_step, sgd, small, tasks, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,7 +33,8 @@ def every_family(place: Place):
     lc = leco.LC(model, tasks())
     optimizer = sgd(model)
     lc.attach(optimizer)
-    train(lc, model, optimizer, place.share(DATA))
+    with few_sweeps():
+        train(lc, model, optimizer, place.share(DATA))
     return everything(lc)
 
 
