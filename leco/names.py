@@ -78,6 +78,6 @@ def check_current(model: nn.Module, params: Mapping[str, nn.Parameter]) -> None:
         if parameter_at(model, name) is not p:
             raise ValueError(
                 f"LC: parameter {name!r} was replaced in the model since the LC was made (by "
-                "load_state_dict(assign=True), a new nn.Parameter, weight norm, an adapter or the "
-                "like); make a new LC of the model as it is now"
+                "load_state_dict(assign=True), a new nn.Parameter, weight norm, an adapter, "
+                "fully_shard or the like); make a new LC of the model as it is now"
             )

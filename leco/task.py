@@ -14,6 +14,7 @@ from leco.compressions.codebooks import Codebook
 from leco.compressions.protocol import Compression
 from leco.compressions.quantization import Binary, FixedCodebook
 from leco.compressions.vectors import VectorCodebook
+from leco.distributed import local, whole
 from leco.modules import linear_like
 from leco.names import known, named_parameters
 from leco.selection import match as match
@@ -137,10 +138,12 @@ def _check_parameter(task: str, name: str, p: nn.Parameter) -> None:
         )
     if p.numel() == 0:
         raise ValueError(f"{place} has shape {tuple(p.shape)}, no entries")
-    low, high = torch.aminmax(p.detach())  # one pass, without temporaries
+    own = local(p)
+    low, high = torch.aminmax(own) if own.numel() else (0, 0)  # one pass, without temporaries
     if not (-math.inf < float(low) and float(high) < math.inf):
         raise ValueError(
-            f"{place} has {int((~torch.isfinite(p)).sum())} NaN or infinite entries of {p.numel()}"
+            f"{place} has {int((~torch.isfinite(own)).sum())} NaN or infinite entries of "
+            f"{own.numel()}"
         )
     if not p.requires_grad:
         warnings.warn(
@@ -186,7 +189,7 @@ def _moves_zeros(task: Task) -> bool:
 
 def _shared(task: Task, own: Mapping[str, nn.Parameter], name: str, row: int) -> bool:
     """Whether the row is all 0, and in one problem of the compression with other weights."""
-    if own[name][row].any():
+    if whole(own[name])[row].any():
         return False
     marks = [torch.zeros(p.shape, dtype=torch.bool) for p in own.values()]
     marks[list(own).index(name)][row] = True

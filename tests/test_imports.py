@@ -10,7 +10,7 @@ import leco
 
 ROOT = Path(leco.__file__).parent
 ROOMS = [  # from the bottom up; the rooms of one line may not import one another
-    {"atomic", "optional", "modules"},
+    {"atomic", "optional", "modules", "distributed"},
     {"views", "coding", "names"},
     {"theta", "selection"},
     {"compressions"},

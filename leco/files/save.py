@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Snapshot
+from leco.distributed import gathered, is_sharded, rank, together
 from leco.files.arguments import check_path
 from leco.files.container import write
 from leco.files.differences import listed
 from leco.files.written import check_net, present, rest_of, written
-from leco.names import plain, unwrapped
+from leco.names import named_state, plain, unwrapped
 from leco.theta import Theta
 from leco.theta.tree import leaves
 
@@ -52,7 +53,8 @@ def save(
     Args:
         path: where to write.
         lc: whose Thetas are written, with the other weights and buffers of its model as they are
-            (inside `lc.compressed(batches)`: with recalibrated batch-norm statistics).
+            (inside `lc.compressed(batches)`: with recalibrated batch-norm statistics). Of a model
+            that is sharded among ranks, every rank must call `save`; the first one writes.
         snapshot: write this one instead, such as `leco.run(...).best`.
         dtype: round the wider floats in no task (biases, norms, statistics, layers left out) to
             torch.float16 or torch.bfloat16.
@@ -82,7 +84,10 @@ def save(
     description, payloads = written(lc, net, rest.rounded(dtype))
     if notes:
         warnings.warn(f"leco.save: {'; '.join(notes)}", stacklevel=2)
-    return write(path, description, payloads)
+    if not any(is_sharded(value) for value in named_state(lc.model).values()):
+        return write(path, description, payloads)
+    size = together(lambda: write(path, description, payloads) if rank() == 0 else 0)
+    return gathered(size)[0]
 
 
 def _not_finite(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from leco.distributed import fill_
 from leco.files.container import Pooled, Stored
 from leco.files.differences import differences, listed
 from leco.names import known, plain, unwrapped
@@ -151,7 +152,7 @@ class Target:
             if old is not None and old.is_meta:
                 made[id(old)] = _on_cpu(old, value)
             elif old is not None:
-                old.copy_(value)
+                fill_(old, value)
         _assign(self.model, made)
         self._note_meta()
 

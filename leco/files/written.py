@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Snapshot
+from leco.distributed import whole
 from leco.files.arguments import check_kind
 from leco.files.container import Payload
 from leco.files.writer import Writer, check_tensor, described
@@ -50,7 +51,8 @@ def check_net(call: str, lc: object, snapshot: object, dtype: object) -> None:
 
 
 def present(call: str, lc: LC, snapshot: Snapshot | None = None) -> Snapshot:
-    """The snapshot, or the net as it is now. Raises ValueError where there is no Theta yet."""
+    """The snapshot, or the net as it is now, with whole tensors. Raises ValueError where there is
+    no Theta yet."""
     lc.check_current()
     net = snapshot or Snapshot(lc.thetas, lc.rest())
     if not net.thetas:
@@ -58,7 +60,7 @@ def present(call: str, lc: LC, snapshot: Snapshot | None = None) -> Snapshot:
             f"leco.{call.split('(')[0]}: there is no Theta yet; set lc.mu first, which makes the "
             "direct compression"
         )
-    return net
+    return net._replace(rest={name: whole(value) for name, value in net.rest.items()})
 
 
 def written(lc: LC, net: Snapshot, rest: Rest, without: str | None = None) -> Written:
