@@ -151,9 +151,7 @@ def with_part(value: Tensor, like: Tensor) -> Tensor:
 
     mesh, placements = like.device_mesh, like.placements  # pyright: ignore
     shape, stride = like.shape, like.stride()
-    return DTensor.from_local(
-        value, mesh, placements, run_check=False, shape=shape, stride=stride
-    )
+    return DTensor.from_local(value, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def total(sums: Mapping[str, float], tensors: Mapping[str, Tensor]) -> float:

@@ -36,7 +36,6 @@ from leco.algorithm.variables import Variables
 from leco.algorithm.watch import LOST
 from leco.theta import Theta
 
-
 HUNDREDTH = 100  # steps between two comparisons of the ranks
 
 
@@ -268,7 +267,7 @@ class LC(Variables):
 
     @torch.no_grad()
     def _compress(self, verb: str, names: Sequence[str] = ()) -> dict[str, Theta]:
-        self.mu  # noqa: B018: raises where it is not set
+        mu = self.mu
         self._require_outside(verb)
         self.check_current()
         names = tuple(names) or tuple(self.tasks)
@@ -278,7 +277,7 @@ class LC(Variables):
                     f"LC: there is no task {name!r}; there are {', '.join(self.tasks)}"
                 )
         if not self.thetas or (verb == "step" and self._steps % HUNDREDTH == 0):
-            check_alike(self.mu, self._params, self.multipliers)
+            check_alike(mu, self._params, self.multipliers)
         sizes = {n: sum(self._params[own].numel() for own in self.names[n]) for n in names}
         devices = {n: self._params[self.names[n][0]].device for n in names}
         return shared_c_steps(sizes, self._problem, self._solve, devices)

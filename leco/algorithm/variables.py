@@ -91,9 +91,7 @@ class Variables:
     def weights(self) -> dict[str, Tensor]:
         """w for each compressed parameter, also inside `with lc.compressed()`, where the model
         holds Delta(Theta)."""
-        return {
-            n: self._delta[n] if self._inside else p.detach() for n, p in self._params.items()
-        }
+        return {n: self._delta[n] if self._inside else p.detach() for n, p in self._params.items()}
 
     @property
     def inside(self) -> bool:

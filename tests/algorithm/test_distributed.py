@@ -5,12 +5,6 @@ from ranks.launch import run
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_replicated_parameters(ranks, tmp_path):
-    """Under DistributedDataParallel: `tests/ranks/replicated.py` has the cases."""
-    assert run("ranks.replicated", ranks, tmp_path) == {}
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_sharded_parameters(ranks, tmp_path):
-    """Under fully_shard and tensor parallelism: `tests/ranks/sharded.py` has the cases."""
-    assert run("ranks.sharded", ranks, tmp_path) == {}
+def test_ranks_find_what_one_process_finds(ranks, tmp_path):
+    """`tests/ranks` has the cases: DistributedDataParallel, fully_shard, tensor parallelism."""
+    assert run(ranks, tmp_path) == {}

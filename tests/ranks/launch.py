@@ -1,13 +1,12 @@
-"""Runs the cases of a module on several processes of one machine, and reports what went wrong.
+"""Runs cases on several processes of one machine, and reports what went wrong.
 
-    python -m ranks.launch ranks.replicated 2 folder
+    python -m ranks.launch 2 folder
 
 imports everything once, then forks the ranks. Each case is a function of a `Place`; all ranks run
 all cases, in order. `run` does this in a process of its own.
 """
 
 import datetime
-import importlib
 import json
 import os
 import socket
@@ -15,34 +14,23 @@ import subprocess
 import sys
 import traceback
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+from ranks import replicated, sharded
+from ranks.place import Place, compare
+
 TIMEOUT = datetime.timedelta(seconds=60)
 LIMIT = 300  # seconds for all cases
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a case runs: before there are ranks (rank 0 of 1), or on one of them."""
-
-    rank: int
-    ranks: int
-    folder: Path
-
-    def share(self, rows: torch.Tensor) -> torch.Tensor:
-        """This rank's rows."""
-        return rows[self.rank :: self.ranks]
-
-
-def run(module: str, ranks: int, folder: Path) -> dict[str, str]:
+def run(ranks: int, folder: Path) -> dict[str, str]:
     """What went wrong, by case."""
     tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), str(tests.parent)])
-    command = [sys.executable, "-m", "ranks.launch", module, str(ranks), str(folder)]
+    command = [sys.executable, "-m", "ranks.launch", str(ranks), str(folder)]
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -52,7 +40,8 @@ def run(module: str, ranks: int, folder: Path) -> dict[str, str]:
         check=False,
     )
     files = sorted(folder.glob("result-*.json"))
-    assert done.returncode == 0 and len(files) == ranks, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(files) == ranks
     found = dict[str, str]()
     for file in files:
         for case, text in json.loads(file.read_text()).items():
@@ -70,7 +59,7 @@ def work(cases, expected, rank: int, ranks: int, folder: Path, port: int) -> Non
         results[case.__name__] = ""
         try:
             torch.manual_seed(0)
-            compare(case(Place(rank, ranks, folder)), expected[case.__name__])
+            compare(case(Place(rank, ranks, folder / "ranks")), expected[case.__name__])
         except BaseException:
             results[case.__name__] = f"rank {rank} of {ranks}: {traceback.format_exc()}"
             break  # the other ranks may wait for this one
@@ -80,35 +69,21 @@ def work(cases, expected, rank: int, ranks: int, folder: Path, port: int) -> Non
 def alone(case, folder: Path):
     """What a case gives in one process."""
     torch.manual_seed(0)
-    own = folder / "alone"
-    own.mkdir(exist_ok=True)
-    return case(Place(0, 1, own))
+    (folder / "alone").mkdir(exist_ok=True)
+    return case(Place(0, 1, folder / "alone"))
 
 
-def compare(found, expected) -> None:
-    """Equal to 1e-12."""
-    found, expected = found or {}, expected or {}
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(
-            torch.as_tensor(found[name]),
-            torch.as_tensor(value),
-            rtol=1e-12,
-            atol=1e-12,
-            equal_nan=True,
-            msg=lambda text, name=name: f"{name}: {text}",
-        )
-
-
-def main(module: str, ranks: int, folder: Path) -> int:
+def main(ranks: int, folder: Path) -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="leco.run: (mu ended|.*indices and masks)")
-    cases = importlib.import_module(module).CASES
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    cases = [*replicated.CASES, *sharded.CASES]
     expected = {case.__name__: alone(case, folder) for case in cases}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    (folder / "ranks").mkdir()
     children = []
     for rank in range(ranks):
         child = os.fork()
@@ -120,8 +95,11 @@ def main(module: str, ranks: int, folder: Path) -> int:
                 os._exit(1)
             os._exit(0)
         children.append(child)
-    return max(os.waitpid(child, 0)[1] for child in children)
+    failed = max(os.waitpid(child, 0)[1] for child in children)
+    for case in () if failed else sharded.AFTER:
+        case(Place(0, 1, folder / "alone"), expected)
+    return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])) != 0)
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])) != 0)

@@ -72,17 +72,17 @@ def few_sweeps() -> Iterator[None]:
         yield
 
 
-def train(lc: leco.LC, model: nn.Module, optimizer, examples: torch.Tensor) -> None:
-    """LC steps over MUS, of four optimizer steps each."""
+def train(lc: leco.LC, model: nn.Module, optimizer, examples, steps: int = 4) -> None:
+    """LC steps over MUS, of so many optimizer steps each."""
     for mu in MUS:
         lc.mu = mu
-        l_step(model, optimizer, examples)
+        l_step(model, optimizer, examples, steps)
         lc.step()
 
 
-def l_step(model: nn.Module, optimizer, examples: torch.Tensor) -> float:
+def l_step(model: nn.Module, optimizer, examples: torch.Tensor, steps: int = 4) -> float:
     loss = torch.zeros(())
-    for _ in range(4):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = model(examples)
         loss.backward()

@@ -4,14 +4,15 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import pytest
 import torch
-from ranks.launch import Place
-from ranks.nets import DATA, MUS, families, few_sweeps, l_step, sgd, small, tasks, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import leco
 from leco import distributed
+from ranks.nets import DATA, MUS, families, few_sweeps, l_step, sgd, small, tasks, train
+from ranks.place import Place
 
 
 def wrapped(place: Place, net: nn.Module) -> nn.Module:
@@ -34,7 +35,7 @@ def every_family(place: Place):
     optimizer = sgd(model)
     lc.attach(optimizer)
     with few_sweeps():
-        train(lc, model, optimizer, place.share(DATA))
+        train(lc, model, optimizer, place.share(DATA), steps=1)
     return everything(lc)
 
 
@@ -59,7 +60,10 @@ def a_metric_of_each_ranks_gradients(place: Place):
     net = small()
     lc = leco.LC(net, tasks(families=False))
     examples = place.share(DATA)
-    h = lc.curvature(lambda: net(examples).backward())
+    # a loss whose curvature depends on the examples
+    h = lc.curvature(
+        lambda: sum(net(a) * a.square() for a in examples).div(len(examples)).backward()
+    )
     d = leco.fisher(lc, lambda batch: net(batch).backward(), examples.split(1))
     lc.set_metric(d)
     model = wrapped(place, net)
@@ -164,12 +168,8 @@ def an_error_on_one_rank_is_an_error_on_all(place: Place):
     failing = dataclasses.replace(named["b"].compression, fails=True)
     lc.set_compressions({"b": failing})
     for _ in range(2):  # the ranks stay in step
-        try:
+        with pytest.raises(ValueError, match=r"task 'b', mu = 1: no C step today"):
             lc.step()
-        except ValueError as error:
-            assert "task 'b', mu = 1: no C step today" in str(error)
-        else:
-            raise AssertionError("nothing was raised")
         assert lc.thetas == before
 
 
@@ -183,12 +183,8 @@ def nan_on_one_rank_ends_the_run_on_all(place: Place):
     if place.rank == 0:
         with torch.no_grad():
             lc.params["w.a"][0, 0] = math.nan
-    try:
+    with pytest.raises(ValueError, match="NaN"):
         run.end(0)
-    except ValueError as error:
-        assert "NaN" in str(error)
-    else:
-        raise AssertionError("nothing was raised")
     assert torch.equal(lc.params["w.a"], before)
 
 
@@ -203,23 +199,11 @@ def ranks_that_drift_are_refused(place: Place):
             lc.step()
         with torch.no_grad():
             lc.params["w.b"][2] += 1e-9 * (place.rank == 1)
-        refused(lc.step, "rank 1 and rank 0 have different parameter 'w.b', and 0 other")
+        with pytest.raises(ValueError, match=r"have different parameter 'w\.b', and 0 other.*wrap"):
+            lc.step()
     lc = leco.LC(small(), tasks(families=False))
-
-    def start():
+    with pytest.raises(ValueError, match=r"rank 1 and rank 0 have different mu \(2, 1\), and 0"):
         lc.mu = 1.0 + (place.rank == 1)
-
-    refused(start, r"different mu (2, 1), and 0 other")
-
-
-def refused(call, words: str) -> None:
-    try:
-        call()
-    except ValueError as error:
-        assert words in str(error), str(error)
-        assert "DistributedDataParallel" in str(error)
-    else:
-        raise AssertionError("nothing was raised")
 
 
 CASES = [
