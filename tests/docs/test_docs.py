@@ -14,6 +14,7 @@ NAMES = (
     "compressions",
     "your-own-compression",
     "training-loops",
+    "trainers",
     "file",
     "export",
 )
@@ -38,6 +39,8 @@ def test_every_page_has_blocks():
         assert blocks(ROOT / "docs" / f"{name}.md"), name
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's own
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

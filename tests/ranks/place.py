@@ -19,6 +19,11 @@ class Place:
         return rows[self.rank :: self.ranks]
 
 
+def key(case) -> str:
+    """A name of the case."""
+    return f"{case.__module__}.{case.__name__}"
+
+
 def compare(found, expected) -> None:
     """Equal to 1e-12."""
     found, expected = found or {}, expected or {}

@@ -16,7 +16,7 @@ import leco
 from leco.distributed import is_sharded, local, whole
 from leco.integrations.sharded import ShardedState
 from ranks.nets import DATA, MUS, families, few_sweeps, l_step, small, tasks, train
-from ranks.place import Place, compare
+from ranks.place import Place, compare, key
 
 
 def sharded(place: Place, net: nn.Module) -> nn.Module:
@@ -90,7 +90,7 @@ def the_compressed_net_inside_an_evaluation(place: Place):
 
 def a_run_that_is_resumed_and_saved(place: Place):
     """Interrupted in its second half; its best net is written and read into a sharded model."""
-    path, file = place.folder / "run.pt", place.folder / "net"
+    path, file = place.folder / "sharded.pt", place.folder / "net"
     for stop in (2, None):
         model = sharded(place, small())
         lc = leco.LC(model, tasks(families=False))
@@ -220,7 +220,7 @@ def in_one_process_again(place: Place, expected) -> None:
     """From the checkpoint of several."""
     (path,) = (p for p in place.folder.parent.glob("dcp-*") if p.name != "dcp-1")
     again = interrupted(place, int(path.name.removeprefix("dcp-")))
-    compare(again, expected["a_checkpoint_of_torch_distributed"])
+    compare(again, expected[key(a_checkpoint_of_torch_distributed)])
 
 
 AFTER = [in_one_process_again]
