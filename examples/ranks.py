@@ -40,7 +40,7 @@ def main() -> None:
     if several:
         model = fully_shard(net) if options.shard else DistributedDataParallel(net)
     lc = leco.LC(model, leco.each(leco.match(net, nn.Linear), leco.Vector(), leco.Codebook(4)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
     rows = data()
     sampler = DistributedSampler(rows) if several else None
     loader = DataLoader(rows, 32, sampler=sampler)
@@ -72,7 +72,7 @@ def main() -> None:
     mus = leco.automatic(h, 2 if options.smoke else 40)
 
     def l_step(k: int) -> float:
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - k / len(mus))
+        optimizer.param_groups[0]["lr"] = 3e-2 * (1 - k / len(mus))
         return epoch(k)
 
     result = leco.run(lc, l_step, mus, evaluate=evaluate, progress=not options.smoke)
