@@ -1,4 +1,4 @@
-"""Make the tables of docs/benchmarks.md and README.md, the figures, and results/*.csv.
+"""Make the tables of the pages (benchmarks, trainers, README), the figures, and results/*.csv.
 
     python -m benchmarks.tables [--check]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.report import aims, cells, figure, speed
+from benchmarks.report import aims, cells, figure, ranks, speed
 from benchmarks.report.cells import FROM_DELTA, TITLES, chosen, error, mean, of, others
 
 ROOT = Path(__file__).parent.parent
@@ -154,6 +154,7 @@ def tables() -> dict[str, str]:
         "files": markdown(speed.lengths()),
         "speeds": markdown(speed.speeds()),
         "fuzz": speed.fuzz(),
+        "trainers": f"{markdown(ranks.rows())}\n\n{ranks.costs()}",
         "results": markdown(methods(README)),
     }
 
@@ -172,6 +173,7 @@ def numbers() -> dict[str, list[Row]]:
             for name in ("speed", "scaling", "lstep", "many", "step")
         },
         **{name: speed.last("file", name)["rows"] for name in ("lengths", "load")},
+        "ranks": speed.last("ranks", "cost")["rows"],
         "fuzz": speed.damaged(),
         "coding": coding["rows"],
         "floats": coding["floats"],
@@ -209,7 +211,10 @@ def filled(text: str, parts: dict[str, str]) -> str:
 
 def made() -> dict[Path, str]:
     """What each file must say, but for the figures."""
-    pages = [ROOT / "docs" / "benchmarks.md", ROOT / "README.md"]
+    pages = [
+        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers")),
+        ROOT / "README.md",
+    ]
     parts = tables()
     found = {page: filled(page.read_text(encoding="utf-8"), parts) for page in pages}
     for name, rows in numbers().items():

@@ -36,9 +36,11 @@ def main() -> None:
 
     # The net, wrapped or sharded, and the LC of it
     net = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 2))
-    model = net
-    if several:
-        model = fully_shard(net) if options.shard else DistributedDataParallel(net)
+    model: nn.Module = net
+    if several and options.shard:
+        fully_shard(net)
+    elif several:
+        model = DistributedDataParallel(net)
     lc = leco.LC(model, leco.each(leco.match(net, nn.Linear), leco.Vector(), leco.Codebook(4)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
     rows = data()

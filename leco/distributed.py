@@ -8,7 +8,7 @@ torch.distributed. Its slow parts are imported where there is a sharded tensor a
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -186,6 +186,6 @@ def reshard_(model: nn.Module) -> None:
     leaves some of them whole."""
     module = sys.modules.get("torch.distributed.fsdp")
     if module is not None and ranks() > 1:
-        for part in model.modules():
-            if isinstance(part, module.FSDPModule):
-                part.reshard()
+        for own in model.modules():
+            if isinstance(own, module.FSDPModule):
+                cast(Any, own).reshard()

@@ -28,8 +28,9 @@ from leco.algorithm import attach, penalty
 from leco.algorithm.alike import check_alike
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
 from leco.algorithm.curvature import mean_curvature
+from leco.algorithm.inputs import c_step_input
 from leco.algorithm.interrupts import uninterrupted
-from leco.algorithm.metric import task_mu, weighed_gap
+from leco.algorithm.metric import weighed_gap
 from leco.algorithm.owners import shared_c_steps
 from leco.algorithm.record import Record, differences, norm
 from leco.algorithm.variables import Variables
@@ -50,7 +51,8 @@ class LC(Variables):
     Args:
         model: the net whose parameters the tasks name. Nothing is written on its modules. Of a net
             in DataParallel, DistributedDataParallel or torch.compile the net inside is taken, and
-            names do not have `module.` or `_orig_mod.`.
+            names do not have `module.` or `_orig_mod.`. Of several ranks (torch.distributed),
+            each makes the same calls; parameters may be sharded, by `fully_shard` before.
         tasks: name to `Task`. Parameters in no task are trained as usual; `leco.plan(lc)` says
             which is which.
         multipliers: False for the quadratic penalty.
@@ -283,32 +285,12 @@ class LC(Variables):
         return shared_c_steps(sizes, self._problem, self._solve, devices)
 
     def _problem(self, name: str, own: bool) -> tuple[Any, Any]:
-        """What the task's C step takes, x and mu. Sharded parameters are gathered; where the
-        result is not this rank's `own`, it is not needed."""
+        """x and mu of the task's C step. Every rank takes part where parameters are sharded; the
+        others get nothing that is not their `own`."""
         params = {n: self._params[n] for n in self.names[name]}
         if not own and not any(distributed.is_sharded(p) for p in params.values()):
             return None, None
-        device = next(iter(params.values())).device
-        x = self._array(name)
-        return x, task_mu(self.mu, self.tasks[name], params, self._metric, device)
-
-    def _array(self, name: str) -> Any:
-        """x = w - lambda/(mu d) through the task's view; half precision is compressed in
-        float32."""
-        tensors, device = [], self._params[self.names[name][0]].device
-        for n in self.names[name]:
-            w = distributed.local(self._params[n])
-            w = w.float() if w.element_size() < 4 else w
-            if self._multipliers is not None:
-                multiplier = distributed.local(self._multipliers[n])
-                if n in self._metric:
-                    d = distributed.local(self._metric[n])
-                    w = torch.addcdiv(w, multiplier, d, value=-1 / self.mu)
-                else:
-                    w = torch.sub(w, multiplier, alpha=1 / self.mu)
-            w = distributed.whole(distributed.with_part(w, self._params[n]))
-            tensors.append(w.to(device))
-        return self.tasks[name].view.forward(tensors)
+        return c_step_input(self.tasks[name], self.mu, params, self.multipliers, self._metric)
 
     def _solve(self, name: str, problem: tuple[Any, Any]) -> Theta:
         """The task's C step, from its last Theta where that is of the same compression."""

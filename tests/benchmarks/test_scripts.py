@@ -30,6 +30,10 @@ SMALL = {
         "Bin",
         "Rank",
     ),
+    "ranks.cost": (
+        *("--processes", "1", "--width", "16", "--depth", "1", "--batch", "1", "--length", "4"),
+        *("--steps", "1", "--c-steps", "1"),
+    ),
     "file.coding": ("--symbols", "2000", "--repeats", "1", "--epochs", "1"),
     "file.fuzz": ("--seconds", "0.01"),
     "serving.latency": (
