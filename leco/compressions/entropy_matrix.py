@@ -12,7 +12,7 @@ from leco.compressions.cells import cells_of
 from leco.compressions.checks import check_count, check_number
 from leco.compressions.entropy import EntropyCodebook
 from leco.compressions.entropy_descent import ENTRY_BITS, Candidates, borders
-from leco.compressions.entropy_metric import CHUNK, coded
+from leco.compressions.entropy_weighed import CHUNK, coded
 from leco.compressions.metric import Mu
 from leco.compressions.protocol import Penalty
 from leco.theta import ZeroCodes
