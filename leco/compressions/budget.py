@@ -141,8 +141,9 @@ class Budget(OfParts, Compression[Sum]):
         starts = [None] * count if theta is None else [term.theta for term in theta.terms]
         point = self._search(x, mu, starts)
 
-        # in a metric, where C steps may be descent steps: again from there
-        for _ in range(0 if isinstance(mu, (int, float)) else SWEEPS):
+        # in a metric, where C steps may be descent steps: again from there, unless the last Theta
+        # is such a point already
+        for _ in range(SWEEPS if theta is None and not isinstance(mu, (int, float)) else 0):
             last, point = point, self._search(x, mu, point.thetas)
             if not point.loss < (1 - ENOUGH) * last.loss:
                 point = min(last, point, key=lambda p: p.loss)

@@ -11,14 +11,22 @@ from torch.nn.functional import pad
 from leco.compressions.entropy_descent import Candidates, best_of, strict_rows
 from leco.compressions.entropy_idle import TRIAL_SWEEPS, without_idle
 from leco.compressions.entropy_starts import last_candidate, starting_candidates
-from leco.compressions.entropy_weighed import Swept, Weighed, coded, descend_in_metric, fronts_of
+from leco.compressions.entropy_weighed import (
+    Swept,
+    Weighed,
+    coded,
+    descend_in_metric,
+    fronts_of,
+    sweep,
+)
 from leco.compressions.kmeans1d import MAX_SWEEPS, lloyd, optimal_codebook
 from leco.compressions.sorted_values import COARSE_CUTS, Sorted
 from leco.theta import Codes, ZeroCodes
 
 SAMPLE = 2**13  # weights of a row that the starts are tried on
 SIZES = (1, 2, 3, 4, 6, 8, 16, 64, 256)  # of the k-means codebooks that the descent starts from
-KEPT = 3  # starts that go on with all weights
+TRIED = 4  # starts that go on after one sweep
+KEPT = 2  # starts that go on with all weights
 CUTS_OF_ALL = 2**22  # candidates of all rows, for the weighted k-means codebooks
 WORK = 2**22  # evaluations of the rows that are looked at in one go
 
@@ -55,7 +63,8 @@ class Problems(NamedTuple):
                 None if s is None else Candidates(*(field[part] for field in s))
                 for s in (self.plain, self.starts, self.last)
             )
-            assert plain is not None and starts is not None
+            assert plain is not None
+            assert starts is not None
             whole, some = self.whole.rows(part), self.some.rows(part)
             scaled, root, strict = self.scaled.rows(part), self.root[part], self.strict[part]
             yield Problems(scaled, root, plain, whole, some, starts, last, strict)
@@ -81,16 +90,15 @@ def family_in_metric(
     scaled = Sorted((rows * root).to(x.dtype))
     plain = starting_candidates(scaled, k, with_zero, None)
 
-    # weighted k-means, with lengths of 0, and the last Theta
+    # weighted k-means of a sample, and the last Theta
     whole = Weighed.of(rows, weights)
     some = whole.sample(SAMPLE)
     starts = _weighted_means(some, k, with_zero)
     last = last_candidate(theta, len(rows), k, with_zero)
     if last is not None:
-        starts.append(last)
+        starts = Candidates(*(torch.cat(fields, 1) for fields in zip(starts, last, strict=True)))
     strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
-    joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*starts, strict=True)))
-    problems = Problems(scaled, root, plain, whole, some, joined, last, strict)
+    problems = Problems(scaled, root, plain, whole, some, starts, last, strict)
 
     def descend(alpha: float) -> ZeroCodes | Codes:
         found = [(part, _best(part, 2 * alpha)) for part in problems.parts()]
@@ -103,40 +111,35 @@ def family_in_metric(
 
 def _best(own: Problems, price: float) -> Swept:
     """The best that was found for each row, for a price 2 alpha of a bit."""
-    rows, k = own.strict.shape[0], own.starts.values.shape[-1]
+    rows = len(own.strict)
     first = torch.arange(rows, device=own.strict.device)
 
-    # a few sweeps of the sample from every start
+    def descended(data: Weighed, starts: list[Candidates], sweeps: int) -> Swept:
+        """From all starts (R, C, K) together."""
+        joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*starts, strict=True)))
+        which = first.repeat_interleave(joined.values.shape[1])
+        start = Candidates(*(field.flatten(0, 1) for field in joined))
+        return descend_in_metric(data, which, start, price, own.strict[which], sweeps)
+
+    # sweeps of the sample: one from every start, some more from the best
     plain = best_of(own.scaled, own.plain, price)
     plain = plain._replace(values=plain.values / own.root.unsqueeze(1))
-    starts = [torch.cat(fields, 1) for fields in zip(plain, own.starts, strict=True)]
-    which = first.repeat_interleave(starts[0].shape[1])
-    start = Candidates(*(field.flatten(0, 1) for field in starts))
-    tried = descend_in_metric(own.some, which, start, price, own.strict[which], TRIAL_SWEEPS)
-
-    # the best without the values that do not pay, some more, and the last Theta
+    tried = descended(own.some, [plain, own.starts], 1)
+    tried = descended(own.some, [tried.first(rows, TRIED)], TRIAL_SWEEPS)
     lean = without_idle(own.some, tried.best(rows), price, own.strict)
-    order = tried.objective.view(rows, -1).topk(min(KEPT, starts[0].shape[1]), largest=False)
-    places = order.indices[..., None].expand(-1, -1, k)
-    kept = [
-        Candidates(*(f.unsqueeze(1) for f in lean.after)),
-        Candidates(*(f.unflatten(0, (rows, -1)).gather(1, places) for f in tried.after)),
-    ]
-    kept += [] if own.last is None else [own.last]
-    starts = [torch.cat(fields, 1) for fields in zip(*kept, strict=True)]
 
-    # on with all weights
-    which = first.repeat_interleave(starts[0].shape[1])
-    start = Candidates(*(field.flatten(0, 1) for field in starts))
-    best = descend_in_metric(own.whole, which, start, price, own.strict[which], TRIAL_SWEEPS)
-    best = best.best(rows)
+    # on with all weights, and from the last Theta
+    starts = [tried.first(rows, KEPT), Candidates(*(f.unsqueeze(1) for f in lean.after))]
+    starts += [] if own.last is None else [own.last]
+    best = descended(own.whole, starts, TRIAL_SWEEPS).best(rows)
     after = descend_in_metric(own.whole, first, best.after, price, own.strict, MAX_SWEEPS)
     return after.where(after.objective < best.objective, best)
 
 
-def _weighted_means(data: Weighed, k: int, with_zero: bool) -> list[Candidates]:
-    """k-means codebooks of weighted values of several sizes as candidates (R, 1, k). With a zero,
-    the value nearest to 0 becomes 0, or 0 joins fewer than k values."""
+def _weighted_means(data: Weighed, k: int, with_zero: bool) -> Candidates:
+    """k-means codebooks of weighted values of several sizes, with the lengths of their nearest
+    cells (R, C, k). With a zero, the value nearest to 0 becomes 0, or 0 joins fewer than k
+    values."""
     weights = (data.mu * data.numbers).to(data.x.dtype)
     rows, found = Sorted(data.x.clone(), weights / weights.max()), []
     for size in sorted({min(size, k, rows.n) for size in SIZES}):
@@ -148,7 +151,14 @@ def _weighted_means(data: Weighed, k: int, with_zero: bool) -> list[Candidates]:
         if with_zero:
             zero.scatter_(-1, values.abs().argmin(-1, keepdim=True), True)
         found.append(_candidate(values.masked_fill(zero, 0.0), zero, k))
-    return found
+
+    # their nearest cells
+    joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*found, strict=True)))
+    first = torch.arange(len(data.x), device=data.x.device)
+    which = first.repeat_interleave(joined.values.shape[1])
+    start = Candidates(*(field.flatten(0, 1) for field in joined))
+    after = sweep(data, which, start, 0.0, torch.zeros_like(which, dtype=torch.bool)).after
+    return Candidates(*(field.unflatten(0, (len(first), -1)) for field in after))
 
 
 def _candidate(values: Tensor, zero: Tensor, k: int) -> Candidates:

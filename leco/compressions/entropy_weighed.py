@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from leco.coding.contexts import code_bits
 from leco.compressions.entropy_descent import ENTRY_BITS, Candidates
 
+STILL = 1e-6  # share of the objective by which a sweep must lower it, for another one
 CHUNK = 2**16  # weights that a sweep looks at in one go: they stay in cache
 
 
@@ -122,6 +123,14 @@ class Swept(NamedTuple):
         counts, objective = [p.counts for p in parts], [p.objective for p in parts]
         return cls(*states, torch.cat(counts), torch.cat(objective))
 
+    def first(self, problems: int, count: int) -> Candidates:
+        """Of the states of each problem, `after` of those of least objective: (R, count, K)."""
+        each = self.objective.view(problems, -1)
+        chosen = each.topk(min(count, each.shape[1]), largest=False).indices.unsqueeze(-1)
+        return Candidates(
+            *(f.unflatten(0, (problems, -1)).take_along_dim(chosen, 1) for f in self.after)
+        )
+
     def best(self, problems: int) -> "Swept":
         """Of the states of each problem, as many for each, the one of least objective."""
         first = torch.arange(problems, device=self.objective.device)
@@ -145,16 +154,14 @@ def descend_in_metric(
     best = sweep(data, which, start, price, strict)
     for _ in range(sweeps - 1):
         found, least = sweep(data, which, best.after, price, strict), best.objective
-        better = found.objective < least - 1e-9 * least.abs().nan_to_num(posinf=0.0)
+        better = found.objective < least - STILL * least.abs().nan_to_num(posinf=0.0)
         if not bool(better.any()):
             break
         best = found.where(better, best)
     return best
 
 
-def sweep(
-    data: Weighed, which: Tensor, state: Candidates, price: float, strict: Tensor
-) -> Swept:
+def sweep(data: Weighed, which: Tensor, state: Candidates, price: float, strict: Tensor) -> Swept:
     """The best codes for values and lengths, the best values and lengths for these codes."""
     values, zero, lengths = state
     counts, masses, sums = (torch.zeros_like(values) for _ in range(3))
