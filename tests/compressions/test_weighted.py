@@ -8,8 +8,9 @@ from torch import Tensor
 
 import leco
 from leco.compressions import Codebook, EntropyCodebook, EntropyMatrix, Hashed, VectorCodebook
-from leco.compressions.entropy_metric import descend_in_metric
+from leco.compressions.entropy_descent import Candidates
 from leco.compressions.entropy_starts import last_candidate
+from leco.compressions.entropy_weighed import Weighed, descend_in_metric
 from leco.compressions.kmeans1d import best_split, lloyd, optimal_codebook
 from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, VectorCodes, ZeroCodes, hashed_positions
@@ -275,11 +276,12 @@ def test_entropy_in_a_metric_never_rises(zero: bool):
     theta = compression.compress(x, 1.0)
     start = last_candidate(theta, 4, 5, zero)
     assert start is not None
-    strict = torch.zeros(4, dtype=torch.bool)
+    start = Candidates(*(field.squeeze(1) for field in start))
+    data, which, strict = Weighed.of(x, mu), torch.arange(4), torch.zeros(4, dtype=torch.bool)
     fixed = float((mu * x.square()).sum())
     last = 2 * objective(compression, x, mu, theta) - fixed
     for sweeps in range(1, 8):
-        found = descend_in_metric(x, mu, start, 0.04, strict, sweeps)
+        found = descend_in_metric(data, which, start, 0.04, strict, sweeps)
         assert float(found.objective.sum()) <= last + 1e-9 * abs(last)
         last = float(found.objective.sum())
 
