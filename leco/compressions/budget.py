@@ -45,8 +45,9 @@ class Budget(OfParts, Compression[Sum]):
     its distortion + alpha cost would be lower too (Everett, Operations Research 11, 1963, theorem
     1; Shoham and Gersho, IEEE Trans. ASSP 36, 1988). The step is exact in this sense: Theta is a
     point on the lower convex hull of (cost, distortion). The argument holds for any distortion, so
-    in a metric too. There the C steps of low ranks are descent steps, so that the search is made
-    again from its Theta while that gains 1 %.
+    in a metric too. There the C steps of low ranks are descent steps, so a C step without a last
+    Theta makes the search again from its own Theta while that gains 1 %. With a last Theta it makes
+    one search.
 
     Between two such points a part of the limit may be left over, less than the cost of one more
     item of one member (a rank, a group). The members then spend what they can of it at prices of
@@ -141,8 +142,7 @@ class Budget(OfParts, Compression[Sum]):
         starts = [None] * count if theta is None else [term.theta for term in theta.terms]
         point = self._search(x, mu, starts)
 
-        # in a metric, where C steps may be descent steps: again from there, unless the last Theta
-        # is such a point already
+        # in a metric, where C steps may be descent steps: again from there, without a last Theta
         for _ in range(SWEEPS if theta is None and not isinstance(mu, (int, float)) else 0):
             last, point = point, self._search(x, mu, point.thetas)
             if not point.loss < (1 - ENOUGH) * last.loss:

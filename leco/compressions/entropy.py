@@ -37,9 +37,12 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     are dropped. So it is never worse than the last Theta, nor than such k-means followed by coding.
     On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
 
-    In a metric the distortion is weighed, and the rate is as it was: cells are no intervals then,
-    values are weighted means, and a sweep is O(n k). The descent starts from the last Theta, from
-    weighted k-means of k values and from the Theta that one mu for each problem, the mean, gives.
+    In a metric the distortion is weighed and the rate stays the same. Cells are not intervals,
+    values are weighted means, and a sweep is O(n k), less the weights that are certainly 0. The
+    descent starts from the last Theta, from weighted k-means codebooks, and from the Theta that
+    one mu for each problem, the mean, gives. It tries the starts on a sample of at most 8192
+    weights of each problem and goes on from the best ones, and from the last Theta, with all
+    weights.
 
     Reference: Chou, Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained
     quantization).

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from leco.coding.contexts import code_bits
-from leco.compressions.entropy_descent import ENTRY_BITS, Candidates
-from leco.compressions.entropy_weighed import CHUNK, Swept, Weighed, descend_in_metric, fronts_of
+from leco.compressions.entropy_descent import Candidates
+from leco.compressions.entropy_weighed import Swept, Weighed, bits_of, descend_in_metric, fronts_of
 
 SINGLE = 3  # of the values that seem to pay least, each is dropped alone
 TRIAL_SWEEPS = 4
+WIDE = 2**20  # costs of weights by values that are looked at in one go
 
 
 def without_idle(data: Weighed, best: Swept, price: float, strict: Tensor) -> Swept:
@@ -23,11 +23,10 @@ def without_idle(data: Weighed, best: Swept, price: float, strict: Tensor) -> Sw
         # states that lack some of the values
         reached = objectives_without(data, first, best, price)
         gone = _dropped(reached, best.objective)
-        values, zero, lengths = (field.unsqueeze(1) for field in best.after)
-        lengths = lengths.masked_fill(gone, torch.inf).flatten(0, 1)
-        states = gone.shape[1]
-        which, more = first.repeat_interleave(states), (-1, states, -1)
-        start = Candidates(*(f.expand(more).flatten(0, 1) for f in (values, zero)), lengths)
+        values, zero, lengths = (field.unsqueeze(1).expand_as(gone) for field in best.after)
+        lengths = lengths.masked_fill(gone, torch.inf)
+        start = Candidates(*(field.flatten(0, 1) for field in (values, zero, lengths)))
+        which = first.repeat_interleave(gone.shape[1])
 
         # the best of each problem
         found = descend_in_metric(data, which, start, price, strict[which], TRIAL_SWEEPS)
@@ -60,35 +59,40 @@ def objectives_without(data: Weighed, which: Tensor, best: Swept, price: float) 
 
     It is infinite for the 0, for values not in use, and where there is one value only.
     """
-    values, zero, lengths = state = best.after
+    values, zero, lengths = best.after
     k = values.shape[-1]
     found = torch.full_like(values, torch.inf)
     if k == 1:
         return found
-    more, moved = torch.zeros_like(values), values.new_zeros(len(values), k * k)
-    for row, column in fronts_of(data, which, state, price):
-        x, mu = data.x[which[row], column], data.mu[which[row], column]
-        step = max(1, CHUNK * 16 // (k * len(x)))
-        for start in range(0, x.shape[-1], step):
-            own, d = x[:, start : start + step, None], mu[:, start : start + step, None]
-            numbers = data.numbers[column][start : start + step]
-            squares = (own - values[row, None].to(x.dtype)).square_()
-            costs = squares + price / d * lengths[row, None].to(x.dtype)
-            costs.masked_fill_(lengths[row, None].isinf(), torch.inf)
-            first, second = costs.topk(2, largest=False).indices.unbind(-1)
-            farther = squares.gather(-1, second[..., None]) - squares.gather(-1, first[..., None])
-            terms = (farther * d).squeeze(-1) * numbers
-            more[row].scatter_add_(1, first, terms)
-            moved[row].scatter_add_(1, k * first + second, numbers.expand(first.shape))
+    farther, moved = _second_best(data, which, best.after, price)
 
     # numbers of codes once the weights of value j have moved, [.., j, K]
-    moved = moved.unflatten(-1, (k, k))
-    counts = best.counts.unsqueeze(-2) + moved
     own = torch.eye(k, dtype=torch.bool, device=values.device)
-    counts = counts.masked_fill(own, 0.0)
-    used = ((counts > 0) & ~zero.unsqueeze(-2)).sum(-1)
-    bits = code_bits(counts).sum(-1) + ENTRY_BITS * used
-    now = code_bits(best.counts).sum(-1) + ENTRY_BITS * ((best.counts > 0) & ~zero).sum(-1)
-    after = best.objective.unsqueeze(-1) + more + price * (bits - now.unsqueeze(-1))
+    counts = (best.counts.unsqueeze(-2) + moved).masked_fill(own, 0.0)
+
+    # the change of the distortion and of the bits
+    bits = bits_of(counts, zero.unsqueeze(-2)) - bits_of(best.counts, zero).unsqueeze(-1)
+    after = best.objective.unsqueeze(-1) + farther + price * bits
     several = lengths.isfinite().sum(-1, keepdim=True) > 1
     return torch.where(several & ~zero & lengths.isfinite(), after, found)
+
+
+def _second_best(
+    data: Weighed, which: Tensor, state: Candidates, price: float
+) -> tuple[Tensor, Tensor]:
+    """The distortion (S, K) that the weights of each value have more at their second best values,
+    and how many go to which (S, K, K)."""
+    values, _, lengths = state
+    k = values.shape[-1]
+    more, moved = torch.zeros_like(values), values.new_zeros(len(values), k * k)
+    for row, column in fronts_of(data, which, state, price, WIDE // k):
+        x, mu = data.x[which[row], column], data.mu[which[row], column]
+        numbers, own = data.numbers[column], values[row, None].to(x.dtype)
+        squares = (x.unsqueeze(-1) - own).square_()
+        costs = (price / mu).unsqueeze(-1) * lengths[row, None].to(x.dtype) + squares
+        costs.masked_fill_(lengths[row, None].isinf(), torch.inf)
+        first, second = costs.topk(2, largest=False).indices.unbind(-1)
+        nearer, farther = (squares.gather(-1, c[..., None]).squeeze(-1) for c in (first, second))
+        more[row].scatter_add_(1, first, numbers * mu * (farther - nearer))
+        moved[row].scatter_add_(1, k * first + second, numbers.expand(first.shape))
+    return more, moved.unflatten(-1, (k, k))

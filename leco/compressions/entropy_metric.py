@@ -83,6 +83,21 @@ def family_in_metric(
     A few sweeps from every start use a sample of at most `SAMPLE` weights of each row, which holds
     those of greatest mu_i x_i^2. The best starts and the last Theta go on with all weights.
     """
+    problems = _problems(x, mu, k, with_zero, theta)
+
+    def descend(alpha: float) -> ZeroCodes | Codes:
+        found = [(part, _best(part, 2 * alpha)) for part in problems.parts()]
+        indices = torch.cat([_codes(part.whole, best, 2 * alpha) for part, best in found])
+        best = Swept.together([best for _, best in found])
+        return _theta_of(best, indices, x, with_zero)
+
+    return descend
+
+
+def _problems(
+    x: Tensor, mu: Tensor, k: int, with_zero: bool, theta: ZeroCodes | Codes | None
+) -> Problems:
+    """The rows of x with all that the descents at any price have in common."""
     rows, weights = x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1])
 
     # one mu a row: the rows are scaled by its root, then it is 1
@@ -98,15 +113,7 @@ def family_in_metric(
     if last is not None:
         starts = Candidates(*(torch.cat(fields, 1) for fields in zip(starts, last, strict=True)))
     strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
-    problems = Problems(scaled, root, plain, whole, some, starts, last, strict)
-
-    def descend(alpha: float) -> ZeroCodes | Codes:
-        found = [(part, _best(part, 2 * alpha)) for part in problems.parts()]
-        indices = torch.cat([_codes(part.whole, best, 2 * alpha) for part, best in found])
-        best = Swept.together([best for _, best in found])
-        return _theta_of(best, indices, x, with_zero)
-
-    return descend
+    return Problems(scaled, root, plain, whole, some, starts, last, strict)
 
 
 def _best(own: Problems, price: float) -> Swept:

@@ -44,8 +44,8 @@ class Weighed(NamedTuple):
     def of(cls, x: Tensor, mu: Tensor) -> "Weighed":
         losses, order = (mu * x.square()).neg_().sort(dim=-1)
         numbers = torch.ones(x.shape[-1], dtype=torch.float64, device=x.device)
-        fields = x.gather(-1, order), mu.gather(-1, order), losses, order
-        return cls(*fields, numbers, pad(numbers.cumsum(0), (1, 0)))
+        before, own = pad(numbers.cumsum(0), (1, 0)), (x.gather(-1, order), mu.gather(-1, order))
+        return cls(*own, losses, order, numbers, before)
 
     @property
     def n(self) -> float:
@@ -64,12 +64,13 @@ class Weighed(NamedTuple):
         middles = (starts + ends - 1) // 2
         places = torch.cat([torch.arange(head, device=self.x.device), middles])
         numbers = torch.cat([self.numbers[:head], (ends - starts).double()])
-        fields = (field[:, places] for field in self[:4])
-        return Weighed(*fields, numbers, pad(numbers.cumsum(0), (1, 0)))
+        x, mu, losses, order = (field[:, places] for field in self[:4])
+        return Weighed(x, mu, losses, order, numbers, pad(numbers.cumsum(0), (1, 0)))
 
     def rows(self, part: slice) -> "Weighed":
         """Some of the rows."""
-        return Weighed(*(field[part] for field in self[:4]), self.numbers, self.before)
+        x, mu, losses, order = (field[part] for field in self[:4])
+        return Weighed(x, mu, losses, order, self.numbers, self.before)
 
     def fronts(self, which: Tensor, state: Candidates, price: float) -> Tensor:
         """How many of the first weights a state may code by another value than the 0: (S,).
@@ -116,12 +117,12 @@ class Swept(NamedTuple):
     @classmethod
     def together(cls, parts: "list[Swept]") -> "Swept":
         """The states of all parts."""
-        states = (
+        state, after = (
             Candidates(*(torch.cat(fields) for fields in zip(*own, strict=True)))
             for own in ([p.state for p in parts], [p.after for p in parts])
         )
         counts, objective = [p.counts for p in parts], [p.objective for p in parts]
-        return cls(*states, torch.cat(counts), torch.cat(objective))
+        return cls(state, after, torch.cat(counts), torch.cat(objective))
 
     def first(self, problems: int, count: int) -> Candidates:
         """Of the states of each problem, `after` of those of least objective: (R, count, K)."""
@@ -136,8 +137,10 @@ class Swept(NamedTuple):
         first = torch.arange(problems, device=self.objective.device)
         each = self.objective.view(problems, -1)
         places = first * each.shape[-1] + each.argmin(-1)
-        states = (Candidates(*(field[places] for field in s)) for s in (self.state, self.after))
-        return Swept(*states, self.counts[places], self.objective[places])
+        state, after = (
+            Candidates(*(field[places] for field in own)) for own in (self.state, self.after)
+        )
+        return Swept(state, after, self.counts[places], self.objective[places])
 
 
 def descend_in_metric(
@@ -178,22 +181,27 @@ def sweep(data: Weighed, which: Tensor, state: Candidates, price: float, strict:
     counts += zero * (data.n - counts.sum(-1, keepdim=True))
     kept = zero | (masses == 0)
     means = torch.where(kept, values, sums / torch.where(kept, 1, masses))
-    bits = code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~zero).sum(-1)
+    bits = bits_of(counts, zero)
     objective = (means * (means * masses - 2 * sums)).sum(-1) + price * bits
     objective.masked_fill_(strict & ((counts == 0) & zero).any(-1), torch.inf)
     after = Candidates(means, zero, -torch.log2(counts / data.n))
     return Swept(state, after, counts, objective)
 
 
+def bits_of(counts: Tensor, zero: Tensor) -> Tensor:
+    """The bits of codes that stand so often (..., K), and of the values in use."""
+    return code_bits(counts).sum(-1) + ENTRY_BITS * ((counts > 0) & ~zero).sum(-1)
+
+
 def fronts_of(
-    data: Weighed, which: Tensor, state: Candidates, price: float
+    data: Weighed, which: Tensor, state: Candidates, price: float, chunk: int = CHUNK
 ) -> Iterator[tuple[slice, slice]]:
     """Parts of some states, and of the weights that these may code by other values than the 0."""
     fronts, n = data.fronts(which, state, price), data.x.shape[-1]
-    rows = max(1, CHUNK // n)
+    rows = max(1, chunk // n)
     for row in range(0, len(which), rows):
         front = int(fronts[row : row + rows].max())
-        size = max(1, CHUNK // min(rows, len(which) - row))
+        size = max(1, chunk // min(rows, len(which) - row))
         for column in range(0, front, size):
             yield slice(row, row + rows), slice(column, min(column + size, front))
 
