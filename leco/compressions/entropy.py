@@ -26,16 +26,16 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
     bits = n H(f) + 40 (values used), H(f) = -sum_j f_j log2 f_j with the frequencies f of the
     values among the n weights. A descent step in three moves, none of which raises the objective:
 
-        lengths    l_j = -log2 f_j                                      the best code for given
-                   frequencies
-        cells      z_i = argmin_j mu/2 (x_i - c_j)^2 + alpha l_j        intervals, whose borders
-                   give way to frequent values
+        lengths    l_j = -log2 f_j, the best code for given frequencies
+        cells      z_i = argmin_j mu/2 (x_i - c_j)^2 + alpha l_j, intervals that are wider for
+                   frequent values
         values     c_j = mean of the x_i in cell j; 0 stays 0
 
-    It goes on from the last Theta, from k-means codebooks of several sizes up to k (whose value
-    nearest to 0 becomes 0; 0 also joins few values) and from uniform grids; values that do not pay
-    are dropped. So it is never worse than the last Theta, nor than such k-means followed by coding.
-    On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), is most of the time.
+    The descent starts from the last Theta, from k-means codebooks of several sizes up to k (their
+    value nearest to 0 becomes 0, and 0 also joins few values) and from uniform grids. It drops
+    values that do not pay. So it is never worse than the last Theta, nor than such k-means followed
+    by coding. On sorted data a sweep is O(k^2 + k log n); the sort, O(n log n), takes most of the
+    time.
 
     In a metric the distortion is weighed and the rate stays the same. Cells are not intervals,
     values are weighted means, and a sweep is O(n k), less the weights that are certainly 0. The

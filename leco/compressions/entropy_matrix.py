@@ -22,17 +22,26 @@ MATRIX_SWEEPS = 4
 
 @dataclass(frozen=True)
 class EntropyMatrix(Penalty[ZeroCodes]):
-    """`EntropyCodebook` of one matrix x (m, n) whose positions are coded by rows and columns: empty
-    ones, such as dead units, cost next to nothing.
+    """`EntropyCodebook` of one matrix x (m, n) that codes positions by rows and columns.
 
-    bits = positions, by the adaptive model of `leco.coding.contexts`, + N H(f) for the values of
-    the N nonzero weights + 40 (values used). A nonzero weight in a row and a column with few others
-    costs more bits, so structure comes out. A descent step: from the last Theta and from that of
-    `EntropyCodebook`, in turn code lengths (of values, and log2((1 - p_ij)/p_ij) of places, with
-    p_ij = r_i c_j / N of the last Theta's row and column counts), codes by distortion + alpha
-    lengths, and values; the Theta of least objective among all of these is kept. So it is never
-    worse than either start. O(m n) a sweep. In a metric the distortion is weighed, so that the
-    price of a bit is alpha/mu_ij, and a sweep is O(m n k).
+    Empty rows and columns, such as dead units, cost almost nothing:
+
+        bits = positions, by the adaptive model of `leco.coding.contexts`
+             + N H(f), for the values of the N nonzero weights
+             + 40 (values used)
+
+    A nonzero weight costs more bits where its row and its column have few others, so the result is
+    structured. The C step is a descent step. It starts from the last Theta and from the Theta of
+    `EntropyCodebook`, and repeats three moves:
+
+        lengths    of values by their frequencies, and of places log2((1 - p_ij) / p_ij) with
+                   p_ij = r_i c_j / N of the row and column counts
+        codes      of least distortion + alpha lengths
+        values     the means of their weights
+
+    It keeps the Theta of least objective that it meets, so it is never worse than either start. A
+    sweep is O(m n). In a metric the distortion is weighed, so that the price of a bit is
+    alpha/mu_ij, and a sweep is O(m n k).
 
     Args:
         alpha: price of a bit.
