@@ -148,10 +148,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entropy_metric, "SAMPLE", 200)
 
 
+@pytest.mark.parametrize("alpha", [0.001, 0.02])
+def test_the_last_theta_goes_on_with_all_weights(monkeypatch: pytest.MonkeyPatch, alpha: float):
+    """A sample of 4 weights misses what the last Theta has."""
+    x, mu = drawn(1, 1000, spread=2.0)
+    compression = EntropyCodebook(alpha, 16)
+    start = compression.compress(x, mu)
+    monkeypatch.setattr(entropy_metric, "SAMPLE", 4)
+    least = objective(x, mu, start, alpha)
+    assert objective(x, mu, compression.compress(x, mu), alpha) > 1.001 * least
+    assert objective(x, mu, compression.compress(x, mu, start), alpha) <= least * (1 + 1e-12)
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("alpha", [0.001, 0.1])
 def test_more_weights_than_a_sample_holds(alpha: float):
-    """The last Theta goes on with all weights, so the C step is not above it."""
     x, mu = drawn(2, 1000, spread=1.0)
     compression = EntropyCodebook(alpha, 5)
     for start in (compression.compress(x, 1.0), compression.compress(x, mu)):
