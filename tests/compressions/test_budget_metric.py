@@ -187,3 +187,14 @@ def test_ranks_in_a_metric_descend_from_the_first_search(seed):
     assert budget.usage(found) == 24
     assert reached(found) < 0.7 * reached(budget.compress(x, 1.0))
     assert reached(budget.compress(x, mu, found)) <= reached(found)
+
+
+def test_a_last_theta_makes_one_search_enough(monkeypatch: pytest.MonkeyPatch):
+    searches, search = [], Budget._search
+    monkeypatch.setattr(Budget, "_search", lambda *args: searches.append(1) or search(*args))
+    x, d = drawn(0)
+    mu, budget = tuple(MU * m for m in d), Budget(MEMBERS, 17)
+    start = budget.compress(x, mu)
+    assert len(searches) == 2
+    budget.compress(x, mu, start)
+    assert len(searches) == 3
