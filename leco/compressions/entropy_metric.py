@@ -26,7 +26,7 @@ from leco.theta import Codes, ZeroCodes
 SAMPLE = 2**13  # weights of a row that the starts are tried on
 SIZES = (1, 2, 3, 4, 6, 8, 16, 64, 256)  # of the k-means codebooks that the descent starts from
 TRIED = 4  # starts that go on after one sweep
-KEPT = 2  # starts that go on with all weights
+KEPT = 2  # starts that go on with all weights, the best without the values that do not pay
 CUTS_OF_ALL = 2**22  # candidates of all rows, for the weighted k-means codebooks
 WORK = 2**22  # evaluations of the rows that are looked at in one go
 
@@ -136,7 +136,8 @@ def _best(own: Problems, price: float) -> Swept:
     lean = without_idle(own.some, tried.best(rows), price, own.strict)
 
     # on with all weights, and from the last Theta
-    starts = [tried.first(rows, KEPT), Candidates(*(f.unsqueeze(1) for f in lean.after))]
+    others = Candidates(*(field[:, 1:] for field in tried.first(rows, KEPT)))
+    starts = [Candidates(*(f.unsqueeze(1) for f in lean.after)), others]
     starts += [] if own.last is None else [own.last]
     best = descended(own.whole, starts, TRIAL_SWEEPS).best(rows)
     after = descend_in_metric(own.whole, first, best.after, price, own.strict, MAX_SWEEPS)
