@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**24  # weights whose gradient is formed at a time, for the memory's sake
+CHUNK_ON_CPU = 2**20  # for the cache's sake: 18 million weights take 0.07 s, not 0.11
 
 
 def value(
@@ -75,7 +76,8 @@ def _chunks(params: Sequence[Tensor]) -> Iterator[slice]:
     """Runs of parameters with at most `CHUNK` weights, or with one parameter."""
     start = size = 0
     for k, w in enumerate(params):
-        if size and size + w.numel() > CHUNK:
+        most = min(CHUNK, CHUNK_ON_CPU) if w.device.type == "cpu" else CHUNK
+        if size and size + w.numel() > most:
             yield slice(start, k)
             start, size = k, 0
         size += w.numel()

@@ -99,6 +99,12 @@ class Variables:
         return self._inside
 
     @property
+    def sharded(self) -> bool:
+        """Whether a rank has a part only of some compressed parameter (`fully_shard`, tensor
+        parallelism)."""
+        return self._sharded
+
+    @property
     def metric(self) -> dict[str, Tensor]:
         """d for each weighed parameter, as tensors that broadcast to it; empty without a metric."""
         return dict(self._metric)

@@ -21,6 +21,8 @@ from leco.algorithm.batchnorm import batchnorm_statistics
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Record
 from leco.algorithm.run import Run, count
+from leco.algorithm.shards import whole_state
+from leco.distributed import fill_
 from leco.files.save import save
 
 Schedule = Sequence[float] | Callable[[LC], Sequence[float]]
@@ -180,22 +182,24 @@ class Driver:
             self._copy(loaded, statistics)
             self.lc.load_state_dict(best["run"]["lc"])
         self.lc.project_()
-        if self._file is not None and write:
+        if self._file is not None and (write or self.lc.sharded):
             save(self._file, self.lc)
         self.run.finish()
 
     # --- the state, for the trainer's checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """The run, w (as the trainer's checkpoint may hold Delta(Theta)), and where it stands."""
+        """The run, w (as the trainer's checkpoint may hold Delta(Theta)), and where it stands.
+        Sharded tensors are whole: every rank must call it."""
         inside = self.lc.inside
-        return {
+        state = {
             "run": self.run.state_dict(),
             "weights": self.lc.weights,
             "statistics": self._statistics if inside else batchnorm_statistics(self.lc.model),
             "done": self._done,
             "begun": self._begun,
         }
+        return whole_state(state)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from this state at the next `start`."""
@@ -220,7 +224,7 @@ class Driver:
     @torch.no_grad()
     def _copy(values: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
-            targets[name].copy_(value)
+            fill_(targets[name], value)
 
 
 def numbers(record: Record) -> dict[str, float]:

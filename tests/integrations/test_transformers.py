@@ -1,6 +1,9 @@
 """The callback of transformers' Trainer against a plain loop: equal to the bit, resumed too."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,3 +245,24 @@ def test_a_checkpoint_without_the_runs_state_is_refused(tmp_path):
         file.unlink()
     with pytest.raises(ValueError, match=r"goes on at step 24.*lc.pt is not there"):
         trainer(tmp_path)[0].train(resume_from_checkpoint=True)
+
+
+def test_two_ranks_equal_one_process(tmp_path):
+    """Under torchrun, in float64: the best net, its file, multipliers, losses and gaps."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    script = Path(__file__).with_name("two_ranks.py")
+    root = str(Path(leco.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    found = []
+    for start in ((), torchrun):
+        folder = tmp_path / str(len(start))
+        folder.mkdir()
+        command = [sys.executable, *start, str(script), str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(torch.load(folder / "found.pt", weights_only=True))
+    one, two = found
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-12)
+    assert (folder / "net").exists()

@@ -60,7 +60,8 @@ def tasks(families: bool = True) -> dict[str, leco.Task]:
 
 
 def small() -> Net:
-    return Net({"a": (5, 3), "b": (7,)})
+    """Two compressed parameters, and one that is not."""
+    return Net({"a": (5, 3), "b": (7,), "c": (5,)})
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def a_metric(place: Place):
     optimizer = adam(model)
     lc.attach(optimizer)
     train(lc, model, optimizer, place.share(DATA))
-    lc.set_metric({"w.a": torch.tensor([1.0, 2, 3]).double(), "w.b": torch.tensor(9.0)})
+    lc.set_metric({"w.a": torch.tensor([1.0, 2, 3]).double(), "w.b": torch.arange(1.0, 8)})
     lc.step()
     found = {**everything(lc), "h": torch.tensor(h), "largest": torch.tensor(lc.largest_mu)}
     return {**found, **{f"d {name}": whole(d) for name, d in measured.items()}}
