@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.algorithm.record import PART
 
 CURE = (

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import torch
 from torch import Tensor, nn
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.algorithm import run_state
 from leco.algorithm.interrupts import uninterrupted
 from leco.algorithm.shards import placed_model, placed_state, whole_state

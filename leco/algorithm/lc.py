@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.algorithm import attach, penalty
 from leco.algorithm.alike import check_alike
 from leco.algorithm.batchnorm import kept_statistics, recalibrate_
@@ -51,7 +51,7 @@ class LC(Variables):
     Args:
         model: the net whose parameters the tasks name. Nothing is written on its modules. Of a net
             in DataParallel, DistributedDataParallel or torch.compile the net inside is taken, and
-            names do not have `module.` or `_orig_mod.`. Of several ranks (torch.distributed),
+            names do not have `module.` or `_orig_mod.`. Of several ranks (torchrun),
             each makes the same calls; parameters may be sharded, by `fully_shard` before.
         tasks: name to `Task`. Parameters in no task are trained as usual; `leco.plan(lc)` says
             which is which.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.algorithm import penalty
 from leco.compressions.checks import full_dtype
 from leco.compressions.protocol import check_metric

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.theta import Theta
 from leco.theta.tree import leaves, with_leaves
 

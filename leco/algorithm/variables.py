@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leco import distributed
+import leco.distributed as distributed
 from leco.algorithm import penalty, state
 from leco.algorithm.interrupts import uninterrupted
 from leco.algorithm.metric import Metric, check_tasks, checked_metric, largest
