@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--record", action="store_true", help="add a line to results/ranks.jsonl")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # as in each process
     rows = [measured(args, ranks) for ranks in args.processes]
     records.show(f"batch {args.batch} x {args.length} on each process", rows)
     if args.record:

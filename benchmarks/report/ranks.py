@@ -13,7 +13,7 @@ def costs() -> str:
         f"{first['compressed'] / 1e6:.1f} of them compressed to codebooks of 4 values, a codebook "
         f"for each matrix; AdamW, {run['batch']} x {run['length']} tokens on each process. "
         "Processor seconds of the busiest process, without waiting for the other; "
-        f"{records.where(run)} for each process."
+        f"{records.where(run)} for each process. The machine was busy: 1 % is within the noise."
     )
 
 
