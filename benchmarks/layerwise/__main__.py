@@ -1,0 +1,96 @@
+"""Compress a language model without training by each method in each format, and judge it.
+
+    python -m benchmarks.layerwise --data FOLDER --rows "3 bits" "2:4" --methods GPTQ SparseGPT \\
+        --record
+
+FOLDER has wikitext-2/valid.txt.xz, which calibrates, and test.txt.xz, which judges. A cell is a row
+with a method and a number of calibration sequences. With --record a cell that is recorded already
+is not run again. Methods that a row does not have are passed over.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import records, timing
+from benchmarks.layerwise import methods, smollm2, stream
+from benchmarks.layerwise.rows import ROWS, Row
+
+NAME, KIND = "layerwise", "cell"
+KEYS = ("model", "row", "method", "sequences")  # what makes a cell
+FEW = 16  # test sequences of the second perplexity
+
+
+def bits(net: Any, row: Row) -> float:
+    """Of all compressed matrices in the row's format."""
+    layers = [layer for block in net.model.layers for layer in stream.linears(block).values()]
+    return sum(row.bits((layer.out_features, layer.in_features)) for layer in layers)
+
+
+def run_(net: Any, row: Row, method: str, calibration: Tensor) -> dict[str, Any]:
+    """Compress the net; the seconds, errors and memory."""
+    layer, found = methods.by_layers(row)[method], {}
+
+    def solve() -> None:
+        if method in methods.WITHOUT_INPUTS:
+            found.update(methods.compress_without_inputs_(net, layer))
+        else:
+            found.update(methods.compress_(net, layer, calibration))
+
+    memory = timing.peak_bytes(solve)
+    return {**found, "memory_bytes": memory, "bytes": bits(net, row) / 8}
+
+
+def judged(net: Any, test: Tensor) -> dict[str, float]:
+    """Perplexity on all test sequences and on the first few."""
+    losses = smollm2.losses(net, test)
+    return {
+        "perplexity": smollm2.perplexity(losses),
+        "perplexity_16": smollm2.perplexity(losses[:FEW]),
+    }
+
+
+def done() -> set[tuple[Any, ...]]:
+    """The cells that are recorded."""
+    return {tuple(run[key] for key in KEYS) for run in records.read(NAME, KIND)}
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    recorded = done() if args.record else set()
+    test = smollm2.tokens(args.data, "test", args.test)
+    for name in args.rows:
+        for method in args.methods:
+            cell = dict(zip(KEYS, ("smollm2-135m", name, method, args.sequences), strict=True))
+            if method not in methods.by_layers(ROWS[name]) or tuple(cell.values()) in recorded:
+                continue
+            net = smollm2.model()
+            calibration = smollm2.tokens(args.data, "valid", args.sequences)
+            found = run_(net, ROWS[name], method, calibration)
+            found |= judged(net, test)
+            records.show(f"{name}, {method}", [found])
+            if args.record:
+                records.append(NAME, KIND, **cell, test=args.test, **found)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="the folder that has wikitext-2")
+    add("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="ROW")
+    add("--methods", nargs="+", required=True)
+    add("--sequences", type=int, default=32, help="of 512 tokens, for calibration")
+    add("--test", type=int, default=32, help="sequences that judge")
+    add("--threads", type=int, default=1)
+    add("--record", action="store_true", help="add a line to results/layerwise.jsonl")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The rows of the comparison: a format, LC's task for it, and the methods of others that fill it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+import leco
+from benchmarks.baselines.oneshot_alps import alps
+from benchmarks.baselines.oneshot_grids import Grid, gptq, rtn
+from benchmarks.baselines.oneshot_masks import Kept, magnitude, n_of_m, sparsegpt, wanda
+from benchmarks.baselines.oneshot_ranks import whitened_svd
+from leco.views import View
+
+GROUP = 64
+FLOAT = 16
+Shape = tuple[int, int]
+Layer = Callable[[Tensor, Tensor], Tensor]
+"""W0 (out, in) and H (in, in) to new weights."""
+
+
+class Row(NamedTuple):
+    """A format of each weight matrix.
+
+    Args:
+        bits: of a matrix of a shape (out, in), with floats of 16 bits and nothing entropy-coded.
+        view: of LC's task for each matrix.
+        compression: of LC's task for a matrix of a shape.
+        peers: methods of others by their names.
+    """
+
+    bits: Callable[[Shape], float]
+    view: View
+    compression: Callable[[Shape], leco.Compression[Any]]
+    peers: Mapping[str, Layer] = {}
+
+
+def always(compression: leco.Compression[Any]) -> Callable[[Shape], leco.Compression[Any]]:
+    """The compression whatever the shape."""
+    return lambda _: compression
+
+
+def weights(shape: Shape) -> int:
+    return shape[0] * shape[1]
+
+
+def grid(bits: int, zero_point: bool) -> Row:
+    """Groups of 64 with a scale, and a zero point."""
+    found = Grid(bits, GROUP, zero_point)
+    each = bits + (FLOAT + bits * zero_point) / GROUP
+    peers = {
+        "RTN": lambda w0, h: rtn(w0, found),
+        "GPTQ": partial(gptq, grid=found, static=False),
+        "GPTQ, static groups": partial(gptq, grid=found, static=True),
+    }
+    compression = always(leco.Uniform(bits, zero_point=zero_point))
+    return Row(lambda s: each * weights(s), leco.Groups(GROUP), compression, peers)
+
+
+def pruned(kept: Kept) -> Row:
+    """Kept values, and n:m places or a bit a weight for the mask."""
+    mask = kept.n * (kept.m - 1).bit_length() / kept.m if kept.m else 1.0
+    each = FLOAT * kept.share + mask
+    peers = {
+        "magnitude": lambda w0, h: magnitude(w0, kept),
+        "Wanda": partial(wanda, kept=kept),
+        "SparseGPT": partial(sparsegpt, kept=kept),
+        "ALPS": partial(alps, kept=kept),
+    }
+    if kept.m:
+        masked = always(leco.NM(kept.n, kept.m))
+        return Row(lambda s: each * weights(s), leco.Rows(), masked, peers)
+    most = always(leco.TopK(kept.share))
+    return Row(lambda s: each * weights(s), leco.Vector(), most, peers)
+
+
+def coded(levels_bits: float, scales: int, view: View, compression: leco.Compression[Any]) -> Row:
+    """Codes of so many bits, and `scales` floats for each row of the view."""
+
+    def bits(shape: Shape) -> float:
+        rows = weights(shape) / GROUP if isinstance(view, leco.Groups) else shape[0]
+        return levels_bits * weights(shape) + FLOAT * scales * rows
+
+    return Row(bits, view, always(compression))
+
+
+def share_of_rank(share: float, shape: Shape) -> int:
+    """The rank whose factors hold this share of the matrix's entries."""
+    return max(1, round(share * weights(shape) / sum(shape)))
+
+
+def low_rank(share: float) -> Row:
+    """The rank whose factors hold a share of the matrix's entries."""
+
+    def svd(w0: Tensor, h: Tensor) -> Tensor:
+        return whitened_svd(w0, h, share_of_rank(share, (w0.shape[0], w0.shape[1])))
+
+    def bits(shape: Shape) -> float:
+        return FLOAT * sum(shape) * share_of_rank(share, shape)
+
+    def compression(shape: Shape) -> leco.Compression[Any]:
+        return leco.LowRank(share_of_rank(share, shape))
+
+    return Row(bits, leco.Matrix(), compression, {"SVD, whitened": svd})
+
+
+def plus_rank(rank: int, other: Row) -> Row:
+    """A sum of a matrix of low rank and of another row's format."""
+
+    def bits(shape: Shape) -> float:
+        return FLOAT * rank * sum(shape) + other.bits(shape)
+
+    def compression(shape: Shape) -> leco.Compression[Any]:
+        low = (leco.Matrix(), leco.LowRank(rank))
+        return leco.Additive([low, (other.view, other.compression(shape))])
+
+    return Row(bits, leco.Matrix(), compression)
+
+
+ROWS: dict[str, Row] = {
+    **{f"{b} bits": grid(b, True) for b in (4, 3, 2)},
+    **{f"{b} bits, no zero point": grid(b, False) for b in (4, 3, 2)},
+    "ternary": coded(1.6, 1, leco.Groups(GROUP), leco.Ternary()),
+    "binary": coded(1.0, 1, leco.Groups(GROUP), leco.Binary()),
+    "4 values a row": coded(2.0, 4, leco.Rows(), leco.Codebook(4)),
+    "8 values a row": coded(3.0, 8, leco.Rows(), leco.Codebook(8)),
+    "2:4": pruned(n_of_m(2, 4)),
+    "50 %": pruned(Kept(0.5)),
+    "30 %": pruned(Kept(0.3)),
+    "rank 32 + 20 %": plus_rank(32, pruned(Kept(0.2))),
+    "rank 32 + 3 bits": plus_rank(32, grid(3, True)),
+    "rank, 30 % of the numbers": low_rank(0.3),
+}
