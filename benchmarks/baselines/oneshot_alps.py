@@ -37,7 +37,8 @@ class State(NamedTuple):
 def alps(w0: Tensor, h: Tensor, kept: Kept, *, steps: int = 300, damping: float = 0.01) -> Tensor:
     """ALPS: ADMM whose rho follows how much the support still changes, then 10 steps of CG.
 
-    Meng et al., arXiv 2406.07831, algorithms 1 and 2, with the schedule of rho of the authors' code.
+    Meng et al., arXiv 2406.07831, algorithms 1 and 2. rho follows the schedule of the authors'
+    code.
 
     Args:
         w0: (out, in).

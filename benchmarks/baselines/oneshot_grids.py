@@ -31,8 +31,8 @@ class Scales(NamedTuple):
 
     def nearest(self, x: Tensor, bits: int) -> Tensor:
         """The nearest point of the grid for each number of x."""
-        q = (torch.round(x / self.scale) + self.zero).clamp_(0, 2**bits - 1)
-        return (q - self.zero) * self.scale
+        q = (x / self.scale).round_().add_(self.zero).clamp_(0, 2**bits - 1)
+        return q.sub_(self.zero).mul_(self.scale)
 
 
 def fit(x: Tensor, grid: Grid) -> Scales:
@@ -56,7 +56,7 @@ def fit(x: Tensor, grid: Grid) -> Scales:
     for i in range(80):
         tried = (1 - i / 100) * whole
         change = Scales(tried, zero).nearest(x, grid.bits) - x
-        error = change.abs_().pow_(2.4).sum(-1, keepdim=True)
+        error = change.abs_().log2_().mul_(2.4).exp2_().sum(-1, keepdim=True)  # |.|^2.4
         better = error < least
         scale, least = torch.where(better, tried, scale), torch.where(better, error, least)
     return Scales(scale, zero)
@@ -68,7 +68,9 @@ def rtn(w0: Tensor, grid: Grid) -> Tensor:
     return fit(groups, grid).nearest(groups, grid.bits).flatten(1)
 
 
-def gptq(w0: Tensor, h: Tensor, grid: Grid, *, static: bool = True, damping: float = 0.01) -> Tensor:
+def gptq(
+    w0: Tensor, h: Tensor, grid: Grid, *, static: bool = True, damping: float = 0.01
+) -> Tensor:
     """GPTQ: columns in the order of falling H_ii, each rounded, its error spread over the rest.
 
     Frantar et al., arXiv 2210.17323, algorithm 1, with the options `act-order` and `groupsize` of

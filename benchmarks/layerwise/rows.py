@@ -1,4 +1,4 @@
-"""The rows of the comparison: a format, LC's task for it, and the methods of others that fill it."""
+"""The rows of the comparison: a format, the task of LC for it, and the methods of others."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

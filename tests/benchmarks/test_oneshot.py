@@ -75,7 +75,8 @@ def test_the_shrunk_range_is_the_best_of_eighty(zero_point: bool):
         for share in (1 - i / 100 for i in range(80)):
             s, z = float(whole.scale[k] * share), float(whole.zero[k])
             q = [min(max(round(float(v) / s) + z, 0), 3) for v in w[k]]
-            errors.append((sum(abs((q - z) * s - v) ** 2.4 for q, v in zip(q, w[k])), s))
+            pairs = zip(q, w[k], strict=True)
+            errors.append((sum(abs((q - z) * s - v) ** 2.4 for q, v in pairs), s))
         assert float(found.scale[k]) == pytest.approx(min(errors)[1])
 
 
@@ -153,8 +154,9 @@ def test_masks_keep_the_largest():
     assert masks["1:2"].tolist() == [[False, True, True, False], [True, False, True, False]]
 
 
-def test_magnitude_and_wanda_are_the_best_of_all_masks_in_their_metrics():
-    w0, h = layer(1, 6)
+@pytest.mark.parametrize("seed", range(6))
+def test_magnitude_and_wanda_are_the_best_of_all_masks_in_their_metrics(seed: int):
+    w0, h = layer(1, 6, seed)
     masks = [torch.tensor(bits) for bits in itertools.product((0.0, 1.0), repeat=6)]
     masks = [mask.double() for mask in masks if mask.sum() == 3]
     for found, d in ((magnitude(w0, Kept(0.5)), 1.0), (wanda(w0, h, Kept(0.5)), h.diagonal())):

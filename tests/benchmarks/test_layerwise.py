@@ -1,0 +1,221 @@
+"""The benchmark of compression without training: the stream, the judge, and the runner."""
+
+import copy
+import lzma
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import benchmarks.layerwise.__main__ as script
+from benchmarks import records
+from benchmarks.baselines.oneshot import layer_error
+from benchmarks.layerwise import methods, smollm2, stream
+from benchmarks.layerwise.rows import ROWS, share_of_rank
+
+WIDE = 64
+
+
+class Block(nn.Module):
+    """Two layers that share their input, and a third."""
+
+    def __init__(self, pair: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.down = (nn.Linear(WIDE, WIDE, bias=False) for _ in range(3))
+        self.pair = pair
+
+    def forward(self, hidden_states: Tensor, scale: float = 1.0) -> Any:
+        x = torch.tanh(hidden_states)
+        found = hidden_states + scale * self.down(torch.relu(self.a(x)) * self.b(x))
+        return (found,) if self.pair else found
+
+
+class Net(nn.Module):
+    """Like a transformer, as far as the benchmark looks."""
+
+    def __init__(self, pair: bool = False) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, WIDE)
+        self.model = nn.Module()
+        self.model.layers = nn.ModuleList(Block(pair) for _ in range(3))
+        self.head = nn.Linear(WIDE, 11, bias=False)
+
+    def forward(self, ids: Tensor, use_cache: bool) -> Any:
+        assert not use_cache
+        hidden = self.embedding(ids)
+        for block in self.model.layers:
+            found = block(hidden, scale=0.5)
+            hidden = found[0] if isinstance(found, tuple) else found
+        return SimpleNamespace(logits=self.head(hidden))
+
+
+def net(pair: bool = False) -> Net:
+    torch.manual_seed(0)
+    return Net(pair).double()
+
+
+SEQUENCES = torch.randint(11, (4, 20), generator=torch.Generator().manual_seed(1))
+
+
+def seen(model: Net, name: str) -> Tensor:
+    """H of a layer by a pass of the whole net."""
+    inputs: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    with torch.no_grad():
+        model(SEQUENCES, use_cache=False)
+    handle.remove()
+    x = inputs[0].flatten(0, 1)
+    return x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_moments_are_those_of_a_net_whose_blocks_before_are_compressed(pair: bool):
+    model, found = net(pair), {}
+
+    def compress(name: str, w0: Tensor, h: Tensor) -> Tensor:
+        found[name] = h.clone()
+        return w0.round(decimals=1)
+
+    partly = net(pair)
+    stream.compress_(model, SEQUENCES, compress)
+    assert list(found) == [f"model.layers.{k}.{n}" for k in range(3) for n in ("a", "b", "down")]
+    for name, h in found.items():
+        torch.testing.assert_close(h, seen(partly, name))
+        if name.endswith("down"):  # the whole block is compressed now
+            for layer in ("a", "b", "down"):
+                weight = partly.get_submodule(name.replace("down", layer)).weight
+                weight.data = weight.data.round(decimals=1)
+    for p, q in zip(model.parameters(), partly.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_stream_that_fails_leaves_no_hook():
+    model = net()
+
+    def compress(*_: Any) -> Tensor:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        stream.compress_(model, SEQUENCES, compress)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_perplexity_is_exp_of_the_mean_loss_of_the_next_token():
+    model = net()
+    with torch.no_grad():
+        logits = model(SEQUENCES, use_cache=False).logits.float().log_softmax(-1)
+    each = [
+        -sum(float(logits[i, t, ids[t + 1]]) for t in range(19)) / 19
+        for i, ids in enumerate(SEQUENCES)
+    ]
+    losses = smollm2.losses(model, SEQUENCES)
+    assert losses.tolist() == pytest.approx(each, rel=1e-5)
+    assert smollm2.perplexity(losses) == pytest.approx(math.exp(sum(each) / 4), rel=1e-5)
+
+
+def test_the_marks_of_the_word_level_copy_are_undone():
+    text = "a well @-@ known <unk> of 1 @,@ 000 and 1 @.@ 5"
+    assert smollm2.plain(text) == "a well-known of 1,000 and 1.5"
+
+
+def test_too_few_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(smollm2, "CACHE", tmp_path)
+    torch.save(torch.arange(100), tmp_path / "smollm2-test.pt")
+    assert smollm2.tokens(tmp_path, "test", 3, 30).tolist()[2][0] == 60
+    with pytest.raises(ValueError, match="100 tokens, fewer than 4 x 30"):
+        smollm2.tokens(tmp_path, "test", 4, 30)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_direct_compression_in_the_metric_has_the_smaller_weighed_error(name: str):
+    generator = torch.Generator().manual_seed(0)
+    w0 = torch.randn(96, WIDE, dtype=torch.float64, generator=generator)
+    h = (3 * torch.randn(WIDE, dtype=torch.float64, generator=generator)).exp().diag()
+    found = methods.by_layers(ROWS[name])
+    weighed, plain = (layer_error(found[m](w0, h), w0, h) for m in ("DC in the metric", "DC"))
+    assert weighed < plain
+    assert ROWS[name].bits((960, 640)) < 16 * 960 * 640
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.peers])
+def test_peers_end_in_the_format_of_their_row(name: str):
+    model = net().float()
+    w0 = model.model.layers[0].a.weight.detach()
+    h = seen(model, "model.layers.0.a")
+    for method, layer in ROWS[name].peers.items():
+        w = layer(w0, h)
+        assert w.shape == w0.shape
+        if "bits" in name and method != "GPTQ":  # whose groups are not neighbours
+            assert max(len(row.unique()) for row in w) <= 2 ** int(name[0])
+        elif name == "2:4":
+            assert ((w != 0).unflatten(1, (-1, 4)).sum(-1) <= 2).all()
+        elif "%" in name and "rank" not in name:
+            assert abs(int((w != 0).sum()) - int(name[:2]) / 100 * w.numel()) < WIDE
+        else:
+            assert torch.linalg.matrix_rank(w) <= share_of_rank(0.3, (WIDE, WIDE)) or "bits" in name
+
+
+def test_bits_of_formats():
+    shape = (10, 640)
+    expected = {
+        "3 bits": 3 + 19 / 64,
+        "3 bits, no zero point": 3 + 16 / 64,
+        "binary": 1 + 16 / 64,
+        "4 values a row": 2 + 4 * 16 / 640,
+        "2:4": 8 + 1,
+        "30 %": 0.3 * 16 + 1,
+        "rank 32 + 3 bits": 3 + 19 / 64 + 16 * 32 * 650 / 6400,
+    }
+    assert {name: ROWS[name].bits(shape) / 6400 for name in expected} == pytest.approx(expected)
+
+
+def test_cells_are_recorded_and_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made: list[Any] = []
+
+    def model() -> Net:
+        made.append(net().float())
+        return made[-1]
+
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setattr(smollm2, "model", model)
+    monkeypatch.setattr(smollm2, "tokens", lambda *_: SEQUENCES)
+    arguments = ("--data", "x", "--rows", "2 bits", "2:4", "--methods", "RTN", "GPTQ", "SparseGPT")
+    monkeypatch.setattr(sys, "argv", ["layerwise", *arguments, "--record"])
+    script.main()
+    script.main()
+    cells = records.read("layerwise", "cell")
+    assert [(c["row"], c["method"]) for c in cells] == [
+        *(("2 bits", "RTN"), ("2 bits", "GPTQ"), ("2:4", "SparseGPT"))
+    ]
+    assert len(made) == 3
+    assert cells[0]["bytes"] == 9 * WIDE**2 * (2 + 18 / 64) / 8
+    assert cells[0]["errors"] == {}
+    assert sorted(cells[1]["errors"]) == ["a", "b", "down"]
+    assert all(cell["cpu_seconds"] >= cell["solve_cpu_seconds"] > 0 for cell in cells)
+
+
+def test_tokens_are_made_from_the_text_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    transformers: Any = SimpleNamespace()
+    transformers.AutoTokenizer = SimpleNamespace(
+        from_pretrained=lambda *_, **__: lambda text: {"input_ids": [len(w) for w in text.split()]}
+    )
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    monkeypatch.setattr(smollm2, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(smollm2, "folder", lambda: "x")
+    (tmp_path / "wikitext-2").mkdir()
+    with lzma.open(tmp_path / "wikitext-2" / "valid.txt.xz", "wt", encoding="utf-8") as file:
+        file.write("one three <unk> 1 @,@ 000 a")
+    found = [smollm2.tokens(tmp_path, "valid", 2, 2) for _ in range(2)]
+    assert [ids.tolist() for ids in found] == [[[3, 5], [5, 1]]] * 2
+
+
+def test_the_dense_net_is_left_as_it_was_by_a_copy():
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    stream.inputs(model, model.model.layers[0], SEQUENCES)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
