@@ -10,7 +10,7 @@ from benchmarks.baselines.oneshot import layer_error
 from benchmarks.layerwise import stream
 from benchmarks.layerwise.rows import Layer, Row
 
-WITHOUT_INPUTS = ("RTN", "magnitude", "DC")
+WITHOUT_INPUTS = ("RTN", "HQQ", "magnitude", "DC", "dense")
 Found = dict[str, Any]
 
 
@@ -22,7 +22,7 @@ def direct(row: Row, *, metric: bool) -> Layer:
         x = row.view.forward([w0])
         if metric:
             d = h.diagonal() + 0.01 * h.diagonal().mean()
-            mu: Any = row.view.forward([d.expand_as(w0).contiguous()])
+            mu: Any = row.view.forward([d.expand_as(w0).contiguous().to(w0.dtype)])
         else:
             mu = 1.0
         theta = compression.compress(x, mu)
@@ -40,7 +40,8 @@ def by_layers(row: Row) -> dict[str, Layer]:
 def compress_(net: Any, layer: Layer, sequences: Tensor) -> Found:
     """Replace the weights of all blocks, with inputs from the compressed blocks before.
 
-    Returns: processor seconds of the solves and of the whole, and the mean relative error by kinds of layers.
+    Returns: processor seconds of the solves and of the whole, and the mean relative error of each
+    kind of layer.
     """
     errors: dict[str, list[float]] = {}
 

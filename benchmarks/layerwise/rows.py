@@ -10,6 +10,7 @@ import leco
 from benchmarks.baselines.oneshot_alps import alps
 from benchmarks.baselines.oneshot_grids import Grid, gptq, rtn
 from benchmarks.baselines.oneshot_masks import Kept, magnitude, n_of_m, sparsegpt, wanda
+from benchmarks.baselines.oneshot_packages import hqq
 from benchmarks.baselines.oneshot_ranks import whitened_svd
 from leco.views import View
 
@@ -55,6 +56,13 @@ def grid(bits: int, zero_point: bool) -> Row:
         "GPTQ, static groups": partial(gptq, grid=found, static=True),
     }
     compression = always(leco.Uniform(bits, zero_point=zero_point))
+    return Row(lambda s: each * weights(s), leco.Groups(GROUP), compression, peers)
+
+
+def float_zero(bits: int) -> Row:
+    """Groups of 64 with a scale and a zero point that is a float."""
+    each, compression = bits + 2 * FLOAT / GROUP, always(leco.Uniform(bits, zero_point=True))
+    peers = {"HQQ": lambda w0, h: hqq(w0, bits, GROUP)}
     return Row(lambda s: each * weights(s), leco.Groups(GROUP), compression, peers)
 
 
@@ -105,6 +113,16 @@ def low_rank(share: float) -> Row:
     return Row(bits, leco.Matrix(), compression, {"SVD, whitened": svd})
 
 
+def entropy_coded(bits: float) -> Row:
+    """Values with an entropy code of so many bits a weight in all."""
+
+    def compression(shape: Shape) -> leco.Compression[Any]:
+        part = leco.Part(leco.Vector(), leco.EntropyCodebook(0), (0,), unit=1.0)
+        return leco.Budget((part,), bits * weights(shape))
+
+    return Row(lambda s: bits * weights(s), leco.Blocks(), compression)
+
+
 def plus_rank(rank: int, other: Row) -> Row:
     """A sum of a matrix of low rank and of another row's format."""
 
@@ -118,9 +136,17 @@ def plus_rank(rank: int, other: Row) -> Row:
     return Row(bits, leco.Matrix(), compression)
 
 
+DENSE = Row(
+    lambda s: FLOAT * weights(s),
+    leco.Vector(),
+    always(leco.Uncompressed()),
+    {"dense": lambda w0, h: w0},
+)
 ROWS: dict[str, Row] = {
+    "16 bits": DENSE,
     **{f"{b} bits": grid(b, True) for b in (4, 3, 2)},
     **{f"{b} bits, no zero point": grid(b, False) for b in (4, 3, 2)},
+    **{f"{b} bits, zero point a float": float_zero(b) for b in (4, 3, 2)},
     "ternary": coded(1.6, 1, leco.Groups(GROUP), leco.Ternary()),
     "binary": coded(1.0, 1, leco.Groups(GROUP), leco.Binary()),
     "4 values a row": coded(2.0, 4, leco.Rows(), leco.Codebook(4)),
@@ -130,5 +156,6 @@ ROWS: dict[str, Row] = {
     "30 %": pruned(Kept(0.3)),
     "rank 32 + 20 %": plus_rank(32, pruned(Kept(0.2))),
     "rank 32 + 3 bits": plus_rank(32, grid(3, True)),
+    **{f"{b} bits, entropy-coded": entropy_coded(b) for b in (3, 2)},
     "rank, 30 % of the numbers": low_rank(0.3),
 }

@@ -131,7 +131,7 @@ def test_too_few_tokens_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         smollm2.tokens(tmp_path, "test", 4, 30)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "16 bits"])
 def test_direct_compression_in_the_metric_has_the_smaller_weighed_error(name: str):
     generator = torch.Generator().manual_seed(0)
     w0 = torch.randn(96, WIDE, dtype=torch.float64, generator=generator)
@@ -148,16 +148,20 @@ def test_peers_end_in_the_format_of_their_row(name: str):
     w0 = model.model.layers[0].a.weight.detach()
     h = seen(model, "model.layers.0.a")
     for method, layer in ROWS[name].peers.items():
+        if method == "HQQ":
+            pytest.importorskip("hqq")
         w = layer(w0, h)
         assert w.shape == w0.shape
-        if "bits" in name and method != "GPTQ":  # whose groups are not neighbours
+        if "bits" in name and method not in ("GPTQ", "dense"):  # whose groups are not neighbours
             assert max(len(row.unique()) for row in w) <= 2 ** int(name[0])
+        elif method == "dense":
+            assert torch.equal(w, w0)
         elif name == "2:4":
             assert ((w != 0).unflatten(1, (-1, 4)).sum(-1) <= 2).all()
         elif "%" in name and "rank" not in name:
             assert abs(int((w != 0).sum()) - int(name[:2]) / 100 * w.numel()) < WIDE
         else:
-            assert torch.linalg.matrix_rank(w) <= share_of_rank(0.3, (WIDE, WIDE)) or "bits" in name
+            assert method == "GPTQ" or torch.linalg.matrix_rank(w) <= share_of_rank(0.3, (64, 64))
 
 
 def test_bits_of_formats():
@@ -169,6 +173,9 @@ def test_bits_of_formats():
         "4 values a row": 2 + 4 * 16 / 640,
         "2:4": 8 + 1,
         "30 %": 0.3 * 16 + 1,
+        "3 bits, zero point a float": 3 + 32 / 64,
+        "2 bits, entropy-coded": 2,
+        "16 bits": 16,
         "rank 32 + 3 bits": 3 + 19 / 64 + 16 * 32 * 650 / 6400,
     }
     assert {name: ROWS[name].bits(shape) / 6400 for name in expected} == pytest.approx(expected)
