@@ -32,9 +32,13 @@ def bits(net: Any, row: Row) -> float:
 
 def run_(net: Any, row: Row, method: str, calibration: Tensor) -> dict[str, Any]:
     """Compress the net; the seconds, errors and memory."""
-    layer, found = methods.by_layers(row)[method], {}
+    found: dict[str, Any] = {}
 
     def solve() -> None:
+        if method in methods.POLISH:
+            found.update(methods.lc_(net, row, calibration, methods.POLISH[method]))
+            return
+        layer = methods.by_layers(row)[method]
         if method in methods.WITHOUT_INPUTS:
             found.update(methods.compress_without_inputs_(net, layer))
         else:
@@ -66,7 +70,7 @@ def main() -> None:
     for name in args.rows:
         for method in args.methods:
             cell = dict(zip(KEYS, ("smollm2-135m", name, method, args.sequences), strict=True))
-            if method not in methods.by_layers(ROWS[name]) or tuple(cell.values()) in recorded:
+            if method not in methods.of(ROWS[name]) or tuple(cell.values()) in recorded:
                 continue
             net = smollm2.model()
             calibration = smollm2.tokens(args.data, "valid", args.sequences)

@@ -1,4 +1,4 @@
-"""Methods that compress the blocks of a net: those of others, and direct compression."""
+"""Methods that compress the blocks of a net: those of others, direct compression, and LC."""
 
 import time
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import leco
 from benchmarks.baselines.oneshot import layer_error
 from benchmarks.layerwise import stream
 from benchmarks.layerwise.rows import Layer, Row
 
 WITHOUT_INPUTS = ("RTN", "HQQ", "magnitude", "DC", "dense")
+POLISH = {"LC": 0, "LC, polished": 4}  # epochs of each block
 Found = dict[str, Any]
 
 
@@ -35,6 +37,11 @@ def by_layers(row: Row) -> dict[str, Layer]:
     """The methods of a row that compress one layer at a time."""
     own = {"DC": direct(row, metric=False), "DC in the metric": direct(row, metric=True)}
     return {**row.peers, **own}
+
+
+def of(row: Row) -> tuple[str, ...]:
+    """The names of all methods of a row."""
+    return (*by_layers(row), *POLISH)
 
 
 def compress_(net: Any, layer: Layer, sequences: Tensor) -> Found:
@@ -65,3 +72,44 @@ def compress_without_inputs_(net: Any, layer: Layer) -> Found:
             module.weight.copy_(layer(module.weight, identity))
     seconds = time.process_time() - start
     return {"solve_cpu_seconds": seconds, "cpu_seconds": seconds, "errors": {}}
+
+
+def lc_(net: Any, row: Row, sequences: Tensor, polish: int) -> Found:
+    """Replace the weights of all blocks by those of `leco.calibrate`.
+
+    Args:
+        net: overwritten.
+        row: its view and compression make a task for each matrix.
+        sequences: of tokens (count, length).
+        polish: epochs of each block.
+
+    Returns: like `compress_`; the solves have the share of the processor time that they have of the
+    seconds. `coded_bytes` is what the Thetas take in a file.
+    """
+    tasks = {
+        name: leco.Task(name, row.view, row.compression((p.shape[0], p.shape[1])))
+        for name, p in matrices(net).items()
+    }
+    lc = leco.LC(net, tasks)
+    batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
+    start = time.process_time()
+    found = leco.calibrate(lc, batches, polish=polish, progress=False)
+    seconds = time.process_time() - start
+
+    # errors by kinds of layers
+    errors: dict[str, list[float]] = {}
+    for record in found.records:
+        errors.setdefault(record.task.split(".")[-2], []).append(record.error)
+    solves = sum(record.seconds for record in found.records) / found.seconds
+    return {
+        "solve_cpu_seconds": solves * seconds,
+        "cpu_seconds": seconds,
+        "errors": {kind: sum(every) / len(every) for kind, every in errors.items()},
+        "coded_bytes": sum(leco.bits(theta) for theta in lc.thetas.values()) / 8,
+    }
+
+
+def matrices(net: Any) -> dict[str, torch.nn.Parameter]:
+    """The weights of all Linear layers of the blocks by their names in the net."""
+    of_blocks = {id(m) for block in net.model.layers for m in stream.linears(block).values()}
+    return {f"{n}.weight": m.weight for n, m in net.named_modules() if id(m) in of_blocks}

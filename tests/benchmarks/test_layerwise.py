@@ -45,9 +45,9 @@ class Net(nn.Module):
         self.model.layers = nn.ModuleList(Block(pair) for _ in range(3))
         self.head = nn.Linear(WIDE, 11, bias=False)
 
-    def forward(self, ids: Tensor, use_cache: bool) -> Any:
+    def forward(self, input_ids: Tensor, use_cache: bool) -> Any:
         assert not use_cache
-        hidden = self.embedding(ids)
+        hidden = self.embedding(input_ids)
         for block in self.model.layers:
             found = block(hidden, scale=0.5)
             hidden = found[0] if isinstance(found, tuple) else found
@@ -204,6 +204,25 @@ def test_cells_are_recorded_and_not_run_twice(tmp_path: Path, monkeypatch: pytes
     assert cells[0]["errors"] == {}
     assert sorted(cells[1]["errors"]) == ["a", "b", "down"]
     assert all(cell["cpu_seconds"] >= cell["solve_cpu_seconds"] > 0 for cell in cells)
+
+
+@pytest.mark.parametrize("method", methods.POLISH)
+def test_lc_is_better_than_direct_compression_in_the_metric(method: str):
+    row, found = ROWS["2 bits"], {}
+    direct, model = net().float(), net().float()
+    before = methods.compress_(direct, methods.by_layers(row)["DC in the metric"], SEQUENCES)
+    found = methods.lc_(model, row, SEQUENCES, methods.POLISH[method])
+    assert sum(found["errors"].values()) < sum(before["errors"].values())
+    assert sorted(found["errors"]) == ["a", "b", "down"]
+    assert 0 < found["solve_cpu_seconds"] <= found["cpu_seconds"]
+    assert found["coded_bytes"] < 9 * WIDE**2 * 4 / 8
+    for p in methods.matrices(model).values():
+        assert max(len(group.unique()) for group in p.view(-1, WIDE)) <= 4
+
+
+def test_the_matrices_are_those_of_the_blocks():
+    names = [f"model.layers.{k}.{n}.weight" for k in range(3) for n in ("a", "b", "down")]
+    assert list(methods.matrices(net())) == names
 
 
 def test_tokens_are_made_from_the_text_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
