@@ -5,10 +5,12 @@
 
 FOLDER has wikitext-2/valid.txt.xz, which calibrates, and test.txt.xz, which judges. A cell is a row
 with a method and a number of calibration sequences. With --record a cell that is recorded already
-is not run again. Methods that a row does not have are passed over.
+is not run again, and LC goes on where it was cut off, from a checkpoint in the user's cache. Methods
+that a row does not have are passed over.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks.layerwise import methods, smollm2, stream
 from benchmarks.layerwise.rows import ROWS, Row
 
 NAME, KIND = "layerwise", "cell"
+Found = dict[str, Any]
 KEYS = ("model", "row", "method", "sequences")  # what makes a cell
 FEW = 16  # test sequences of the second perplexity
 
@@ -30,13 +33,16 @@ def bits(net: Any, row: Row) -> float:
     return sum(row.bits((layer.out_features, layer.in_features)) for layer in layers)
 
 
-def run_(net: Any, row: Row, method: str, calibration: Tensor) -> dict[str, Any]:
-    """Compress the net; the seconds, errors and memory."""
-    found: dict[str, Any] = {}
+def run_(net: Any, row: Row, method: str, calibration: Tensor, kept: Path | None) -> Found:
+    """Compress the net in the format of a row; the seconds, errors and memory.
+
+    LC keeps its checkpoint in the folder `kept`.
+    """
+    found: Found = {}
 
     def solve() -> None:
         if method in methods.POLISH:
-            found.update(methods.lc_(net, row, calibration, methods.POLISH[method]))
+            found.update(methods.lc_(net, row, calibration, methods.POLISH[method], kept))
             return
         layer = methods.by_layers(row)[method]
         if method in methods.WITHOUT_INPUTS:
@@ -57,6 +63,11 @@ def judged(net: Any, test: Tensor) -> dict[str, float]:
     }
 
 
+def folder(cell: dict[str, Any]) -> Path:
+    """Of a cell's checkpoint."""
+    return smollm2.CACHE / "layerwise" / ", ".join(map(str, cell.values()))
+
+
 def done() -> set[tuple[Any, ...]]:
     """The cells that are recorded."""
     return {tuple(run[key] for key in KEYS) for run in records.read(NAME, KIND)}
@@ -74,11 +85,13 @@ def main() -> None:
                 continue
             net = smollm2.model()
             calibration = smollm2.tokens(args.data, "valid", args.sequences)
-            found = run_(net, ROWS[name], method, calibration)
+            kept = folder(cell) if args.record else None
+            found = run_(net, ROWS[name], method, calibration, kept)
             found |= judged(net, test)
             records.show(f"{name}, {method}", [found])
             if args.record:
                 records.append(NAME, KIND, **cell, test=args.test, **found)
+                shutil.rmtree(folder(cell), ignore_errors=True)
 
 
 def arguments() -> argparse.Namespace:

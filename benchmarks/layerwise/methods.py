@@ -1,6 +1,7 @@
 """Methods that compress the blocks of a net: those of others, direct compression, and LC."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,7 +75,9 @@ def compress_without_inputs_(net: Any, layer: Layer) -> Found:
     return {"solve_cpu_seconds": seconds, "cpu_seconds": seconds, "errors": {}}
 
 
-def lc_(net: Any, row: Row, sequences: Tensor, polish: int) -> Found:
+def lc_(
+    net: Any, row: Row, sequences: Tensor, polish: int, checkpoint: Path | None = None
+) -> Found:
     """Replace the weights of all blocks by those of `leco.calibrate`.
 
     Args:
@@ -82,6 +85,7 @@ def lc_(net: Any, row: Row, sequences: Tensor, polish: int) -> Found:
         row: its view and compression make a task for each matrix.
         sequences: of tokens (count, length).
         polish: epochs of each block.
+        checkpoint: a folder; a later call goes on from there.
 
     Returns: like `compress_`; the solves have the share of the processor time that they have of the
     seconds. `coded_bytes` is what the Thetas take in a file.
@@ -93,7 +97,7 @@ def lc_(net: Any, row: Row, sequences: Tensor, polish: int) -> Found:
     lc = leco.LC(net, tasks)
     batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
     start = time.process_time()
-    found = leco.calibrate(lc, batches, polish=polish, progress=False)
+    found = leco.calibrate(lc, batches, polish=polish, progress=False, checkpoint=checkpoint)
     seconds = time.process_time() - start
 
     # errors by kinds of layers
