@@ -5,8 +5,8 @@
 
 FOLDER has wikitext-2/valid.txt.xz, which calibrates, and test.txt.xz, which judges. A cell is a row
 with a method and a number of calibration sequences. With --record a cell that is recorded already
-is not run again, and LC goes on where it was cut off, from a checkpoint in the user's cache. Methods
-that a row does not have are passed over.
+is not run again, and LC goes on where it was cut off, from a checkpoint in the user's cache.
+Methods that a row does not have are passed over.
 """
 
 import argparse
