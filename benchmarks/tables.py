@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.report import aims, cells, figure, ranks, speed
+from benchmarks.report import aims, cells, figure, layerwise, ranks, speed
 from benchmarks.report.cells import FROM_DELTA, TITLES, chosen, error, mean, of, others
 
 ROOT = Path(__file__).parent.parent
@@ -155,6 +155,7 @@ def tables() -> dict[str, str]:
         "speeds": markdown(speed.speeds()),
         "fuzz": speed.fuzz(),
         "trainers": f"{markdown(ranks.rows())}\n\n{ranks.costs()}",
+        "layerwise": markdown(layerwise.table()),
         "results": markdown(methods(README)),
     }
 
@@ -175,6 +176,7 @@ def numbers() -> dict[str, list[Row]]:
         **{name: speed.last("file", name)["rows"] for name in ("lengths", "load")},
         "ranks": speed.last("ranks", "cost")["rows"],
         "fuzz": speed.damaged(),
+        "layerwise": layerwise.cells(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],
@@ -236,6 +238,7 @@ def main() -> None:
         path.write_text(found[path], encoding="utf-8")
     for net, most in (("lenet300", 100.0), ("resnet20", 30.0)):
         figure.draw(net, most, ROOT / "docs" / "figures" / f"proof-{net}.png")
+    layerwise.draw(ROOT / "docs" / "figures" / "layerwise.png")
 
 
 if __name__ == "__main__":

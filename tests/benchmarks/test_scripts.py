@@ -41,7 +41,14 @@ SMALL = {
         *("--repeats", "1", "--side", "0"),
     ),
 }
-SCRIPTS = (*SMALL, "csteps.step", "proof.reference", "proof.__main__", "tables")
+SCRIPTS = (
+    *SMALL,
+    "csteps.step",
+    "layerwise.__main__",
+    "proof.reference",
+    "proof.__main__",
+    "tables",
+)
 
 
 def run(script: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

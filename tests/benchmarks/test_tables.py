@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks import records, tables
-from benchmarks.report import cells
+from benchmarks.report import cells, layerwise
 
 
 def made(method: str, seed: int, validation: float, test: float = 5.0) -> cells.Cell:
@@ -99,3 +99,21 @@ def test_check_fails_where_a_file_is_old(
 
 def test_records_are_at_most_a_megabyte():
     assert sum(path.stat().st_size for path in records.RESULTS.iterdir()) < 10**6
+
+
+def test_of_a_cell_without_training_the_newest_record_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    how = {"bytes": 2e6, "memory_bytes": 3e6, "errors": {"a": 0.01, "b": 0.03}, "perplexity": 50.0}
+    for row, perplexity in (("2:4", 70.0), ("3 bits", 1234.0), ("2:4", 60.0)):
+        cell = {"row": row, "method": "ALPS", "sequences": 32, "perplexity_16": perplexity}
+        records.append("layerwise", "cell", **cell, **how)
+    found = layerwise.table()
+    assert [(row["format"], row["perplexity, 16 sequences"]) for row in found] == [
+        *(("3 bits", "1,234"), ("2:4", "60.0"))
+    ]
+    assert found[0]["layer error, %"] == "2.00"
+    assert found[0]["solves, s"] == ""
+    layerwise.draw(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000

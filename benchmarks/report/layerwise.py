@@ -1,0 +1,110 @@
+"""Compression without training: the table, and the figure of perplexity against bytes."""
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks import records
+from benchmarks.layerwise.rows import ROWS
+from benchmarks.report.figure import label, plt
+
+Row = dict[str, Any]
+STYLES = {  # marker and colour: red for LC, grey for direct compression, the rest for others
+    "dense": ("*", "black"),
+    "DC": ("x", "0.6"),
+    "DC in the metric": ("s", "0.6"),
+    "RTN": ("v", "tab:green"),
+    "HQQ": ("^", "tab:green"),
+    "GPTQ": ("P", "tab:green"),
+    "GPTQ, static groups": ("X", "tab:green"),
+    "magnitude": ("<", "tab:olive"),
+    "Wanda": (">", "tab:olive"),
+    "SparseGPT": ("p", "tab:olive"),
+    "ALPS": ("h", "tab:olive"),
+    "SVD, whitened": ("d", "tab:purple"),
+    "LC": ("o", "tab:red"),
+    "LC, polished": ("D", "tab:red"),
+}
+TICKS = (35, 40, 50, 60, 80, 100, 150, 200, 300)
+MOST = 300.0  # perplexities above stand at the upper edge
+
+
+def cells() -> list[Row]:
+    """The newest record of each cell, in the order of the rows, then of the methods."""
+    newest = {
+        (run["row"], run["method"], run["sequences"]): run
+        for run in records.read("layerwise", "cell")
+    }
+    rows, methods = [*ROWS], [*STYLES]
+    return sorted(
+        newest.values(),
+        key=lambda run: (
+            rows.index(run["row"]),
+            methods.index(run["method"]),
+            run["sequences"],
+        ),
+    )
+
+
+def table() -> list[Row]:
+    """A line for each cell."""
+    return [
+        {
+            "format": run["row"],
+            "MB": f"{run['bytes'] / 1e6:.1f}",
+            "method": run["method"],
+            "perplexity, 16 sequences": _short(run["perplexity_16"]),
+            "perplexity, 32 sequences": _short(run["perplexity"]),
+            "layer error, %": f"{100 * mean(run['errors'].values()):.2f}" if run["errors"] else "",
+            "solves, s": _seconds(run, "solve_cpu_seconds"),
+            "whole, s": _seconds(run, "cpu_seconds"),
+            "memory, MB": f"{run['memory_bytes'] / 1e6:,.0f}",
+        }
+        for run in cells()
+    ]
+
+
+def _short(perplexity: float) -> str:
+    return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.1f}"
+
+
+def _seconds(run: Row, key: str) -> str:
+    return f"{run[key]:,.0f}" if key in run else ""
+
+
+def draw(path: Path) -> None:
+    """Perplexity on 16 test sequences against the bytes of the matrices, a marker a cell."""
+    found = [run for run in cells() if run["method"] != "dense"]
+    fig, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+
+    # a marker for each cell
+    drawn, best = [], {}
+    for run in found:
+        marker, colour = STYLES[run["method"]]
+        filled = colour if run["method"].startswith("LC") else "none"
+        point = run["bytes"] / 1e6, min(run["perplexity_16"], MOST)
+        axes.plot(*point, marker=marker, color=colour, mfc=filled, ms=6, ls="")
+        drawn.append(point)
+        if run["row"] not in best or point[1] < best[run["row"]][1]:
+            best[run["row"]] = point
+    for method in [method for method in STYLES if any(run["method"] == method for run in found)]:
+        marker, colour = STYLES[method]
+        filled = colour if method.startswith("LC") else "none"
+        axes.plot([], [], marker=marker, color=colour, mfc=filled, ls="", label=method)
+
+    # the dense net, the axes and the names
+    for run in cells():
+        if run["method"] == "dense":
+            axes.axhline(run["perplexity_16"], color="black", lw=0.6, ls=":", label="dense")
+    axes.set(yscale="log", xlabel="MB of the compressed matrices")
+    axes.set_ylabel("perplexity, 16 test sequences")
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick}" + " or more" * (tick == MOST) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title("SmolLM2-135M without training")
+    axes.legend(fontsize=7)
+    fig.draw_without_rendering()  # the layout, which the names are placed in
+    label(axes, best, drawn)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
