@@ -113,16 +113,6 @@ def low_rank(share: float) -> Row:
     return Row(bits, leco.Matrix(), compression, {"SVD, whitened": svd})
 
 
-def entropy_coded(bits: float) -> Row:
-    """Values with an entropy code of so many bits a weight in all."""
-
-    def compression(shape: Shape) -> leco.Compression[Any]:
-        part = leco.Part(leco.Vector(), leco.EntropyCodebook(0), (0,), unit=1.0)
-        return leco.Budget((part,), bits * weights(shape))
-
-    return Row(lambda s: bits * weights(s), leco.Blocks(), compression)
-
-
 def plus_rank(rank: int, other: Row) -> Row:
     """A sum of a matrix of low rank and of another row's format."""
 
@@ -156,6 +146,5 @@ ROWS: dict[str, Row] = {
     "30 %": pruned(Kept(0.3)),
     "rank 32 + 20 %": plus_rank(32, pruned(Kept(0.2))),
     "rank 32 + 3 bits": plus_rank(32, grid(3, True)),
-    **{f"{b} bits, entropy-coded": entropy_coded(b) for b in (3, 2)},
     "rank, 30 % of the numbers": low_rank(0.3),
 }

@@ -174,7 +174,6 @@ def test_bits_of_formats():
         "2:4": 8 + 1,
         "30 %": 0.3 * 16 + 1,
         "3 bits, zero point a float": 3 + 32 / 64,
-        "2 bits, entropy-coded": 2,
         "16 bits": 16,
         "rank 32 + 3 bits": 3 + 19 / 64 + 16 * 32 * 650 / 6400,
     }
