@@ -80,7 +80,8 @@ def main() -> None:
     test = smollm2.tokens(args.data, "test", args.test)
     for name in args.rows:
         for method in args.methods:
-            cell = dict(zip(KEYS, ("smollm2-135m", name, method, args.sequences), strict=True))
+            values = "smollm2-135m", name, method, args.sequences
+            cell: Found = dict(zip(KEYS, values, strict=True))
             if method not in methods.of(ROWS[name]) or tuple(cell.values()) in recorded:
                 continue
             net = smollm2.model()
