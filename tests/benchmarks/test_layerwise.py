@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import benchmarks.layerwise.__main__ as script
 from benchmarks import records
 from benchmarks.baselines.oneshot import layer_error
-from benchmarks.layerwise import methods, smollm2, stream
+from benchmarks.layerwise import layers, methods, smollm2, stream
 from benchmarks.layerwise.rows import ROWS, share_of_rank
 
 WIDE = 64
@@ -217,6 +217,44 @@ def test_lc_is_better_than_direct_compression_in_the_metric(method: str):
     assert found["coded_bytes"] < 9 * WIDE**2 * 4 / 8
     for p in methods.matrices(model).values():
         assert max(len(group.unique()) for group in p.view(-1, WIDE)) <= 4
+
+
+def test_lc_of_one_layer_is_that_of_the_net_with_its_inputs():
+    model, row = net(), ROWS["2:4"]
+    dense = layers.dense_moments(net(), SEQUENCES, ("0.b", "2.a"))
+    (w0, h), (_, last) = dense.values()
+    torch.testing.assert_close(last, seen(model, "model.layers.2.a"))
+    w = layers.lc(row)(w0, h)
+    methods.lc_(model, row, SEQUENCES, 0)
+    torch.testing.assert_close(w, model.get_submodule("model.layers.0.b").weight.detach())
+    assert layer_error(w, w0, h) < layer_error(methods.by_layers(row)["ALPS"](w0, h), w0, h) * 1.1
+
+
+@pytest.mark.parametrize("name", ["2:4", "2 bits"])
+def test_calibrate_streams_like_the_benchmark(name: str):
+    ours, model = net(), net()
+    stream.compress_(ours, SEQUENCES, lambda _, w0, h: layers.lc(ROWS[name])(w0, h))
+    methods.lc_(model, ROWS[name], SEQUENCES, 0)
+    for key, p in methods.matrices(model).items():
+        torch.testing.assert_close(methods.matrices(ours)[key], p)
+
+
+def test_rows_of_layers_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    monkeypatch.setattr(smollm2, "CACHE", tmp_path)
+    monkeypatch.setattr(smollm2, "model", lambda: net().float())
+    monkeypatch.setattr(smollm2, "tokens", lambda *_: SEQUENCES)
+    monkeypatch.setattr(layers, "LAYERS", ("0.a", "1.down"))
+    (tmp_path / "smollm2-135m").mkdir()
+    arguments = ["layers", "--data", "x", "--rows", "2:4", "2 bits", "--record"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    layers.main()
+    layers.main()
+    found = records.read("layerwise", "layers")
+    assert [run["row"] for run in found] == ["2:4", "2 bits"]
+    errors = {row["method"]: row["errors"] for row in found[1]["rows"]}
+    assert all(sorted(each) == ["0.a", "1.down"] for each in errors.values())
+    assert errors["LC"]["0.a"] < errors["GPTQ"]["0.a"] < errors["RTN"]["0.a"]
 
 
 def test_the_matrices_are_those_of_the_blocks():
