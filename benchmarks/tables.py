@@ -155,6 +155,7 @@ def tables() -> dict[str, str]:
         "speeds": markdown(speed.speeds()),
         "fuzz": speed.fuzz(),
         "trainers": f"{markdown(ranks.rows())}\n\n{ranks.costs()}",
+        "layers": markdown(layerwise.layers()),
         "layerwise": markdown(layerwise.table()),
         "results": markdown(methods(README)),
     }
@@ -177,6 +178,11 @@ def numbers() -> dict[str, list[Row]]:
         "ranks": speed.last("ranks", "cost")["rows"],
         "fuzz": speed.damaged(),
         "layerwise": layerwise.cells(),
+        "layers": [
+            {"row": run["row"], **row}
+            for run in records.read("layerwise", "layers")
+            for row in run["rows"]
+        ],
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],

@@ -1,7 +1,7 @@
-"""Compression without training: the table, and the figure of perplexity against bytes."""
+"""Compression without training: the tables, and the figure of perplexity against bytes."""
 
 from pathlib import Path
-from statistics import mean
+from statistics import geometric_mean, mean
 from typing import Any
 
 from benchmarks import records
@@ -62,6 +62,46 @@ def table() -> list[Row]:
         }
         for run in cells()
     ]
+
+
+def layers() -> list[Row]:
+    """LC beside the best method of others on single layers, by the newest record of each row."""
+    newest = {run["row"]: run["rows"] for run in records.read("layerwise", "layers")}
+    found = []
+    for row in (row for row in ROWS if row in newest):
+        methods = {each["method"]: each for each in newest[row]}
+        lc, direct = methods.pop("LC"), methods.pop("DC in the metric")
+        methods.pop("DC")
+        best = min(methods.values(), key=_level, default=None)
+        line = {
+            "format": row,
+            "direct, in the metric": _percent(direct),
+            "best method of others": best["method"] if best else "",
+            "its error": _percent(best) if best else "",
+            "LC": _percent(lc),
+            "LC / best of others": f"{_level(lc) / _level(best):.2f}" if best else "",
+            "LC / direct": f"{_level(lc) / _level(direct):.2f}",
+            "time, LC / GPTQ or SparseGPT": _times(lc, methods),
+        }
+        found.append(line)
+    return found
+
+
+def _level(of: Row) -> float:
+    return geometric_mean(of["errors"].values())
+
+
+def _percent(of: Row) -> str:
+    """The errors of the layers in %, three digits."""
+    return " ".join(f"{100 * error:.3g}" for error in of["errors"].values())
+
+
+def _times(lc: Row, methods: dict[str, Row]) -> str:
+    """The time of LC in that of the greedy method for the format, where there is one."""
+    for name in ("GPTQ", "SparseGPT"):
+        if name in methods:
+            return f"{lc['cpu_seconds'] / methods[name]['cpu_seconds']:.1f}"
+    return ""
 
 
 def _short(perplexity: float) -> str:

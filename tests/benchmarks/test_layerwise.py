@@ -230,7 +230,7 @@ def test_lc_of_one_layer_is_that_of_the_net_with_its_inputs():
     assert layer_error(w, w0, h) < layer_error(methods.by_layers(row)["ALPS"](w0, h), w0, h) * 1.1
 
 
-@pytest.mark.parametrize("name", ["2:4", "2 bits"])
+@pytest.mark.parametrize("name", ["2:4", "30 %"])  # masks, which noise hardly moves
 def test_calibrate_streams_like_the_benchmark(name: str):
     ours, model = net(), net()
     stream.compress_(ours, SEQUENCES, lambda _, w0, h: layers.lc(ROWS[name])(w0, h))

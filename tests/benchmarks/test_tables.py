@@ -101,6 +101,28 @@ def test_records_are_at_most_a_megabyte():
     assert sum(path.stat().st_size for path in records.RESULTS.iterdir()) < 10**6
 
 
+def test_lc_stands_beside_the_best_of_others_on_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+
+    def row(method: str, first: float, second: float, seconds: float) -> cells.Cell:
+        return {"method": method, "errors": {"a": first, "b": second}, "cpu_seconds": seconds}
+
+    ends = [row("DC", 0.9, 0.9, 1.0), row("DC in the metric", 0.4, 0.1, 1.0)]
+    peers = [row("SparseGPT", 0.2, 0.05, 2.0), row("ALPS", 0.01, 0.16, 4.0)]
+    lc = row("LC", 0.02, 0.02, 5.0)
+    records.append("layerwise", "layers", row="2:4", rows=[*peers, *ends, lc])
+    records.append("layerwise", "layers", row="binary", rows=[*ends, lc])
+    binary, pruned = layerwise.layers()
+    assert pruned["best method of others"] == "ALPS"
+    assert pruned["its error"] == "1 16"
+    assert pruned["LC / best of others"] == "0.50"
+    assert pruned["LC / direct"] == "0.10"
+    assert pruned["time, LC / GPTQ or SparseGPT"] == "2.5"
+    assert binary["best method of others"] == binary["LC / best of others"] == ""
+
+
 def test_of_a_cell_without_training_the_newest_record_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
