@@ -178,11 +178,7 @@ def numbers() -> dict[str, list[Row]]:
         "ranks": speed.last("ranks", "cost")["rows"],
         "fuzz": speed.damaged(),
         "layerwise": layerwise.cells(),
-        "layers": [
-            {"row": run["row"], **row}
-            for run in records.read("layerwise", "layers")
-            for row in run["rows"]
-        ],
+        "layers": layerwise.every_layer(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],

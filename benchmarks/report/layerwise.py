@@ -64,6 +64,12 @@ def table() -> list[Row]:
     ]
 
 
+def every_layer() -> list[Row]:
+    """The errors of single layers, a row for each method of each format."""
+    runs = records.read("layerwise", "layers")
+    return [{"row": run["row"], **row} for run in runs for row in run["rows"]]
+
+
 def layers() -> list[Row]:
     """LC beside the best method of others on single layers, by the newest record of each row."""
     newest = {run["row"]: run["rows"] for run in records.read("layerwise", "layers")}
