@@ -127,6 +127,17 @@ def test_what_comes_after_sees_the_compressed_blocks():
     assert seen[0].error != seen[1].error
 
 
+def test_the_blocks_see_the_compressed_embedding():
+    errors = []
+    for first in ([], ["embed.weight"]):
+        model = net()
+        model.head = nn.Linear(8, 12, bias=False).double()
+        names = [*first, "layers.0.query.weight"]
+        lc = leco.LC(model, leco.each(names, leco.Rows(), leco.Binary()))
+        errors.append(calibrate(lc, blocks=model.layers).records[-1].direct)
+    assert errors[0] != pytest.approx(errors[1], rel=1e-6)
+
+
 def test_a_task_over_several_blocks():
     model = net()
     names = leco.match(model, "layers.*.down.weight")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import leco
+from leco.layerwise import refine
 from leco.layerwise.layouts import Plain
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.refine import with_better_codes, with_better_floats
@@ -170,6 +171,21 @@ def test_floats_by_least_squares():
     least = error(problem, w, best)
     assert least - 1e-9 <= error(problem, w, found.decompress()) <= 1.001 * least
     assert least < 0.9 * error(problem, w, theta.decompress())
+
+
+def test_as_many_iterations_as_floats_are_enough(monkeypatch: pytest.MonkeyPatch):
+    """Conjugate gradients end at the optimum, where steepest descent is still on its way."""
+    monkeypatch.setattr(refine, "ITERATIONS", 4)
+    monkeypatch.setattr(refine, "ENOUGH", 0.0)
+    w, h = weights(1, 12), spread(12)
+    problem = problem_of(w, h, leco.Rows(), leco.TopK(4))
+    found = with_better_floats(problem, leco.TopK(4).compress(w, 1.0))
+    assert found is not None
+    mask, damped = found.decompress()[0] != 0, problem.layers[0].moments.damped[0]
+    best = torch.zeros_like(w)
+    best[0, mask] = torch.linalg.solve(damped[mask][:, mask], damped[mask] @ w[0])
+    ours = error(problem, w, found.decompress())
+    assert ours == pytest.approx(error(problem, w, best), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["grid", "values a row", "ternary"])
