@@ -13,8 +13,8 @@ def costs() -> str:
         f"{first['compressed'] / 1e6:.1f} of them compressed to codebooks of 4 values, a codebook "
         f"for each matrix; AdamW, sequences of {run['length']} tokens. "
         "Processor seconds of the busiest process, without waiting for the other; "
-        f"{records.where(run)} for each process. The machine was busy: ratios of single runs differ "
-        "by a few percent."
+        f"{records.where(run)} for each process. The machine was busy: ratios of single runs "
+        "differ by a few percent."
     )
 
 
