@@ -11,6 +11,7 @@ from torch import nn
 from leco.algorithm.lc import LC
 from leco.layerwise.checkpoint import Checkpoint, identity_of
 from leco.layerwise.record import Calibration
+from leco.layerwise.solve import Schedule
 from leco.layerwise.stream import Stream, find_blocks
 from leco.layerwise.units import Units
 
@@ -47,7 +48,9 @@ def calibrate(
             arguments, or a dict of named ones. Some ten thousand samples (tokens, patches).
         blocks: modules or their names, each of which takes the output of the one before; found
             where the net has one list of them; () for none, one pass over the whole net.
-        steps: LC steps of each task.
+        steps: LC steps of each task, about: the schedule spends them where Theta's choices change
+            (`leco.layerwise.solve.Schedule`), and ends when they do not. Half of them raise the
+            errors by about 2 %.
         mu: its first and last value, in units of the mean eigenvalue of H with a unit diagonal.
         damping: what is added to H, as a share of its mean diagonal.
         polish: epochs of training what Theta leaves free in a block, its norms and biases, towards
@@ -84,7 +87,7 @@ def calibrate(
         names = [stream.name(i) for i in range(len(stream.blocks))]
         identity = identity_of(lc.tasks, lc.params, (steps, mu, damping, polish, names))
         kept = Checkpoint(checkpoint, identity)
-        units = Units(lc, stream, schedule(steps, mu), damping, polish, kept, progress)
+        units = Units(lc, stream, Schedule(steps, *mu), damping, polish, kept, progress)
         result = units.all()
     result.seconds = time.perf_counter() - start
     return result
@@ -95,12 +98,6 @@ def blocks_of(lc: LC, given: Sequence[nn.Module | str] | None) -> list[nn.Module
     if given is None:
         return find_blocks(lc.model, lc.params.values())
     return [lc.model.get_submodule(b) if isinstance(b, str) else b for b in given]
-
-
-def schedule(steps: int, mu: tuple[float, float]) -> list[float]:
-    """So many values from the first to the last mu, by a constant factor."""
-    ratio = (mu[1] / mu[0]) ** (1 / max(steps - 1, 1))
-    return [mu[0] * ratio**k for k in range(steps)]
 
 
 def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: int) -> None:

@@ -15,11 +15,11 @@ from leco.algorithm.lc import LC
 from leco.atomic import atomically
 from leco.coding.tensors import bits
 from leco.compressions.protocol import Compression
-from leco.layerwise.calibrate import blocks_of, quiet, schedule
+from leco.layerwise.calibrate import blocks_of, quiet
 from leco.layerwise.checkpoint import Checkpoint
 from leco.layerwise.moments import Recorder
 from leco.layerwise.quadratic import Layer
-from leco.layerwise.solve import Problem, solve
+from leco.layerwise.solve import Problem, Schedule, solve
 from leco.layerwise.stream import Stream
 from leco.layerwise.units import Units
 from leco.task import Task
@@ -163,7 +163,7 @@ def sensitivity(
     lc = next(iter(every.values()))
     with quiet(lc.model):
         stream, kept = Stream(lc.model, blocks_of(lc, blocks), batches), Checkpoint(None, None)
-        trials = _Trials(lc, stream, schedule(steps, MU), damping, 0, kept, progress)
+        trials = _Trials(lc, stream, Schedule(steps, *MU), damping, 0, kept, progress)
         trials.tasks = {name: own.tasks for name, own in every.items()}
         trials.all()
     return trials.found
@@ -185,7 +185,7 @@ class _Trials(Units):
         for name, tasks in self.tasks.items():
             layers = [Layer(layer.w0, layer.moments) for layer in problem.layers]
             own = Problem(tasks[task], layers, problem.layouts, problem.shapes)
-            solved = solve(own, self.mus)
+            solved = solve(own, self.schedule)
             errors[name], sizes[name] = solved.error, bits(solved.theta)
 
     def _leave(self, task: str, name: str, why: str) -> None:

@@ -1,5 +1,6 @@
 """The LC algorithm on the reconstruction errors of layers, for one task."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,6 +16,11 @@ from leco.layerwise.quadratic import Layer
 from leco.layerwise.refine import refined
 from leco.task import Task
 from leco.theta import Theta
+from leco.theta.tree import choices, share_changed
+
+FIRST = 3  # steps in which the choices are only about to change
+MANY = 0.01  # the share of choices above which mu grows slowly
+FEW = 0.001  # the share of choices at which the steps end
 
 
 class Solved(NamedTuple):
@@ -84,31 +90,51 @@ class Problem:
         return error / energy if energy else 0.0
 
 
+class Schedule(NamedTuple):
+    """mu from `first` to `last`, which a constant factor would reach in `steps` steps.
+
+    It grows by the root of that factor while many choices of Theta change, and by its fourth power
+    when few do: the steps are spent where the choices are made. Where none changes any more, the
+    steps end. Forms without choices have the constant factor.
+    """
+
+    steps: int
+    first: float
+    last: float
+
+    def growth(self, changed: float) -> float:
+        """The factor to the next mu, for a share of choices that the last C step changed."""
+        factor = (self.last / self.first) ** (1 / max(self.steps - 1, 1))
+        if math.isnan(changed):
+            return factor
+        return factor**0.5 if changed > MANY else factor**4
+
+
 @torch.no_grad()
-def solve(problem: Problem, mus: list[float], last: Theta | None = None) -> Solved:
+def solve(problem: Problem, schedule: Schedule, last: Theta | None = None) -> Solved:
     """min 1/2 tr((W - W0) H (W - W0)') + price subject to W = Delta(Theta), from direct compression
     in the metric diag(H); the Theta of least objective of all steps, refined.
 
     Args:
         problem: the task and its layers.
-        mus: an increasing schedule, in units of the mean eigenvalue of H with a unit diagonal.
+        schedule: of mu, in units of the mean eigenvalue of H with a unit diagonal.
         last: a Theta that the first C step may start from.
     """
     start, compression = time.perf_counter(), problem.task.compression
 
     # direct compression in the metric, which is the answer where H is diagonal
     x = problem.array(layer.moments.straight(layer.trained) for layer in problem.layers)
-    theta = compression.compress(x, problem.mu(mus[0]), last)
+    theta = compression.compress(x, problem.mu(schedule.first), last)
     problem.take(theta)
     direct, best, least = problem.relative(), theta, problem.objective(theta)
     if all(layer.moments.diagonal for layer in problem.layers):
         return Solved(best, direct, direct, 0, time.perf_counter() - start)
 
     # alternate
-    step = _by_descent(compression)
-    for mu in mus:
+    step, mu, steps = _by_descent(compression), schedule.first, 0
+    while mu <= schedule.last * (1 + 1e-9) and steps < 2 * schedule.steps:
         x = problem.array([layer.l_step(mu) for layer in problem.layers])
-        theta = step.compress(x, problem.mu(mu), theta)
+        before, theta = theta, step.compress(x, problem.mu(mu), theta)
         problem.take(theta)
         objective = problem.objective(theta)
         if objective < least:
@@ -116,10 +142,18 @@ def solve(problem: Problem, mus: list[float], last: Theta | None = None) -> Solv
         for layer in problem.layers:
             layer.multipliers_step(mu)
 
+        # the next mu
+        steps += 1
+        changed = share_changed(choices([before]), choices([theta]))
+        if schedule.steps == 1 or (steps > FIRST and changed <= FEW):
+            break
+        early = steps <= FIRST and not math.isnan(changed)
+        mu *= schedule.growth(1.0 if early else changed)
+
     # what Theta leaves free, and its codes, in H
     best = refined(problem, best)
     problem.take(best)
-    return Solved(best, direct, problem.relative(), len(mus), time.perf_counter() - start)
+    return Solved(best, direct, problem.relative(), steps, time.perf_counter() - start)
 
 
 def _by_descent(compression: Any) -> Any:

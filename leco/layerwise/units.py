@@ -15,7 +15,7 @@ from leco.layerwise.moments import Inputs, Recorder, all_finite, whole
 from leco.layerwise.polish import Piece, polished
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.record import Calibration, LayerRecord
-from leco.layerwise.solve import Problem, solve
+from leco.layerwise.solve import Problem, Schedule, solve
 from leco.layerwise.stream import Stream
 from leco.theta import Theta
 
@@ -43,13 +43,14 @@ class Units:
         self,
         lc: LC,
         stream: Stream,
-        mus: list[float],
+        schedule: Schedule,
         damping: float,
         polish: int,
         checkpoint: Checkpoint,
         progress: bool,
     ):
-        self.lc, self.stream, self.mus, self.damping, self.polish = lc, stream, mus, damping, polish
+        self.lc, self.stream, self.damping, self.polish = lc, stream, damping, polish
+        self.schedule = schedule
         self.checkpoint, self.result = checkpoint, Calibration()
         self.thetas: dict[str, Theta] = {}
         self.changed: dict[str, Tensor] = {}  # Delta(Theta), and polished norms and biases
@@ -185,7 +186,7 @@ class Units:
         if problem is None:
             return
         try:
-            solved = solve(problem, self.mus)
+            solved = solve(problem, self.schedule)
         except ValueError as error:
             raise ValueError(f"calibrate: task {task!r}: {error}") from error
         self._take({task: solved.theta})
@@ -229,7 +230,7 @@ class Units:
         """Direct compression without H."""
         view, compression = self.lc.tasks[task].view, self.lc.tasks[task].compression
         x = view.forward([_full(p.detach()) for p in self.own[task].values()])
-        self._take({task: compression.compress(x, self.mus[-1])})
+        self._take({task: compression.compress(x, self.schedule.last)})
         self.result.left[task] = f"{name}: {why}" if len(self.own[task]) > 1 else why
 
     def _take(self, thetas: dict[str, Theta]) -> None:
