@@ -49,7 +49,11 @@ class Sensitivity:
         """Write the table as JSON."""
         table = {"errors": self.errors, "bits": self.bits, "weights": self.weights}
         text = json.dumps(table, indent=1)
-        atomically(Path(path), lambda name: Path(name).write_text(text, encoding="utf-8") and None)
+
+        def write(name: str) -> None:
+            Path(name).write_text(text, encoding="utf-8")
+
+        atomically(Path(path), write)
 
     @staticmethod
     def load(path: str | Path) -> "Sensitivity":
