@@ -9,6 +9,7 @@ Needs transformers. Prints the error of each layer, and the perplexity before an
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,17 +18,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import leco
 
 
-def tiny() -> tuple[LlamaForCausalLM, Tensor, Tensor]:
+def tiny() -> tuple[Any, Tensor, Tensor]:
     """A random model of two blocks, with random tokens to calibrate and to judge."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=128, num_attention_heads=4, **sizes))
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    model = LlamaForCausalLM(config)
     return model.eval(), torch.randint(128, (4, 64)), torch.randint(128, (2, 64))
 
 
-def pretrained(
-    folder: str, text: str, test: str, length: int
-) -> tuple[LlamaForCausalLM, Tensor, Tensor]:
+def pretrained(folder: str, text: str, test: str, length: int) -> tuple[Any, Tensor, Tensor]:
     """A model from a folder, and two texts as sequences of tokens."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
@@ -39,7 +44,7 @@ def pretrained(
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, sequences: Tensor) -> float:
+def perplexity(model: Any, sequences: Tensor) -> float:
     losses = [model(ids[None], labels=ids[None]).loss for ids in sequences]
     return math.exp(torch.stack(losses).mean().item())
 
