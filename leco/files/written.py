@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
 from leco.algorithm.record import Snapshot
-from leco.distributed import whole
+from leco.distributed import is_sharded, whole
 from leco.files.arguments import check_kind
 from leco.files.container import Payload
 from leco.files.writer import Writer, check_tensor, described
@@ -60,7 +60,8 @@ def present(call: str, lc: LC, snapshot: Snapshot | None = None) -> Snapshot:
             f"leco.{call.split('(')[0]}: there is no Theta yet; set lc.mu first, which makes the "
             "direct compression"
         )
-    return net._replace(rest={name: whole(value) for name, value in net.rest.items()})
+    rest = net.rest.items()
+    return net._replace(rest={n: whole(v) if is_sharded(v) else v for n, v in rest})
 
 
 def written(lc: LC, net: Snapshot, rest: Rest, without: str | None = None) -> Written:
