@@ -68,8 +68,8 @@ class Layer:
     """
 
     def __init__(self, w: Tensor, moments: Moments, weight: float = 1.0):
-        self.w0, self.moments, self.weight = w, moments, weight
-        self.trained = moments.rotated(w.to(full_dtype(w.dtype)))
+        self.w0, self.moments, self.weight = w.to(full_dtype(w.dtype)), moments, weight
+        self.trained = moments.rotated(self.w0)
         self.s = moments.s.unsqueeze(-2)
         self.delta = self.trained
         self.multipliers = torch.zeros_like(self.trained)

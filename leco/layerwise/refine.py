@@ -169,9 +169,8 @@ def with_better_codes(problem: "Problem", theta: Theta) -> Theta | None:
     ):
         places = layout.matrices(place[at].view(shape)).mT.contiguous()
         code = layout.matrices(codes[at].view(shape)).mT.contiguous()
-        trained = layer.moments.straight(layer.trained)
         for g, h in enumerate(layer.moments.damped):
-            gap = (own[g] - trained[g]).mT.contiguous()
+            gap = (own[g] - layer.w0[g]).mT.contiguous()
             _sweep(h, own[g].mT.contiguous(), gap, places[g], code[g], values)
         found.append(layout.weight(code.mT, shape).reshape(-1))
     indices = torch.cat(found)[order].view(coded.indices.shape)

@@ -160,8 +160,9 @@ def sensitivity(
     """
     if not candidates:
         raise ValueError("sensitivity: candidates is empty; give at least one")
+    names = list(params)
     every = {
-        name: LC(model, {n: Task(n, *how) for n in params}, multipliers=False)
+        name: LC(model, {n: Task(n, *how) for n in names}, multipliers=False)
         for name, how in candidates.items()
     }
     lc = next(iter(every.values()))

@@ -111,20 +111,19 @@ class Schedule(NamedTuple):
 
 
 @torch.no_grad()
-def solve(problem: Problem, schedule: Schedule, last: Theta | None = None) -> Solved:
+def solve(problem: Problem, schedule: Schedule) -> Solved:
     """min 1/2 tr((W - W0) H (W - W0)') + price subject to W = Delta(Theta), from direct compression
     in the metric diag(H); the Theta of least objective of all steps, refined.
 
     Args:
         problem: the task and its layers.
         schedule: of mu, in units of the mean eigenvalue of H with a unit diagonal.
-        last: a Theta that the first C step may start from.
     """
     start, compression = time.perf_counter(), problem.task.compression
 
     # direct compression in the metric, which is the answer where H is diagonal
-    x = problem.array(layer.moments.straight(layer.trained) for layer in problem.layers)
-    theta = compression.compress(x, problem.mu(schedule.first), last)
+    x = problem.array(layer.w0 for layer in problem.layers)
+    theta = compression.compress(x, problem.mu(schedule.first))
     problem.take(theta)
     direct, best, least = problem.relative(), theta, problem.objective(theta)
     if all(layer.moments.diagonal for layer in problem.layers):

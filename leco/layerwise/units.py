@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from leco.algorithm.lc import LC
+from leco.compressions.checks import full_dtype
 from leco.layerwise.checkpoint import Checkpoint
 from leco.layerwise.layouts import Layout
 from leco.layerwise.moments import Inputs, Recorder, all_finite, whole
@@ -229,7 +230,7 @@ class Units:
     def _leave(self, task: str, name: str, why: str) -> None:
         """Direct compression without H."""
         view, compression = self.lc.tasks[task].view, self.lc.tasks[task].compression
-        x = view.forward([_full(p.detach()) for p in self.own[task].values()])
+        x = view.forward([p.detach().to(full_dtype(p.dtype)) for p in self.own[task].values()])
         self._take({task: compression.compress(x, self.schedule.last)})
         self.result.left[task] = f"{name}: {why}" if len(self.own[task]) > 1 else why
 
@@ -312,7 +313,3 @@ class Units:
             if n not in self.lc.params:
                 params[n].copy_(value)
         self.lc.adopt(self.thetas)
-
-
-def _full(p: Tensor) -> Tensor:
-    return p.float() if p.element_size() < 4 else p
