@@ -2,20 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from leco.algorithm.lc import LC
-from leco.algorithm.run import Run
-from leco.integrations.driver import Driver, Schedule, numbers
+from leco.integrations.callback import Driven
+from leco.integrations.driver import numbers
 from leco.optional import optional
 
 lightning = optional("lightning.pytorch", "leco.integrations.lightning", "lightning", "trainers")
 
 
-class LCCallback(lightning.Callback):
+class LCCallback(Driven, lightning.Callback):
     """The LC algorithm in Lightning's `Trainer(callbacks=[LCCallback(lc_of, schedule)])`.
 
     Validation sees the compressed net, and the checkpoints of validation and of the end of an L
@@ -40,19 +39,6 @@ class LCCallback(lightning.Callback):
         ValueError: at the start of the training, where it has too few steps for the schedule; as
             `leco.LC`, `LC.attach` and `leco.Run` do.
     """
-
-    def __init__(self, lc_of: Callable[[Any], LC], schedule: Schedule, **options: Any):
-        self._driver = Driver(lc_of, schedule, **options)
-
-    @property
-    def lc(self) -> LC:
-        """The LC. Raises ValueError before the training has begun."""
-        return self._driver.lc
-
-    @property
-    def run(self) -> Run:
-        """The run, with its records. Raises ValueError before the training has begun."""
-        return self._driver.run
 
     @torch.no_grad()
     def restore_(self, path: str | os.PathLike[str]) -> None:

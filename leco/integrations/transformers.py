@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from leco.algorithm.lc import LC
-from leco.algorithm.run import Run
 from leco.atomic import atomically
-from leco.integrations.driver import Driver, Schedule, numbers
+from leco.integrations.callback import Driven
+from leco.integrations.driver import Schedule, numbers
 from leco.optional import optional
 
 transformers = optional(
@@ -19,7 +19,7 @@ FILE = "lc.pt"
 """The run's state, in each checkpoint's folder."""
 
 
-class LCCallback(transformers.TrainerCallback):
+class LCCallback(Driven, transformers.TrainerCallback):
     """The LC algorithm in a `Trainer`: `Trainer(..., callbacks=[LCCallback(lc_of, schedule)])`.
 
     The Trainer evaluates the compressed net, and its checkpoints hold the weights of the compressed
@@ -45,18 +45,8 @@ class LCCallback(transformers.TrainerCallback):
     """
 
     def __init__(self, lc_of: Callable[[Any], LC], schedule: Schedule, **options: Any):
-        self._driver = Driver(lc_of, schedule, **options)
+        super().__init__(lc_of, schedule, **options)
         self.log: Callable[[dict[str, float]], None] | None = None
-
-    @property
-    def lc(self) -> LC:
-        """The LC. Raises ValueError before the training has begun."""
-        return self._driver.lc
-
-    @property
-    def run(self) -> Run:
-        """The run, with its records. Raises ValueError before the training has begun."""
-        return self._driver.run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = _resumed(args, state)
