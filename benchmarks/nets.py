@@ -81,14 +81,18 @@ def minilm_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def minilm() -> nn.Module:
-    """all-MiniLM-L6-v2, trained: 6 layers of width 384, 22.7 million weights."""
+def minilm(**settings: Any) -> nn.Module:
+    """all-MiniLM-L6-v2, trained: 6 layers of width 384, 22.7 million weights.
+
+    Args:
+        settings: of its configuration, such as `hidden_dropout_prob`.
+    """
     import transformers
 
     folder = minilm_folder()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    return cast(Any, transformers.BertModel).from_pretrained(folder).eval()
+    return cast(Any, transformers.BertModel).from_pretrained(folder, **settings).eval()
 
 
 LENETS: dict[str, Callable[[], nn.Module]] = {

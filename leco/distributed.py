@@ -76,12 +76,19 @@ def mean(values: Iterable[float]) -> list[float]:
 
 
 @torch.no_grad()
+def sum_(tensor: Tensor) -> Tensor:
+    """Replace the tensor of each rank by the sum over the ranks."""
+    if ranks() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@torch.no_grad()
 def mean_(tensor: Tensor) -> Tensor:
     """Replace the tensor of each rank by the mean over the ranks; a sharded one is left as it
     is, as it is one tensor already."""
     if ranks() > 1 and not is_sharded(tensor):
-        dist.all_reduce(tensor)
-        tensor.div_(ranks())
+        sum_(tensor).div_(ranks())
     return tensor
 
 

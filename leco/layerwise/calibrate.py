@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+import leco.distributed as distributed
 from leco.algorithm.lc import LC
 from leco.layerwise.checkpoint import Checkpoint, identity_of
 from leco.layerwise.record import Calibration
 from leco.layerwise.solve import Schedule
+from leco.layerwise.solver import Solver
 from leco.layerwise.stream import Stream, find_blocks
 from leco.layerwise.units import Units
 
@@ -38,6 +40,8 @@ def calibrate(
 
     Blocks, a transformer's layers, are done in order. What is held beside the net is Delta(Theta),
     the hidden states of all batches, the second moments of one block and the solve of one task.
+    Under torchrun each rank gives batches of its own; the ranks add up their moments and share out
+    the solves.
     Afterwards `lc` holds the Thetas, the model is w = Delta(Theta), and the multipliers are 0: save
     it, or train it further with `leco.run`. Where anything fails, model and `lc` are as before.
 
@@ -64,7 +68,8 @@ def calibrate(
 
     Raises:
         ValueError: no batches; NaN in a layer's inputs; blocks that do not follow each other;
-            a checkpoint of another calibration; options out of bounds.
+            a checkpoint of another calibration; options out of bounds; ranks with different nets
+            or sharded ones, or with different numbers of batches to polish with.
         RuntimeError: inside `with lc.compressed()`.
 
     Reference:
@@ -86,9 +91,14 @@ def calibrate(
         stream = Stream(lc.model, blocks_of(lc, blocks), batches, offload)
         names = [stream.name(i) for i in range(len(stream.blocks))]
         identity = identity_of(lc.tasks, lc.params, (steps, mu, damping, polish, names))
+        if any(other != identity for other in distributed.gathered(identity)):
+            raise ValueError("calibrate: the ranks have different weights, tasks or options")
         kept = Checkpoint(checkpoint, identity)
-        units = Units(lc, stream, Schedule(steps, *mu), damping, polish, kept, progress)
-        result = units.all()
+        result = Calibration()
+        solver = Solver(lc.tasks, owned(lc), Schedule(steps, *mu), damping, result)
+        units = Units(lc, stream, solver, polish, kept, progress)
+        units.all()
+        units.finish()
     result.seconds = time.perf_counter() - start
     return result
 
@@ -100,10 +110,21 @@ def blocks_of(lc: LC, given: Sequence[nn.Module | str] | None) -> list[nn.Module
     return [lc.model.get_submodule(b) if isinstance(b, str) else b for b in given]
 
 
+def owned(lc: LC) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters of each task by name."""
+    return {task: {n: lc.params[n] for n in names} for task, names in lc.names.items()}
+
+
 def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: int) -> None:
     if lc.inside:
         raise RuntimeError("calibrate: inside `with lc.compressed()`")
     lc.check_current()
+    sharded = [name for name, p in lc.params.items() if distributed.is_sharded(p)]
+    if sharded:
+        raise ValueError(
+            f"calibrate: {sharded[0]!r} is sharded; calibrate whole weights on each rank, and "
+            "shard the net afterwards"
+        )
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"calibrate: steps = {steps} must be an integer, at least 1")
     if not 0 < mu[0] <= mu[1] < float("inf"):

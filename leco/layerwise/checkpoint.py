@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import leco.distributed as distributed
 from leco.algorithm.state import described, label, restored
 from leco.atomic import atomically
 from leco.task import Task
@@ -17,7 +18,7 @@ KIND = "leco calibration 1"
 
 
 class Checkpoint:
-    """A folder with a file for each unit that is done.
+    """A folder with a file for each unit that is done. The first rank writes it, all read it.
 
     Args:
         folder: it is made where it is not there; None for no checkpoint.
@@ -33,7 +34,7 @@ class Checkpoint:
     def save(
         self, unit: str, thetas: Mapping[str, Theta], rest: Mapping[str, Tensor], records: Any
     ) -> None:
-        if self._folder is None:
+        if self._folder is None or distributed.rank() > 0:
             return
         state = {
             "kind": KIND,
@@ -47,12 +48,13 @@ class Checkpoint:
     def load(
         self, unit: str, tasks: Mapping[str, Task], params: Mapping[str, Mapping[str, nn.Parameter]]
     ) -> tuple[dict[str, Theta], dict[str, Tensor], Any] | None:
-        """What `save` was given, or None.
+        """What `save` was given, or None where a rank has no such file.
 
         Raises:
             ValueError: a file of another calibration, or a damaged one.
         """
-        if self._folder is None or not self._path(unit).exists():
+        there = self._folder is not None and self._path(unit).exists()
+        if not all(distributed.gathered(there)):
             return None
         path = self._path(unit)
         try:

@@ -1,13 +1,14 @@
 """Second moments of the inputs of compressed weights, summed while the net runs."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+import leco.distributed as distributed
 from leco.compressions.checks import full_dtype
 from leco.layerwise.layouts import Layout, Plain, Transposed
 from leco.layerwise.uses import Use, uses
@@ -24,6 +25,10 @@ class Part:
     sums: Tensor
     floats: bool  # whether the inputs are numbers, no indices
     samples: int = 0
+
+    def bare(self) -> "Part":
+        """The same without the sums."""
+        return replace(self, sums=torch.empty_like(self.sums, device="meta"))
 
 
 @dataclass
@@ -70,6 +75,32 @@ class Recorder(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         self._last = None
         super().__exit__(*error)
+
+    def merge_(self) -> None:
+        """Add up what all ranks have seen; a part that a rank has not seen counts as 0 there."""
+        if distributed.ranks() == 1:
+            return
+        bare = {n: {at: part.bare() for at, part in s.parts.items()} for n, s in self.seen.items()}
+        every = distributed.gathered((bare, {n: s.problem for n, s in self.seen.items()}))
+        for name, own in self.seen.items():
+            parts: dict[tuple[int, int], Part] = {}
+            for others, problems in every:
+                own.problem = own.problem or problems[name]
+                for at, part in others[name].items():
+                    known = parts.setdefault(at, part)
+                    known.samples += part.samples if known is not part else 0
+                    if (known.layout, known.floats) != (part.layout, part.floats):
+                        own.problem = own.problem or "the ranks use it in different ways"
+            if own.problem:
+                continue
+
+            # The sums, in an order that all ranks have
+            device = self._params[name].device
+            for at in sorted(parts):
+                held = own.parts.get(at)
+                zeros = torch.zeros_like(parts[at].sums, device=device)
+                parts[at].sums = distributed.sum_(zeros if held is None else held.sums)
+            own.parts = parts
 
     @torch.no_grad()
     def _add(self, use: Use) -> None:

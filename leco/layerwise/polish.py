@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import leco.distributed as distributed
 from leco.layerwise.stream import Stream
 from leco.task import Task
 from leco.theta import Theta
@@ -39,8 +40,8 @@ def polished(
     rest: Mapping[str, Tensor],
     epochs: int,
 ) -> tuple[dict[str, Theta], dict[str, Tensor], float, float]:
-    """Minimise the mean squared error of the block's outputs by Adam, a batch a step, with a rate
-    that falls to 0 linearly.
+    """Minimise the mean squared error of the block's outputs by Adam, a batch of each rank a step,
+    with a rate that falls to 0 linearly.
 
     Args:
         stream: the hidden states before the block, of the compressed net.
@@ -72,7 +73,7 @@ def polished(
     def total(found: Mapping[str, Theta]) -> float:
         with torch.no_grad():
             errors = [error(number, found) for number in range(len(stream.hidden))]
-        return float(torch.stack(errors).mean())
+        return distributed.mean([float(torch.stack(errors).mean())])[0]
 
     # train
     before = total(thetas())
@@ -88,7 +89,7 @@ def polished(
             loss = error(k % len(stream.hidden), thetas())
             gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         for leaf, gradient in zip(leaves, gradients, strict=True):
-            leaf.grad = gradient
+            leaf.grad = None if gradient is None else distributed.mean_(gradient.contiguous())
         optimizer.step()
         schedule.step()
 

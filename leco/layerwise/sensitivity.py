@@ -11,18 +11,23 @@ from typing import Any
 import torch
 from torch import nn
 
+import leco.distributed as distributed
 from leco.algorithm.lc import LC
+from leco.algorithm.owners import owned as owners
 from leco.atomic import atomically
 from leco.coding.tensors import bits
 from leco.compressions.protocol import Compression
-from leco.layerwise.calibrate import blocks_of, quiet
+from leco.layerwise.calibrate import blocks_of, owned, quiet
 from leco.layerwise.checkpoint import Checkpoint
 from leco.layerwise.moments import Recorder
 from leco.layerwise.quadratic import Layer
+from leco.layerwise.record import Calibration
 from leco.layerwise.solve import Problem, Schedule, solve
+from leco.layerwise.solver import Report, Solver
 from leco.layerwise.stream import Stream
 from leco.layerwise.units import Units
 from leco.task import Task
+from leco.theta import Theta
 from leco.views import View
 
 CELLS = 2**16  # sizes that the choice tells apart
@@ -168,33 +173,44 @@ def sensitivity(
     lc = next(iter(every.values()))
     with quiet(lc.model):
         stream, kept = Stream(lc.model, blocks_of(lc, blocks), batches), Checkpoint(None, None)
-        trials = _Trials(lc, stream, Schedule(steps, *MU), damping, 0, kept, progress)
-        trials.tasks = {name: own.tasks for name, own in every.items()}
-        trials.all()
+        tasks = {name: own.tasks for name, own in every.items()}
+        trials = _Trials(tasks, owned(lc), Schedule(steps, *MU), damping)
+        Units(lc, stream, trials, 0, kept, progress).all()
     return trials.found
 
 
-class _Trials(Units):
-    """Units in which every candidate is tried, and none is taken."""
+class _Trials(Solver):
+    """Tries every candidate of every task, and takes none."""
 
-    tasks: dict[str, dict[str, Task]]
+    def __init__(self, candidates: Mapping[str, Mapping[str, Task]], own: Any, *given: Any):
+        super().__init__(next(iter(candidates.values())), own, *given, Calibration())
+        self.candidates, self.found = candidates, Sensitivity()
 
-    def __init__(self, *given: Any):
-        super().__init__(*given)
-        self.found = Sensitivity()
+    @torch.no_grad()
+    def thetas(
+        self, names: Sequence[str], recorder: Recorder, joint: bool, done: Report
+    ) -> dict[str, Theta]:
+        """None. Each rank tries its share of the tasks."""
+        for name in names:
+            if why := self.why_left(name, recorder):
+                raise ValueError(f"sensitivity: {name!r}: {why}")
+        queues = owners({n: self.cost(n) for n in names}, distributed.ranks())
+        own = dict[str, dict[str, tuple[float, float]]]()
+        for name in queues[distributed.rank()]:
+            own[name] = self._tried(name, self.problem(name, recorder, joint, {}))
+            done(name)
+        every = {n: tried for others in distributed.gathered(own) for n, tried in others.items()}
+        for name in names:
+            self.found.errors[name] = {c: error for c, (error, _) in every[name].items()}
+            self.found.bits[name] = {c: size for c, (_, size) in every[name].items()}
+        return {}
 
-    def _solve(self, task: str, recorder: Recorder, joint: bool) -> None:
-        problem = self._problem(task, recorder, joint)
-        assert problem is not None
-        errors, sizes = self.found.errors.setdefault(task, {}), self.found.bits.setdefault(task, {})
-        for name, tasks in self.tasks.items():
+    def _tried(self, name: str, problem: Problem) -> dict[str, tuple[float, float]]:
+        """The error and the bits of each candidate."""
+        found = {}
+        for candidate, tasks in self.candidates.items():
             layers = [Layer(layer.w0, layer.moments) for layer in problem.layers]
-            own = Problem(tasks[task], layers, problem.layouts, problem.shapes)
+            own = Problem(tasks[name], layers, problem.layouts, problem.shapes)
             solved = solve(own, self.schedule)
-            errors[name], sizes[name] = solved.error, bits(solved.theta)
-
-    def _leave(self, task: str, name: str, why: str) -> None:
-        raise ValueError(f"sensitivity: {name!r}: {why}")
-
-    def _finish(self) -> None:
-        pass
+            found[candidate] = solved.error, bits(solved.theta)
+        return found

@@ -8,15 +8,13 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
+import leco.distributed as distributed
 from leco.algorithm.lc import LC
-from leco.compressions.checks import full_dtype
 from leco.layerwise.checkpoint import Checkpoint
-from leco.layerwise.layouts import Layout
-from leco.layerwise.moments import Inputs, Recorder, all_finite, whole
+from leco.layerwise.moments import Recorder, all_finite
 from leco.layerwise.polish import Piece, polished
-from leco.layerwise.quadratic import Layer, Moments
-from leco.layerwise.record import Calibration, LayerRecord
-from leco.layerwise.solve import Problem, Schedule, solve
+from leco.layerwise.record import LayerRecord
+from leco.layerwise.solver import Solver
 from leco.layerwise.stream import Stream
 from leco.theta import Theta
 
@@ -38,46 +36,53 @@ def units_of(
 
 class Units:
     """The calibration of one LC, unit by unit: what comes before the blocks, each block, what comes
-    after them; the model's weights are w0 between units."""
+    after them; the model's weights are w0 between units.
+
+    Each rank of torch.distributed has batches of its own. They add up the moments, solve different
+    tasks of a unit, and have all Thetas after it.
+    """
 
     def __init__(
         self,
         lc: LC,
         stream: Stream,
-        schedule: Schedule,
-        damping: float,
+        solver: Solver,
         polish: int,
         checkpoint: Checkpoint,
         progress: bool,
     ):
-        self.lc, self.stream, self.damping, self.polish = lc, stream, damping, polish
-        self.schedule = schedule
-        self.checkpoint, self.result = checkpoint, Calibration()
+        self.lc, self.stream, self.solver, self.polish = lc, stream, solver, polish
+        self.checkpoint, self.result = checkpoint, solver.result
         self.thetas: dict[str, Theta] = {}
         self.changed: dict[str, Tensor] = {}  # Delta(Theta), and polished norms and biases
         self.names = {id(p): name for name, p in lc.model.named_parameters()}
-        self.own = {t: {n: lc.params[n] for n in names} for t, names in lc.names.items()}
+        self.own = solver.own
         self.at = units_of(lc.names, lc.params, stream.blocks)
-        self.moments: Moments | None = None
-        self.h: Tensor | None = None
         self.bar = Progress(
             TextColumn("calibrate"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            disable=not progress,
+            disable=not progress or distributed.rank() > 0,
         )
         self.line = self.bar.add_task("", total=len(lc.tasks))
 
-    def all(self) -> Calibration:
+    def all(self) -> None:
         with self.bar:
             if self.stream.blocks:
                 self._in_blocks()
             else:
                 self._solved("net", list(self.lc.tasks), self.stream.whole)
-        self._finish()
-        return self.result
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Theta into lc, Delta(Theta) and what was polished into the model."""
+        params = dict(self.lc.model.named_parameters())
+        for n, value in self.changed.items():
+            if n not in self.lc.params:
+                params[n].copy_(value)
+        self.lc.adopt(self.thetas)
 
     # --- units
 
@@ -89,19 +94,27 @@ class Units:
         # the order of the blocks, and where a weight outside of them is used last
         every = {n: p for t in outer for n, p in self.own[t].items()}
         with Recorder(every, sums=False) as first:
-            stream.check()
+            distributed.together(stream.check)
+        first.merge_()
         if joint:
             self._solved("joint", joint, stream.whole)
 
         # before the blocks
         dense: Stream | None = None
         with Recorder(every) as recorder:
-            stream.before()
+            distributed.together(stream.before)
+        recorder.merge_()
         early = [
             t for t in outer if all(recorder.seen[n].same_kinds(first.seen[n]) for n in self.own[t])
         ]
         if self.polish:
             dense = stream.fork()
+            counts = distributed.gathered(len(stream.hidden))
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f"calibrate: the ranks have {counts} batches; polish = {self.polish} needs as "
+                    "many on each"
+                )
         self._solved("before", early, lambda: None, recorder)
         if early or joint:
             with self._compressed(self._outside()):
@@ -161,17 +174,16 @@ class Units:
             self.result.left |= left
             self.result.blocks |= {n: tuple(ends) for n, ends in blocks.items()}
             self.result.notes += notes
-            self.bar.update(self.line, advance=len(tasks), description=unit)
+            for task in tasks:
+                self._show(task)
             return
+        first, noted = len(self.result.records), len(self.result.notes)
         if recorder is None:
             with Recorder({n: p for t in tasks for n, p in self.own[t].items()}) as recorder:
-                outputs()
+                distributed.together(outputs)
+            recorder.merge_()
         all_finite((n, recorder.seen[n]) for t in tasks for n in self.own[t])
-        first, noted = len(self.result.records), len(self.result.notes)
-        for task in tasks:
-            self._solve(task, recorder, joint=unit == "joint")
-            self.bar.update(self.line, advance=1, description=task)
-        self.moments = self.h = None
+        self._take(self.solver.thetas(tasks, recorder, unit == "joint", self._show))
         rest = self._polish(tasks, *polish) if polish else {}
         own = {t: self.thetas[t] for t in tasks if t in self.thetas}
         records = [tuple(record) for record in self.result.records[first:]]
@@ -181,58 +193,8 @@ class Units:
         notes = self.result.notes[noted:]
         self.checkpoint.save(unit, own, rest, [records, left, ends, notes])
 
-    @torch.no_grad()
-    def _solve(self, task: str, recorder: Recorder, joint: bool) -> None:
-        problem = self._problem(task, recorder, joint)
-        if problem is None:
-            return
-        try:
-            solved = solve(problem, self.schedule)
-        except ValueError as error:
-            raise ValueError(f"calibrate: task {task!r}: {error}") from error
-        self._take({task: solved.theta})
-        self.result.records.append(LayerRecord(task, *solved[1:]))
-
-    def _problem(self, task: str, recorder: Recorder, joint: bool) -> Problem | None:
-        """A task with its layers; None where it is left at direct compression."""
-        own, layers, layouts = self.own[task], list[Layer](), list[Layout]()
-        for name, p in own.items():
-            found = whole(p, recorder.seen[name])
-            if isinstance(found, str):
-                self._leave(task, name, found)
-                return None
-            recorder.seen[name].parts.clear()
-            layer = Layer(found.layout.matrices(p.detach()), self._moments(name, found))
-            if joint and layer.energy:
-                layer.weight = 1 / layer.energy
-            layers.append(layer)
-            layouts.append(found.layout)
-        return Problem(self.lc.tasks[task], layers, layouts, [p.shape for p in own.values()])
-
-    def _moments(self, name: str, inputs: Inputs) -> Moments:
-        """H of a parameter with its decomposition: the last one where layers share their inputs."""
-        if self.h is None or not torch.equal(self.h, inputs.h):
-            self.h, self.moments = inputs.h, Moments(inputs.h, self.damping)
-        assert self.moments is not None
-        unseen, groups = int(self.moments.unseen.sum()), len(inputs.h)
-        if unseen:
-            self.result.notes.append(
-                f"{name}: no calibration input reaches {unseen} of its {groups} groups, in which "
-                "all weights count alike"
-            )
-        if not self.moments.diagonal and inputs.samples < inputs.h.shape[-1]:
-            self.result.notes.append(
-                f"{name}: {inputs.samples} samples are fewer than its {inputs.h.shape[-1]} inputs; "
-                "damping alone tells some of them apart"
-            )
-        return self.moments
-
-    def _leave(self, task: str, name: str, why: str) -> None:
-        """Direct compression without H."""
-        view, compression = self.lc.tasks[task].view, self.lc.tasks[task].compression
-        x = view.forward([p.detach().to(full_dtype(p.dtype)) for p in self.own[task].values()])
-        self._take({task: compression.compress(x, self.schedule.last)})
-        self.result.left[task] = f"{name}: {why}" if len(self.own[task]) > 1 else why
+    def _show(self, task: str) -> None:
+        self.bar.update(self.line, advance=1, description=task)
 
     def _take(self, thetas: dict[str, Theta]) -> None:
         self.thetas |= thetas
@@ -304,12 +266,3 @@ class Units:
             with torch.no_grad():
                 for n, value in before.items():
                     params[n].copy_(value)
-
-    @torch.no_grad()
-    def _finish(self) -> None:
-        """Theta into lc, Delta(Theta) and what was polished into the model."""
-        params = dict(self.lc.model.named_parameters())
-        for n, value in self.changed.items():
-            if n not in self.lc.params:
-                params[n].copy_(value)
-        self.lc.adopt(self.thetas)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import leco
-from leco.layerwise import units
+from leco.layerwise import solver
 from leco.layerwise.layouts import Plain
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.solve import Problem, Schedule, solve
@@ -183,7 +183,7 @@ def test_a_calibration_resumes(tmp_path, monkeypatch, offload: str | None):
         pass
 
     model, solves = net(), []
-    original = units.solve
+    original = solver.solve
 
     def counted(*args: Any) -> Any:
         solves.append(1)
@@ -191,7 +191,7 @@ def test_a_calibration_resumes(tmp_path, monkeypatch, offload: str | None):
             raise CutError
         return original(*args)
 
-    monkeypatch.setattr(units, "solve", counted)
+    monkeypatch.setattr(solver, "solve", counted)
     before = weights(model)
     with pytest.raises(CutError):
         calibrate(problem(model), checkpoint=tmp_path, **options)

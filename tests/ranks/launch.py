@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ranks import replicated, sharded
+from ranks import calibrated, replicated, sharded
 from ranks.place import Place, compare, key
 
 TIMEOUT = datetime.timedelta(seconds=300)
@@ -78,7 +78,7 @@ def main(ranks: int, folder: Path) -> int:
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message="leco.run: (mu ended|.*indices and masks)")
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-    cases = [*replicated.CASES, *sharded.CASES]
+    cases = [*replicated.CASES, *calibrated.CASES, *sharded.CASES]
     expected = {key(case): alone(case, folder) for case in cases}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
