@@ -18,7 +18,6 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.trainer_utils import get_last_checkpoint
 
 import leco

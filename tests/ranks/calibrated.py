@@ -34,7 +34,7 @@ def calibrated(place: Place):
     own = batches(4)[place.rank :: place.ranks]
     lc = problem(net())
     result = leco.calibrate(lc, own, steps=10, progress=False)
-    assert [r.task for r in result.records][0] == "down"
+    assert next(r.task for r in result.records) == "down"
     assert len(result.records) == len(lc.tasks)
     return found(lc, result)
 
