@@ -24,6 +24,7 @@ from leco.algorithm.run import Run, count
 from leco.algorithm.shards import whole_state
 from leco.distributed import fill_
 from leco.files.save import save
+from leco.integrations.rates import StableRates
 
 Schedule = Sequence[float] | Callable[[LC], Sequence[float]]
 
@@ -41,6 +42,8 @@ class Driver:
         rounds: L steps, each with its C step, at each mu.
         batches: as of `leco.Run`: inputs to recalibrate batch-norm statistics with, whenever the
             model holds Delta(Theta).
+        stable: keep the rates of SGD at `leco.stable_lr` or below, as mu grows. The trainer's
+            schedule goes on by its own rates.
         file: where to write the compressed net at the end of the training.
         options: further ones of `leco.Run`: evaluate, every, from_delta, compressions, tolerance.
 
@@ -58,6 +61,7 @@ class Driver:
         epochs: float | None = None,
         rounds: int = 1,
         batches: Callable[[], Iterable[Any]] | None = None,
+        stable: bool = False,
         file: Any = None,
         **options: Any,
     ):
@@ -69,6 +73,7 @@ class Driver:
         self._lc_of, self._schedule = lc_of, schedule
         self._steps, self._epochs, self._rounds = steps, epochs, count("rounds", rounds)
         self._batches, self._file, self._options = batches, file, options
+        self._stable = stable
         self._inside = ExitStack()
         self._run: Run | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -126,6 +131,9 @@ class Driver:
         self._length = length
 
         # Its start
+        optimizers = list(optimizers)
+        if self._stable:
+            StableRates(lc, optimizers)  # before the penalty's hook, which checks the rates
         lc.attach(*optimizers)
         self._run, self._done, self._begun = run, 0, False
         if saved:

@@ -247,6 +247,50 @@ def test_a_checkpoint_without_the_runs_state_is_refused(tmp_path):
         trainer(tmp_path)[0].train(resume_from_checkpoint=True)
 
 
+@pytest.mark.filterwarnings("ignore:leco.run. 0.00% of the indices")
+@pytest.mark.parametrize("stable", [True, False])
+def test_rates_of_sgd_stay_stable_beside_the_trainers_schedule(stable, tmp_path):
+    """mu grows until the Trainer's rates would diverge; its schedule does not see the bound."""
+    mus = [1.0, 10.0, 1000.0]
+    callback = LCCallback(lc_of, mus, stable=stable)
+    made, _ = trainer(
+        tmp_path,
+        callback=callback,
+        optim="sgd",
+        optim_args="momentum=0.9",
+        lr_scheduler_type="linear",
+        logging_strategy="steps",
+        logging_steps=1,
+        eval_strategy="no",
+    )
+    if not stable:
+        with pytest.warns(UserWarning, match="diverges"):
+            made.train()
+        return
+    made.train()
+    logged = [row["learning_rate"] for row in made.state.log_history if "learning_rate" in row]
+
+    # The same by hand
+    model = tiny(dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    lc, given, rates = lc_of(model), batches(8), []
+    lc.attach(optimizer)
+    for k, mu in enumerate(mus):
+        lc.mu = mu
+        lc.project_()
+        for i in range(STEPS // 3):
+            rates.append(RATE * (1 - (8 * k + i) / STEPS))
+            optimizer.param_groups[0]["lr"] = leco.stable_lr(rates[-1], mu, momentum=0.9)
+            model(**next(given))["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        lc.step()
+    lc.project_()
+    assert_equal(state(callback.lc), state(lc))
+    assert logged == pytest.approx(rates)
+
+
 def test_two_ranks_equal_one_process(tmp_path):
     """Under torchrun, in float64: the best net, its file, multipliers, losses and gaps."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
