@@ -1,9 +1,6 @@
 """The callback of transformers' Trainer against a plain loop: equal to the bit, resumed too."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -289,24 +286,3 @@ def test_rates_of_sgd_stay_stable_beside_the_trainers_schedule(stable, tmp_path)
     lc.project_()
     assert_equal(state(callback.lc), state(lc))
     assert logged == pytest.approx(rates)
-
-
-def test_two_ranks_equal_one_process(tmp_path):
-    """Under torchrun, in float64: the best net, its file, multipliers, losses and gaps."""
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    script = Path(__file__).with_name("two_ranks.py")
-    root = str(Path(leco.__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    found = []
-    for start in ((), torchrun):
-        folder = tmp_path / str(len(start))
-        folder.mkdir()
-        command = [sys.executable, *start, str(script), str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found.append(torch.load(folder / "found.pt", weights_only=True))
-    one, two = found
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-12)
-    assert (folder / "net").exists()

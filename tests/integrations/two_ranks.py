@@ -1,4 +1,5 @@
-"""A Trainer with the callback, on one process or under torchrun; writes what it found.
+"""A Trainer, a loop with accelerate and Lightning's Trainer, on one process or under torchrun;
+writes what each found.
 
 torchrun --nproc-per-node 2 tests/integrations/two_ranks.py FOLDER
 """
@@ -7,14 +8,23 @@ import os
 import sys
 from pathlib import Path
 
+import accelerate
+import lightning.pytorch as lightning
 import torch
 import transformers
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 import leco
+from leco.integrations import lightning as in_lightning
 from leco.integrations.transformers import LCCallback
+
+MUS = leco.exponential(0.02, 1.7, 6)
+STEPS, RATE = 24, 3e-2
+RANKS = int(os.environ.get("WORLD_SIZE", "1"))
+Found = dict[str, torch.Tensor]
 
 
 class Rows(Dataset):
@@ -51,15 +61,20 @@ def lc_of(net: nn.Module) -> leco.LC:
     return leco.LC(net, leco.each(weights, leco.Vector(), leco.Codebook(3)))
 
 
-def main(folder: Path) -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    torch.set_num_threads(1)
-    callback = LCCallback(lc_of, leco.exponential(0.02, 1.7, 6), file=folder / "net")
+def found(lc: leco.LC, numbers: list[float]) -> Found:
+    weights = {f"w {name}": value for name, value in lc.model.state_dict().items()}
+    lambdas = {f"lambda {name}": value for name, value in lc.multipliers.items()}
+    return {**weights, **lambdas, "numbers": torch.tensor(numbers)}
+
+
+def in_trainer(folder: Path) -> Found:
+    """The best net, multipliers, losses and gaps."""
+    callback = LCCallback(lc_of, MUS, file=folder / "net")
     args = transformers.TrainingArguments(
         str(folder),
-        max_steps=24,
-        per_device_train_batch_size=8 // ranks,
-        learning_rate=3e-2,
+        max_steps=STEPS,
+        per_device_train_batch_size=8 // RANKS,
+        learning_rate=RATE,
         optim="adamw_torch",
         lr_scheduler_type="constant",
         eval_strategy="steps",
@@ -69,20 +84,86 @@ def main(folder: Path) -> None:
         load_best_model_at_end=True,
         logging_strategy="no",
         use_cpu=True,
-        ddp_backend="gloo" if ranks > 1 else None,
+        ddp_backend="gloo" if RANKS > 1 else None,
         dataloader_pin_memory=False,
         report_to="none",
         disable_tqdm=True,
     )
     trainer = InOrder(Net(), args, train_dataset=Rows(), eval_dataset=Rows(), callbacks=[callback])
     trainer.train()
-    if trainer.is_world_process_zero():
-        lc = callback.lc
-        found = {f"w {name}": value for name, value in trainer.model.state_dict().items()}
-        found |= {f"lambda {name}": value for name, value in lc.multipliers.items()}
-        losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-        gaps = [record.gap for record in callback.run.records]
-        torch.save({**found, "numbers": torch.tensor([*losses, *gaps])}, folder / "found.pt")
+    losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    return found(callback.lc, losses + [record.gap for record in callback.run.records])
+
+
+def in_accelerate(folder: Path) -> Found:
+    """A plain loop, interrupted by a checkpoint after half of the steps."""
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = accelerate.Accelerator(cpu=True)
+    net = Net()
+    net, optimizer, loader = accelerator.prepare(
+        net, torch.optim.AdamW(net.parameters(), lr=RATE), DataLoader(Rows(), 8 // RANKS)
+    )
+    lc = lc_of(net)
+    lc.attach(optimizer)
+    accelerator.register_for_checkpointing(lc)
+    for k, mu in enumerate(MUS):
+        lc.mu = mu
+        for batch in list(loader)[:4]:
+            optimizer.zero_grad()
+            accelerator.backward(net(**batch)["loss"])
+            optimizer.step()
+        lc.step()
+        if k == 2:
+            accelerator.save_state(str(folder / "state"))
+    last = found(lc, [lc.record().gap])
+    accelerator.load_state(str(folder / "state"))
+    half = {f"half {name}": value for name, value in found(lc, [lc.mu]).items()}
+    return {**last, **half}
+
+
+class Module(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def training_step(self, batch, index):
+        return self.net(**batch)["loss"]
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=RATE)
+
+    def train_dataloader(self):
+        data = Rows()  # in order: Lightning's own sampler shuffles
+        sampler = DistributedSampler(data, shuffle=False) if RANKS > 1 else None
+        return DataLoader(data, 8 // RANKS, sampler=sampler)
+
+
+def in_lightnings_trainer(folder: Path) -> Found:
+    callback = in_lightning.LCCallback(lambda module: lc_of(module.net), MUS, file=folder / "pl")
+    lightning.Trainer(
+        accelerator="cpu",
+        devices=RANKS,
+        strategy="ddp" if RANKS > 1 else "auto",
+        max_epochs=STEPS // 8,
+        use_distributed_sampler=False,
+        callbacks=[callback],
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    ).fit(Module())
+    return found(callback.lc, [record.gap for record in callback.run.records])
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    every: Found = {}
+    for run in (in_trainer, in_accelerate, in_lightnings_trainer):
+        own = {name: value.clone() for name, value in run(folder).items()}
+        every |= {f"{run.__name__} {name}": value for name, value in own.items()}
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(every, folder / "found.pt")
 
 
 if __name__ == "__main__":
