@@ -1,4 +1,4 @@
-"""The table of what several processes cost."""
+"""The tables of docs/trainers.md: the cost of several processes, and a net from a Trainer."""
 
 from benchmarks import records
 from benchmarks.report.speed import Row
@@ -30,6 +30,23 @@ def rows() -> list[Row]:
         }
         for run in _runs()
         for row in run["rows"]
+    ]
+
+
+def minilm() -> list[Row]:
+    """all-MiniLM-L6-v2: the newest record of each row and method, with LC's settings."""
+    newest = {(run["row"], run["method"]): run for run in records.read("trainers", "minilm")}
+    return [
+        {
+            "format": run["row"],
+            "method": run["method"] + (f", {run['steps']:,} steps" if "steps" in run else ""),
+            "file bytes": f"{run['bytes']:,}",
+            "mean cosine": f"{run['cosine']:.3f}",
+            "least cosine": f"{run['least_cosine']:.3f}",
+            "same nearest sentence, %": f"{run['same_nearest']:.1f}",
+            "processor s": f"{run['cpu_seconds']:.0f}",
+        }
+        for run in (newest[key] for key in sorted(newest))
     ]
 
 
