@@ -64,7 +64,9 @@ class Distilled(transformers.Trainer):
 
     teacher: nn.Module
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         ours = model(**inputs)
         with torch.no_grad():
             dense = self.teacher(**inputs).last_hidden_state

@@ -182,8 +182,15 @@ def sensitivity(
 class _Trials(Solver):
     """Tries every candidate of every task, and takes none."""
 
-    def __init__(self, candidates: Mapping[str, Mapping[str, Task]], own: Any, *given: Any):
-        super().__init__(next(iter(candidates.values())), own, *given, Calibration())
+    def __init__(
+        self,
+        candidates: Mapping[str, Mapping[str, Task]],
+        own: Mapping[str, Mapping[str, nn.Parameter]],
+        schedule: Schedule,
+        damping: float,
+    ):
+        tasks = next(iter(candidates.values()))
+        super().__init__(tasks, own, schedule, damping, Calibration())
         self.candidates, self.found = candidates, Sensitivity()
 
     @torch.no_grad()
@@ -195,7 +202,7 @@ class _Trials(Solver):
             if why := self.why_left(name, recorder):
                 raise ValueError(f"sensitivity: {name!r}: {why}")
         queues = owners({n: self.cost(n) for n in names}, distributed.ranks())
-        own = dict[str, dict[str, tuple[float, float]]]()
+        own = dict[str, dict[str, tuple[float, int]]]()
         for name in queues[distributed.rank()]:
             own[name] = self._tried(name, self.problem(name, recorder, joint, {}))
             done(name)
@@ -205,7 +212,7 @@ class _Trials(Solver):
             self.found.bits[name] = {c: size for c, (_, size) in every[name].items()}
         return {}
 
-    def _tried(self, name: str, problem: Problem) -> dict[str, tuple[float, float]]:
+    def _tried(self, name: str, problem: Problem) -> dict[str, tuple[float, int]]:
         """The error and the bits of each candidate."""
         found = {}
         for candidate, tasks in self.candidates.items():
