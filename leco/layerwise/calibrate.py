@@ -69,7 +69,8 @@ def calibrate(
     Raises:
         ValueError: no batches; NaN in a layer's inputs; blocks that do not follow each other;
             a checkpoint of another calibration; options out of bounds; ranks with different nets
-            or sharded ones, or with different numbers of batches to polish with.
+            or sharded ones, or with different numbers of batches to polish with; polish without
+            blocks.
         RuntimeError: inside `with lc.compressed()`.
 
     Reference:
@@ -89,6 +90,11 @@ def calibrate(
     start = time.perf_counter()
     with quiet(lc.model):
         stream = Stream(lc.model, blocks_of(lc, blocks), batches, offload)
+        if polish and not stream.blocks:
+            raise ValueError(
+                f"calibrate: polish = {polish} trains blocks, and the net has none or none was "
+                'found; name them, such as blocks=["layer1", "layer2"], or give polish = 0'
+            )
         names = [stream.name(i) for i in range(len(stream.blocks))]
         identity = identity_of(lc.tasks, lc.params, (steps, mu, damping, polish, names))
         if any(other != identity for other in distributed.gathered(identity)):

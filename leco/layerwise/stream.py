@@ -29,8 +29,9 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 def find_blocks(model: nn.Module, compressed: Iterable[nn.Parameter]) -> list[nn.Module]:
     """The members of the list of modules that holds most of the compressed weights; none where no
-    list of two or more holds half of them."""
-    wanted = {id(p): p.numel() for p in compressed}
+    list of two or more holds half of them. Embeddings, large as they are, do not count."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    wanted = {id(p): p.numel() for p in compressed if id(p) not in embeddings}
     best, most = list[nn.Module](), sum(wanted.values()) / 2
     for module in model.modules():
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or len(module) < 2:

@@ -210,6 +210,22 @@ def test_a_calibration_resumes(tmp_path, monkeypatch, offload: str | None):
         calibrate(problem(net()), checkpoint=tmp_path, **options)
 
 
+def test_a_large_embedding_does_not_hide_the_blocks():
+    model = net(vocabulary=300)
+    names = ["embed.weight", *(n for n in leco.match(model, "layers.*.weight") if "norm" not in n)]
+    inside = sum(p.numel() for p in model.layers.parameters())
+    assert model.embed.weight.numel() > inside
+    lc = leco.LC(model, leco.each(names, leco.Rows(), leco.Binary()))
+    assert len(calibrate(lc, polish=1).blocks) == 3
+
+
+def test_polish_without_blocks_is_refused():
+    lc = problem(net())
+    with pytest.raises(ValueError, match="polish = 1 trains blocks.*none was found; name them"):
+        calibrate(lc, polish=1, blocks=())
+    assert not lc.thetas
+
+
 def test_polish_brings_the_outputs_nearer():
     model, dense = net(), output(net())
     plain = net()
