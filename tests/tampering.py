@@ -25,6 +25,7 @@ COMPRESSIONS = {  # of a matrix 9 x 12, each kind at least once
     "ternary": (leco.Vector(), leco.Ternary(scale=False)),
     "powers": (leco.Vector(), leco.PowersOfTwo(3, scale=True)),
     "uniform": (leco.Rows(), leco.Uniform(4, zero_point=True)),
+    "shifted": (leco.Rows(), leco.UniformShift(3)),
     "sparse": (leco.Vector(), leco.TopK(0.05)),
     "nothing kept": (leco.Vector(), leco.TopK(0)),
     "ball": (leco.Vector(), leco.L2Ball(0.5)),

@@ -33,6 +33,7 @@ from leco.compressions.quantization import Binary as Binary
 from leco.compressions.quantization import FixedCodebook as FixedCodebook
 from leco.compressions.quantization import PowersOfTwo as PowersOfTwo
 from leco.compressions.quantization import Ternary as Ternary
+from leco.compressions.shifted import UniformShift as UniformShift
 from leco.compressions.train import TensorTrain as TensorTrain
 from leco.compressions.tucker import Tucker as Tucker
 from leco.compressions.tucker import Tucker2 as Tucker2

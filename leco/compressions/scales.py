@@ -10,6 +10,7 @@ from leco.compressions import sorted_values
 from leco.compressions.kmeans1d import MAX_SWEEPS
 from leco.compressions.scale_search import BLOCK, blocks_of_rows, per_row
 from leco.compressions.sorted_values import Sorted, midpoints, sort_, sort_with
+from leco.compressions.stored import stored
 
 SCALES = 32  # starting points of the search for a scale that is too large to enumerate
 TRIAL_SWEEPS = 3  # of each starting scale, before only the best goes on
@@ -60,14 +61,20 @@ def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:
     return Fit(scale, gain)
 
 
-def best_scale(x: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
+def best_scale(
+    x: Tensor, values: Tensor, weights: Tensor | None = None, dtype: str | None = None
+) -> Tensor:
     """The scale s >= 0 of least sum d (x - s values[nearest])^2, exactly: (...) for x (..., n) and
-    increasing `values` (K,); `weights` d (..., n) in a metric, 1 without one.
+    increasing `values` (K,); `weights` d (..., n) in a metric, 1 without one; s is a number of
+    `dtype` where that is given.
 
     As s falls from infinity each x_i starts at the innermost value on its side, and steps outwards
     where x_i = s m_j for a midpoint m_j of its sign, whatever its weight. All n (K - 1) such scales
     are sorted; between two of them the assignment is fixed, and A^2/B (see `fit_scale`) is its
     gain. Every step adds to A and to B, so that nothing cancels. O(n K log(n K)).
+
+    Of the numbers of a type, the one nearest to A/B is the best for a fixed assignment, whose gain
+    s (2 A - s B) is a parabola in s.
     """
     x, values = x.double(), values.double()
     d = torch.ones_like(x) if weights is None else weights.double()
@@ -94,9 +101,9 @@ def best_scale(x: Tensor, values: Tensor, weights: Tensor | None = None) -> Tens
 
     # the largest gain
     valid = (a > 0) & (b > 0)
-    gain = torch.where(valid, a.square() / torch.where(valid, b, 1.0), 0.0)
-    best = gain.argmax(dim=-1, keepdim=True)
-    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0).gather(-1, best).squeeze(-1)
+    scale = stored(torch.where(valid, a / torch.where(valid, b, 1.0), 0.0), dtype)
+    gain = scale * (2 * a - scale * b)
+    return scale.gather(-1, gain.argmax(dim=-1, keepdim=True)).squeeze(-1)
 
 
 def mean_magnitude(x: Tensor, weights: Tensor | None) -> Tensor:
@@ -109,22 +116,26 @@ def mean_magnitude(x: Tensor, weights: Tensor | None) -> Tensor:
     return d.mul(x).abs_().sum(dim=-1) / d.sum(dim=-1)
 
 
-def ternary_scale(x: Tensor, weights: Tensor | None) -> Tensor:
-    """The best a of {-a, 0, +a}, exactly: (...) for x (..., n).
+def ternary_scale(x: Tensor, weights: Tensor | None, dtype: str | None = None) -> Tensor:
+    """The best a of {-a, 0, +a}, exactly: (...) for x (..., n); a number of `dtype` where that is
+    given.
 
     For a given a, an entry is kept where |x| > a/2, whatever its weight. So the best support is a
     prefix of the |x_i| in decreasing order: the one of the largest (sum d |x|)^2 / sum d, with a =
-    sum d |x| / sum d there.
+    sum d |x| / sum d there. Of the numbers of a type, the one nearest to that a is the best for the
+    prefix: its gain a (2 sum d |x| - a sum d) is a parabola in a.
     """
     rows = x.reshape(-1, x.shape[-1])
     d = None if weights is None else weights.reshape(rows.shape)
     found = x.new_empty(len(rows))
     for part in blocks_of_rows(rows):
-        found[part] = _best_prefix(rows[part].abs(), None if d is None else per_row(d[part]))
+        found[part] = _best_prefix(
+            rows[part].abs(), None if d is None else per_row(d[part]), dtype
+        )
     return found.view(x.shape[:-1])
 
 
-def _best_prefix(magnitudes: Tensor, weights: Tensor | None) -> Tensor:
+def _best_prefix(magnitudes: Tensor, weights: Tensor | None, dtype: str | None) -> Tensor:
     """`ternary_scale` of rows (R, n), which are changed. A block of prefixes at a time: the scan
     needs no copy of its own."""
     if weights is None:
@@ -147,9 +158,10 @@ def _best_prefix(magnitudes: Tensor, weights: Tensor | None) -> Tensor:
             below = masses[:, part].cumsum(-1, dtype=torch.float64).add_(mass)
 
         # the best so far
-        value, j = (sums / below.sqrt()).max(dim=-1, keepdim=True)
+        own = stored(sums / below, dtype)
+        value, j = (own * (2 * sums - own * below)).max(dim=-1, keepdim=True)
         better = value > best
         best = torch.where(better, value, best)
-        scale = torch.where(better, sums.gather(-1, j) / below.gather(-1, j), scale)
+        scale = torch.where(better, own.gather(-1, j), scale)
         total, mass = sums[:, -1:].clone(), below[:, -1:].clone()
     return scale.squeeze(-1).to(magnitudes.dtype)

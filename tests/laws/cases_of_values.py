@@ -14,8 +14,20 @@ from laws.points import (
     near_fixed,
     near_grid,
     near_scaled,
+    near_shifted,
+    near_stored,
 )
-from laws.sets import among, entropy_bits, matrix_bits, multiples, on_grid, one_value_a_cell, powers
+from laws.sets import (
+    among,
+    entropy_bits,
+    matrix_bits,
+    multiples,
+    on_grid,
+    on_line,
+    one_value_a_cell,
+    powers,
+    stored_multiples,
+)
 from leco.compressions import (
     Binary,
     Codebook,
@@ -26,6 +38,7 @@ from leco.compressions import (
     PowersOfTwo,
     Ternary,
     Uniform,
+    UniformShift,
     VectorCodebook,
 )
 
@@ -54,6 +67,25 @@ def uniform(bits: int, zero_point: bool = False) -> Case:
         Uniform(bits, zero_point),
         near_grid(bits, zero_point),
         on_grid(bits, zero_point),
+        cold=False,
+        slack=0.005,
+    )
+
+
+def stored(name: str, compression: Any, *values: float, **options: Any) -> Case:
+    """Scales that are numbers of half precision."""
+    sign = getattr(compression, "either_sign", False)
+    near = near_stored(compression.scale_dtype, sign, *values)
+    member = stored_multiples(compression.scale_dtype, sign, values)
+    return Case(name, compression, near, member, **options)
+
+
+def shifted(bits: int, scale_dtype: str | None = None) -> Case:
+    return Case(
+        f"shifted {bits} bits" + (f", {scale_dtype}" if scale_dtype else ""),
+        UniformShift(bits, scale_dtype),
+        near_shifted(bits, scale_dtype),
+        on_line(bits),
         cold=False,
         slack=0.005,
     )
@@ -164,6 +196,40 @@ VALUES = [
     ),
     *(uniform(bits) for bits in (2, 4, 8)),
     *(uniform(bits, zero_point=True) for bits in (2, 3)),
+    stored("stored binary", Binary(True, "float16"), -1, 1),
+    stored("stored ternary", Ternary(True, "float16"), -1, 0, 1),
+    stored("stored ternary, bfloat16", Ternary(True, "bfloat16"), -1, 0, 1),
+    stored("stored values", FixedCodebook((-1, 0, 1, 2), True, "float16"), -1, 0, 1, 2),
+    stored(
+        "stored values, either sign",
+        FixedCodebook((-1, 0, 1, 2), True, "float16", either_sign=True),
+        -1,
+        0,
+        1,
+        2,
+    ),
+    stored(
+        "stored values, either sign, descent",
+        FixedCodebook((-1, 0, 1, 2), True, "float16", either_sign=True),
+        -1,
+        0,
+        1,
+        2,
+        descent=True,
+        cold=False,
+        slack=0.02,
+    ),
+    *(
+        stored(
+            f"stored uniform {bits} bits, {dtype}, either sign {sign}",
+            Uniform(bits, scale_dtype=dtype, either_sign=sign),
+            *range(-(2 ** (bits - 1)), 2 ** (bits - 1)),
+            cold=False,
+            slack=0.005,
+        )
+        for bits, dtype, sign in ((2, "bfloat16", False), (4, "float16", True))
+    ),
+    *(shifted(*options) for options in ((1,), (3,), (4, "float16"))),
     *(codewords(f"codewords {k}", k, (24, 3), slack=0.01) for k in (2, 5, 20)),
     codewords("one codeword", 1, (24, 3)),
     codewords("codeword for each", 8, (8, 2)),

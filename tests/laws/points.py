@@ -102,6 +102,33 @@ def near_scaled(*values: float) -> Callable[[Tensor, Tensor], Tensor]:
     return near
 
 
+def near_stored(
+    dtype: str, either_sign: bool, *values: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    kind = getattr(torch, dtype)
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        allowed = x.new_tensor(values)
+        scale = x.abs().max() / allowed.abs().max() * 2 * torch.rand(()) ** 2
+        sign = -1 if either_sign and torch.rand(()) < 0.5 else 1
+        return nearest(x, sign * scale.to(kind).to(x) * allowed)
+
+    return near
+
+
+def near_shifted(bits: int, dtype: str | None) -> Callable[[Tensor, Tensor], Tensor]:
+    kind = getattr(torch, dtype or "float64")
+
+    def near(x: Tensor, delta: Tensor) -> Tensor:
+        spread = x.max() - x.min()
+        scale = spread / (2**bits - 1) * (0.3 + torch.rand(()))
+        shift = x.min() + spread * (0.6 * torch.rand(()) - 0.2)
+        line = scale.to(kind).to(x) * torch.arange(2**bits) + shift.to(kind).to(x)
+        return nearest(x, line)
+
+    return near
+
+
 def near_grid(bits: int, zero_point: bool) -> Callable[[Tensor, Tensor], Tensor]:
     def near(x: Tensor, delta: Tensor) -> Tensor:
         zero = int(torch.randint(2**bits, ())) if zero_point else 2 ** (bits - 1)

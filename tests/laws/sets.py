@@ -31,6 +31,41 @@ def multiples(values: tuple[float, ...]) -> Callable[[Tensor], bool]:
     return member
 
 
+def stored_multiples(
+    dtype: str, either_sign: bool, values: tuple[float, ...]
+) -> Callable[[Tensor], bool]:
+    """Whether Delta = s values[...] for a number s of a type: one of those whose multiple the
+    largest |Delta_i| is."""
+    kind = getattr(torch, dtype)
+
+    def member(delta: Tensor) -> bool:
+        largest, allowed = delta.abs().max(), torch.tensor(values, dtype=delta.dtype)
+        scales = [largest / abs(v) for v in values if v] + ([delta.new_zeros(())])
+        return any(
+            bool(torch.isin(delta, sign * s.to(kind).to(delta) * allowed).all())
+            for s in scales
+            for sign in ((1, -1) if either_sign else (1,))
+        )
+
+    return member
+
+
+def on_line(bits: int) -> Callable[[Tensor], bool]:
+    """Whether some s > 0 and m make all (Delta - m)/s integers of a window of 2^bits."""
+
+    def member(delta: Tensor) -> bool:
+        gaps = (delta - delta.min()).unique()
+        if len(gaps) == 1:
+            return True
+        for parts in range(1, 2**bits):
+            q = gaps / (gaps.diff().min() / parts)
+            if q.max() < 2**bits - 0.5 and (q - q.round()).abs().max() < 1e-6:
+                return True
+        return False
+
+    return member
+
+
 def on_grid(bits: int, zero_point: bool) -> Callable[[Tensor], bool]:
     """Whether some s > 0 makes all Delta/s integers, in a window of 2^bits integers: around 0 as
     signed integers lie, or anywhere with 0."""

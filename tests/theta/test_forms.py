@@ -24,6 +24,7 @@ from leco.theta import (
     NMSparse,
     Scaled,
     Shaped,
+    Shifted,
     Sparse,
     Sum,
     Term,
@@ -59,7 +60,7 @@ THETAS_OF = {
 def test_the_description_by_indices_gives_delta(name):
     theta = COMPRESSIONS[name][1].compress(THETAS_OF[name], 1.0)
     codes = index_coded(theta)
-    kinds = (Codes, Fixed, Scaled, ZeroCodes, VectorCodes, Affine)
+    kinds = (Codes, Fixed, Scaled, ZeroCodes, VectorCodes, Affine, Shifted)
     assert (codes is not None) == isinstance(theta, kinds)
     if codes is not None:
         assert torch.equal(deltas(codes), theta.decompress().flatten())
