@@ -33,6 +33,11 @@ from leco.compressions.quantization import Binary as Binary
 from leco.compressions.quantization import FixedCodebook as FixedCodebook
 from leco.compressions.quantization import PowersOfTwo as PowersOfTwo
 from leco.compressions.quantization import Ternary as Ternary
+from leco.compressions.runtime_grids import RuntimeGrid as RuntimeGrid
+from leco.compressions.runtime_grids import compressed_tensors_grid as compressed_tensors_grid
+from leco.compressions.runtime_grids import gguf_grid as gguf_grid
+from leco.compressions.runtime_grids import onnx_grid as onnx_grid
+from leco.compressions.runtime_grids import torchao_grid as torchao_grid
 from leco.compressions.shifted import UniformShift as UniformShift
 from leco.compressions.train import TensorTrain as TensorTrain
 from leco.compressions.tucker import Tucker as Tucker

@@ -64,9 +64,9 @@ class Uniform(Compression[Affine]):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("Uniform: bits", self.bits, 2, 8)
-        check_scale_options(
-            "Uniform", True, self.scale_dtype, self.either_sign, not self.zero_point
-        )
+        check_scale_options("Uniform", True, self.scale_dtype)
+        if self.either_sign and self.zero_point:
+            raise ValueError("Uniform: either_sign = True changes nothing with zero_point = True")
 
     def __repr__(self) -> str:
         return shown(self)

@@ -16,7 +16,7 @@ from leco.compressions.checks import check_count
 from leco.compressions.kmeans1d import EXACT_WORK
 from leco.compressions.metric import Mu
 from leco.compressions.protocol import Compression
-from leco.compressions.scale_search import per_row, tile_buffers
+from leco.compressions.scale_search import per_row
 from leco.compressions.scales import (
     SCALES,
     best_scale,
@@ -25,27 +25,15 @@ from leco.compressions.scales import (
     ternary_scale,
 )
 from leco.compressions.sorted_values import Sorted, nearest
-from leco.compressions.stored import (
-    check_scale_options,
-    either_sign,
-    shown,
-    stored,
-    stored_scales,
-    with_stored_scale,
-)
-from leco.compressions.value_search import Values, search_values
+from leco.compressions.stored import check_scale_options, shown, stored, with_stored_scale
+from leco.compressions.value_search import search_values
 from leco.theta import Fixed, Scaled
 
 SORTED = 256  # a row of at least so many numbers a value is sorted
 
 
 def _compress_fixed(
-    x: Tensor,
-    mu: Mu,
-    values: Tensor,
-    scale: bool,
-    theta: Fixed | Scaled | None,
-    dtype: str | None = None,
+    x: Tensor, mu: Mu, values: Tensor, scale: bool, theta: Fixed | Scaled | None
 ) -> Fixed | Scaled:
     if not scale:
         return Fixed(nearest(x, values), values)
@@ -54,11 +42,10 @@ def _compress_fixed(
     if isinstance(theta, Scaled) and theta.scale.shape == x.shape[:-1]:
         last = theta.scale.abs()
     if x.numel() * len(values) <= EXACT_WORK // 4:
-        found = best_scale(x, values, None if d is None else per_row(d), dtype).to(x.dtype)
+        found = best_scale(x, values, None if d is None else per_row(d))
     else:
-        found = _search(x, d, values, last).to(x.dtype)
-        if dtype is not None:
-            found = _stored(x, d, values, found, last, dtype)
+        found = _search(x, d, values, last)
+    found = found.to(x.dtype)
     scaled = found.unsqueeze(-1) * values if x.dim() > 1 else found * values
     return Scaled(nearest(x, scaled), values, found)
 
@@ -82,20 +69,6 @@ def _search(x: Tensor, weights: Tensor | None, values: Tensor, last: Tensor | No
     return search_scale(data, values.double().expand(*starts.shape, -1), starts)[0].squeeze(-1)
 
 
-def _stored(
-    x: Tensor, weights: Tensor | None, values: Tensor, scale: Tensor, last: Tensor | None, dtype: str
-) -> Tensor:
-    """The best numbers of a type that are near the scales (...), or the last ones."""
-    book, rows = Values(values), x.reshape(-1, x.shape[-1])
-    own = rows.abs() if book.folded else rows
-    d = None if weights is None else weights.reshape(rows.shape)
-    before = None if last is None else (last.reshape(-1), None)
-    found, _ = stored_scales(
-        own, d, book.nearest, (scale.reshape(-1), None), before, dtype, tile_buffers(rows)
-    )
-    return found.view(scale.shape)
-
-
 @dataclass(frozen=True)
 class FixedCodebook(Compression[Fixed | Scaled]):
     """min ||x - s c[z]||^2 over assignments z to given values c: the nearest value; with `scale`,
@@ -107,15 +80,11 @@ class FixedCodebook(Compression[Fixed | Scaled]):
     then neighbours, with least-squares scales; O(n K). A row of 256 or more numbers a value is
     sorted: nearest value and least-squares scale in turn, from the best of 32 starting points and
     the last scale. Never worse than the last Theta. In a metric: the same, with weighted least
-    squares, exact where it is without. With `scale_dtype` the search is over the numbers of that
-    type, exact where it is without. Part II, section 4.2.
+    squares, exact where it is without. Part II, section 4.2.
 
     Args:
         values: the codebook, at least one finite value, distinct.
         scale: learn one scale for each leading index.
-        scale_dtype: "float16" or "bfloat16", the type in which a runtime stores the scales; None
-            for that of the weights.
-        either_sign: let a scale be below 0 too, which turns the codebook round.
 
     >>> import torch, leco
     >>> leco.FixedCodebook((-1, 0, 2)).compress(torch.tensor([-5.0, 0.4, 1.2]), mu=1.0).decompress()
@@ -124,8 +93,6 @@ class FixedCodebook(Compression[Fixed | Scaled]):
 
     values: tuple[float, ...]
     scale: bool = False
-    scale_dtype: str | None = None
-    either_sign: bool = False
 
     takes_metric: ClassVar[bool] = True
 
@@ -147,24 +114,13 @@ class FixedCodebook(Compression[Fixed | Scaled]):
             )
         if self.scale and not any(self.values):
             raise ValueError("FixedCodebook: values = (0.0,) can't be scaled; it prunes everything")
-        check_scale_options("FixedCodebook", self.scale, self.scale_dtype, self.either_sign)
-
-    def __repr__(self) -> str:
-        return shown(self)
 
     def scaling(self) -> int | None:
-        return 0 if self.scale and self.scale_dtype is None else None
+        return 0 if self.scale else None
 
     def c_step(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None = None) -> Fixed | Scaled:
-        step = self._one_sign
-        return either_sign(step, x, mu, theta) if self.either_sign else step(x, mu, theta)
-
-    def _one_sign(self, x: Tensor, mu: Mu, theta: Fixed | Scaled | None) -> Fixed | Scaled:
         values = torch.tensor(self.values, dtype=x.dtype, device=x.device)
-        return _compress_fixed(x, mu, values, self.scale, theta, self.scale_dtype)
-
-    def feasible(self, theta: Fixed | Scaled) -> Fixed | Scaled:
-        return with_stored_scale(theta, self.scale_dtype)
+        return _compress_fixed(x, mu, values, self.scale, theta)
 
 
 @dataclass(frozen=True)

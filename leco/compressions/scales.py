@@ -61,20 +61,14 @@ def fit_scale(data: Sorted, values: Tensor, scale: Tensor, sweeps: int) -> Fit:
     return Fit(scale, gain)
 
 
-def best_scale(
-    x: Tensor, values: Tensor, weights: Tensor | None = None, dtype: str | None = None
-) -> Tensor:
+def best_scale(x: Tensor, values: Tensor, weights: Tensor | None = None) -> Tensor:
     """The scale s >= 0 of least sum d (x - s values[nearest])^2, exactly: (...) for x (..., n) and
-    increasing `values` (K,); `weights` d (..., n) in a metric, 1 without one; s is a number of
-    `dtype` where that is given.
+    increasing `values` (K,); `weights` d (..., n) in a metric, 1 without one.
 
     As s falls from infinity each x_i starts at the innermost value on its side, and steps outwards
     where x_i = s m_j for a midpoint m_j of its sign, whatever its weight. All n (K - 1) such scales
     are sorted; between two of them the assignment is fixed, and A^2/B (see `fit_scale`) is its
     gain. Every step adds to A and to B, so that nothing cancels. O(n K log(n K)).
-
-    Of the numbers of a type, the one nearest to A/B is the best for a fixed assignment, whose gain
-    s (2 A - s B) is a parabola in s.
     """
     x, values = x.double(), values.double()
     d = torch.ones_like(x) if weights is None else weights.double()
@@ -101,9 +95,9 @@ def best_scale(
 
     # the largest gain
     valid = (a > 0) & (b > 0)
-    scale = stored(torch.where(valid, a / torch.where(valid, b, 1.0), 0.0), dtype)
-    gain = scale * (2 * a - scale * b)
-    return scale.gather(-1, gain.argmax(dim=-1, keepdim=True)).squeeze(-1)
+    gain = torch.where(valid, a.square() / torch.where(valid, b, 1.0), 0.0)
+    best = gain.argmax(dim=-1, keepdim=True)
+    return torch.where(valid, a / torch.where(valid, b, 1.0), 0.0).gather(-1, best).squeeze(-1)
 
 
 def mean_magnitude(x: Tensor, weights: Tensor | None) -> Tensor:

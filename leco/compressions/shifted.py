@@ -13,7 +13,7 @@ from leco.compressions.scale_search import blocks_of_rows, per_row
 from leco.compressions.stored import beside, check_scale_options, shown, stored
 from leco.theta import Shifted
 
-SHARES = (0.25, 0.4, 0.55, 0.7, 0.78, 0.86, 0.92, 0.96, 1.0, 1.03)  # of the range, tried from cold
+SHARES = (0.3, 0.5, 0.7, 0.85, 0.95, 1.03)  # of the range, tried from cold
 PLACES = (0.0, 0.5, 1.0)  # of that share in the range: at its lower end, in its middle, at its top
 SWEEPS = 6  # of nearest level and least squares, from the best start
 
@@ -32,8 +32,8 @@ class UniformShift(Compression[Shifted]):
 
     `Uniform(bits, zero_point=True)` has 0 among its levels; this grid need not.
 
-    A descent step, since the error is not convex in s. It tries 10 shares of the range of x, from
-    0.25 to 1.03, at its lower end, its middle and its top, with least-squares lines; or the last
+    A descent step, since the error is not convex in s. It tries 6 shares of the range of x, from
+    0.3 to 1.03, at its lower end, its middle and its top, with least-squares lines; or the last
     (s, m). From the best of them it takes nearest level
     and the least-squares line in turn. With `scale_dtype`, the numbers of that type on both sides
     of s, and for each those on both sides of the best m, are tried. Never worse than the last

@@ -16,18 +16,14 @@ TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.
 REFITS = 2  # least-squares scales that are rounded, after the one that was found
 
 
-def check_scale_options(
-    name: str, scale: bool, dtype: Any, either_sign: bool = False, symmetric: bool = True
-) -> None:
-    """Raise ValueError where the options of stored scales do not fit the others."""
+def check_scale_options(name: str, scale: bool, dtype: Any) -> None:
+    """Raise ValueError where `scale_dtype` is no type of stored scales, or there is no scale."""
     if dtype is not None and dtype not in TYPES:
         raise ValueError(
             f"{name}: scale_dtype = {dtype!r} must be None or one of {', '.join(map(repr, TYPES))}"
         )
-    if not scale and (dtype is not None or either_sign):
-        raise ValueError(f"{name}: scale_dtype and either_sign are options of a scale: scale=True")
-    if either_sign and not symmetric:
-        raise ValueError(f"{name}: either_sign = True changes nothing with zero_point = True")
+    if dtype is not None and not scale:
+        raise ValueError(f"{name}: scale_dtype = {dtype!r} needs scale = True")
 
 
 def shown(options: Any) -> str:

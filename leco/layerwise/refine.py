@@ -10,6 +10,7 @@ from torch import Tensor
 from leco.compressions.codebooks import Codebook
 from leco.compressions.grids import Uniform
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
+from leco.compressions.shifted import UniformShift
 from leco.theta import Theta
 from leco.theta.index_coded import IndexCoded, index_coded
 from leco.theta.tree import free_leaves, with_free_leaves
@@ -24,7 +25,7 @@ ENOUGH = 1e-4  # of the error: an iteration that gains less is the last
 ROUNDS = 2  # of coordinate descent and conjugate gradients in turn
 GAIN = 1e-3  # of the objective in a round, below which no other round is made
 RUN = 64  # inputs whose codes are found before the residuals of the others follow
-ANY_CODES = (Uniform, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary)
+ANY_CODES = (Uniform, UniformShift, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary)
 """Compressions whose set has every assignment of codes."""
 
 

@@ -16,9 +16,9 @@ class Subvectors:
     """Rows cut in runs of `size` columns, (length / size, rows, size): one problem for each block
     of columns, as in product quantization.
 
-    The matrix is out x (in height width), as of `Rows()`; `size` must divide its row length, such
-    as 9 for 3 x 3 kernels, or the height times width times some channels. Several tensors are
-    stacked along the rows and need equal row lengths.
+    The matrix is that of `Rows(dim)`: out x (in height width) for dim 0. `size` must divide its row
+    length, such as 9 for 3 x 3 kernels, or the height times width times some channels. Several
+    tensors are stacked along the rows and need equal row lengths.
 
     >>> import torch, leco
     >>> leco.Subvectors(2).forward([torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])])
@@ -30,22 +30,23 @@ class Subvectors:
     """
 
     size: int
+    dim: int = 0
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"Subvectors: size = {self.size} must be at least 1")
 
     def shape(self, shapes: Shapes) -> torch.Size:
-        rows, length = Rows().shape(shapes)
+        rows, length = Rows(self.dim).shape(shapes)
         if length % self.size:
             raise ValueError(f"size = {self.size} does not divide the rows' length {length}")
         return torch.Size([length // self.size, rows, self.size])
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
-        return Rows().forward(tensors).unflatten(1, (-1, self.size)).transpose(0, 1)
+        return Rows(self.dim).forward(tensors).unflatten(1, (-1, self.size)).transpose(0, 1)
 
     def backward(self, x: Tensor, shapes: Shapes) -> list[Tensor]:
-        return Rows().backward(x.transpose(0, 1).flatten(1), shapes)
+        return Rows(self.dim).backward(x.transpose(0, 1).flatten(1), shapes)
 
 
 @dataclass(frozen=True)

@@ -198,27 +198,6 @@ VALUES = [
     *(uniform(bits, zero_point=True) for bits in (2, 3)),
     stored("stored binary", Binary(True, "float16"), -1, 1),
     stored("stored ternary", Ternary(True, "float16"), -1, 0, 1),
-    stored("stored ternary, bfloat16", Ternary(True, "bfloat16"), -1, 0, 1),
-    stored("stored values", FixedCodebook((-1, 0, 1, 2), True, "float16"), -1, 0, 1, 2),
-    stored(
-        "stored values, either sign",
-        FixedCodebook((-1, 0, 1, 2), True, "float16", either_sign=True),
-        -1,
-        0,
-        1,
-        2,
-    ),
-    stored(
-        "stored values, either sign, descent",
-        FixedCodebook((-1, 0, 1, 2), True, "float16", either_sign=True),
-        -1,
-        0,
-        1,
-        2,
-        descent=True,
-        cold=False,
-        slack=0.02,
-    ),
     *(
         stored(
             f"stored uniform {bits} bits, {dtype}, either sign {sign}",
@@ -229,7 +208,7 @@ VALUES = [
         )
         for bits, dtype, sign in ((2, "bfloat16", False), (4, "float16", True))
     ),
-    *(shifted(*options) for options in ((1,), (3,), (4, "float16"))),
+    *(shifted(*options) for options in ((3,), (4, "float16"))),
     *(codewords(f"codewords {k}", k, (24, 3), slack=0.01) for k in (2, 5, 20)),
     codewords("one codeword", 1, (24, 3)),
     codewords("codeword for each", 8, (8, 2)),
