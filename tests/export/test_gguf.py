@@ -228,7 +228,7 @@ UP = "model.layers.0.mlp.up_proj.weight"
         (leco.Groups(16), leco.Uniform(4, False, "float16"), ["shorter than 32", "'Q4_0'"]),
         (leco.Rows(), leco.Codebook(4), ["Codes", "gguf_grid"]),
         (leco.Vector(), leco.TopK(0.1), ["Sparse", "gguf_grid"]),
-        (leco.Groups(64), leco.Uniform(2, True, "float16"), ["Affine", "gguf_grid"]),
+        (leco.Groups(32), leco.Uniform(8, True, "float16"), ["Affine", "gguf_grid"]),
         (leco.Groups(64), leco.UniformShift(5, "float16"), ["levels from 0 to 31", "'Q8_0'"]),
     ],
 )
@@ -263,12 +263,12 @@ def test_what_llama_cpp_does_not_know_is_refused(tmp_path):
     lc = leco.LC(net, leco.each(["weight"], *leco.gguf_grid("Q4_0")))
     lc.mu = 1.0
     refused("is a Linear; known are llama, qwen2, gpt2", path, net, lc)
-    for options, words in (
+    for options, message in (
         ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rotary"),
     ):
         model = llama(**options)
-        refused(words, path, model, compressed(model, "Q8_0"))
+        refused(message, path, model, compressed(model, "Q8_0"))
     model = llama()
     lc, tokenizer = compressed(model, "Q8_0"), words()
     refused("types has \\['Q3'\\]", path, model, lc, types=["Q3"])
