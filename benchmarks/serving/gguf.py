@@ -23,6 +23,7 @@ import leco
 from benchmarks import records
 from benchmarks.layerwise import methods, smollm2
 from benchmarks.serving import llama_cpp
+from leco.algorithm.compressed import compressed_tasks
 from leco.export.gguf_blocks import NUMBERS
 
 NAME, KIND = "serving", "gguf"
@@ -31,11 +32,11 @@ KEYS = ("model", "kind", "method", "sequences", "steps")
 Found = dict[str, Any]
 
 
-def problem(net: Any, kind: str) -> leco.LC:
-    """The matrices of the blocks and the embedding on the grids."""
-    blocks = list(methods.matrices(net))
-    tasks = leco.each(blocks, *leco.gguf_grid(kind))
-    return leco.LC(net, {**tasks, **leco.each([EMBEDDING], *leco.gguf_grid("Q8_0"))})
+def problem(net: Any, names: list[str], kind: str) -> leco.LC:
+    """Matrices on the grid of a type, at direct compression."""
+    lc = leco.LC(net, leco.each(names, *leco.gguf_grid(kind)))
+    lc.mu = 1.0
+    return lc
 
 
 def by_ggml_(net: Any, kind: str) -> Found:
@@ -54,21 +55,22 @@ def by_grid_(
 ) -> Found:
     """Replace the weights by Delta(Theta), of direct compression or of calibration; write the file
     and measure it in llama.cpp."""
-    lc, start = problem(net, kind), time.process_time()
-    lc.mu = 1.0
-    errors: Found = {}
+    start, errors = time.process_time(), {}
+    embedding = problem(net, [EMBEDDING], "Q8_0")
+    embedding.project_()
+    lc = problem(net, list(methods.matrices(net)), kind)
     if sequences is not None:
         batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
         found = leco.calibrate(lc, batches, steps=steps, progress=False, checkpoint=kept)
-        own = [r for r in found.records if r.task != EMBEDDING]
-        errors["error"] = sum(r.error for r in own) / len(own)
-        errors["direct_error"] = sum(r.direct for r in own) / len(own)
+        count = len(found.records)
+        errors["error"] = sum(r.error for r in found.records) / count
+        errors["direct_error"] = sum(r.direct for r in found.records) / count
     else:
         lc.project_()
     seconds = time.process_time() - start
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.gguf"
-        leco.export_gguf(path, net, lc)
+        leco.export_gguf(path, net, {**compressed_tasks(embedding), **compressed_tasks(lc)})
         with llama_cpp.Runtime(path) as runtime:
             speed = runtime.speed(64)
         equal = same(path, net)
