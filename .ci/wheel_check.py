@@ -15,7 +15,15 @@ from torch import nn
 
 import leco
 
-OPTIONAL = ("matplotlib", "sklearn", "onnx", "torchao", "compressed_tensors", "torch_pruning")
+OPTIONAL = (
+    "matplotlib",
+    "sklearn",
+    "onnx",
+    "torchao",
+    "compressed_tensors",
+    "gguf",
+    "torch_pruning",
+)
 CALLBACKS = ("leco.integrations.transformers", "leco.integrations.lightning")
 
 
@@ -84,6 +92,7 @@ def check_extras() -> None:
         "export": lambda: leco.export_onnx("net.onnx", model, lc, x),
         "torchao": lambda: leco.export_torchao(model, lc),
         "compressed-tensors": lambda: leco.export_compressed_tensors("folder", model, lc),
+        "gguf": lambda: leco.export_gguf("net.gguf", model, lc),
         "structured": lambda: leco.coupled(model, x),
     }
     for extra, call in calls.items():

@@ -9,6 +9,7 @@ OPTIONAL = {
     "export": ("onnx", "onnxscript", "onnxruntime", "onnx_ir"),
     "torchao": ("torchao",),
     "compressed-tensors": ("compressed_tensors",),
+    "gguf": ("gguf",),
     "structured": ("torch_pruning",),
     "trainers": ("transformers", "accelerate", "lightning"),
     "bench": ("zstandard", "kmeans1d"),
@@ -32,6 +33,7 @@ CALLS = {
     "export": 'leco.export_onnx("net.onnx", model, lc, x)',
     "torchao": "leco.export_torchao(model, lc)",
     "compressed-tensors": 'leco.export_compressed_tensors("folder", model, lc)',
+    "gguf": 'leco.export_gguf("net.gguf", model, lc)',
     "structured": "leco.coupled(model, x)",
     "trainers": "import leco.integrations.transformers",
 }

@@ -108,8 +108,11 @@ def main() -> None:
     for kind in args.kinds:
         for method in args.methods:
             calibrated = method == "LC"
-            values = "smollm2-135m", kind, method, *(
-                (args.sequences, args.steps) if calibrated else (0, 0)
+            values = (
+                "smollm2-135m",
+                kind,
+                method,
+                *((args.sequences, args.steps) if calibrated else (0, 0)),
             )
             cell = dict(zip(KEYS, values, strict=True))
             if tuple(values) in recorded:

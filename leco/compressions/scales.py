@@ -123,9 +123,7 @@ def ternary_scale(x: Tensor, weights: Tensor | None, dtype: str | None = None) -
     d = None if weights is None else weights.reshape(rows.shape)
     found = x.new_empty(len(rows))
     for part in blocks_of_rows(rows):
-        found[part] = _best_prefix(
-            rows[part].abs(), None if d is None else per_row(d[part]), dtype
-        )
+        found[part] = _best_prefix(rows[part].abs(), None if d is None else per_row(d[part]), dtype)
     return found.view(x.shape[:-1])
 
 

@@ -119,8 +119,7 @@ def either_sign(
     errors = [_errors(x - own.decompress(), mu) for own in (up, down)]
     turned = errors[1] < errors[0]
     indices = torch.where(turned.unsqueeze(-1), down.indices, up.indices)
-    found = up._replace(indices=indices, scale=torch.where(turned, down.scale, up.scale))
-    return found
+    return up._replace(indices=indices, scale=torch.where(turned, down.scale, up.scale))
 
 
 def _errors(gap: Tensor, mu: Mu) -> Tensor:

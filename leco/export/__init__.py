@@ -1,5 +1,5 @@
-"""Compressed nets for other runtimes: ONNX, GGUF, torchao, compressed-tensors. Each exporter says what it
-did with each parameter.
+"""Compressed nets for other runtimes: ONNX, GGUF, torchao, compressed-tensors. Each exporter says
+what it did with each parameter.
 
 The packages that they write for are optional, and imported when an exporter is called: pip install
 leco[export] for ONNX, leco[gguf], leco[torchao], leco[compressed-tensors].

@@ -142,7 +142,7 @@ def _refusal(
     """Why no type holds a parameter, and which grid is nearest."""
     reasons = "; ".join(f"{kind}: {reason}" for kind, reason in tried.items())
     return (
-        f"{FUNCTION}: task {task!r} holds {name!r} as a {type(theta).__name__}, which no type holds "
+        f"{FUNCTION}: task {task!r} has {name!r} as a {type(theta).__name__}, which no type holds "
         f"({reasons}). The nearest grid is leco.gguf_grid({_nearest(fields)!r})"
     )
 

@@ -36,7 +36,9 @@ class Architecture(NamedTuple):
         rope = rotary(config)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ValueError(f"{function}: rotary embeddings {rope} are not written, only the default")
+            raise ValueError(
+                f"{function}: rotary embeddings {rope} are not written, only the default"
+            )
 
     def order(self, config: Any, name: str) -> Callable[[Tensor], Tensor]:
         """The order of the rows of a tensor with this name in the file."""

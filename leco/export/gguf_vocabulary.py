@@ -37,8 +37,8 @@ def vocabulary(function: str, tokenizer: Any, size: int, pre: str | None) -> Voc
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(
-            f"{function}: tokenizer is a {type(tokenizer).__name__}, which has no backend_tokenizer; "
-            "pass a fast tokenizer of transformers"
+            f"{function}: a {type(tokenizer).__name__} has no backend_tokenizer; pass a fast "
+            "tokenizer of transformers"
         )
     described = json.loads(backend.to_str())
     model = described["model"]
@@ -61,8 +61,7 @@ def vocabulary(function: str, tokenizer: Any, size: int, pre: str | None) -> Voc
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
 
     # special tokens
-    names = {"bos": "bos", "eos": "eos", "unk": "unk", "pad": "pad"}
-    ids = {name: getattr(tokenizer, f"{key}_token_id", None) for name, key in names.items()}
+    ids = {n: getattr(tokenizer, f"{n}_token_id", None) for n in ("bos", "eos", "unk", "pad")}
     special = {name: number for name, number in ids.items() if number is not None}
     first = tokenizer("a")["input_ids"][:1]
     begins = first == [special.get("bos")]

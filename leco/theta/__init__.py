@@ -17,15 +17,14 @@ from leco.theta.factors import (
     TuckerFactors,
     mode_product,
 )
+from leco.theta.grids import Affine, Shifted
 from leco.theta.hashed import HashedValues, hashed_positions
 from leco.theta.index_coded import IndexCoded, index_coded
 from leco.theta.protocol import Array, Checked, Intermediate, Shaped, Theta, shape_of, values
 from leco.theta.quantized import (
-    Affine,
     Codes,
     Fixed,
     Scaled,
-    Shifted,
     VectorCodes,
     ZeroCodes,
     lookup,

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from laws.case import raises
 from torch import nn
 
 import leco
-from laws.case import raises
 from leco.compressions.runtime_grids import GGUF
 from leco.compressions.stored import beside, stored
 
