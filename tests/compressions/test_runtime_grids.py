@@ -132,3 +132,17 @@ def test_options_that_do_not_fit_are_named():
     raises(ValueError, lambda: leco.UniformShift(9), "bits = 9", "at most 8")
     assert str(leco.Uniform(4)) == "Uniform(bits=4, zero_point=False)"
     assert "scale_dtype='float16'" in str(leco.Uniform(4, scale_dtype=HALF))
+
+
+def test_a_turned_line_is_a_warm_start():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12, dtype=torch.float64)
+    start = leco.UniformShift(3).compress(x, 1.0)
+    # the same Delta, as retraining may leave it
+    turned = start._replace(
+        indices=7 - start.indices, scale=-start.scale, shift=start.shift + 7 * start.scale
+    )
+    torch.testing.assert_close(turned.decompress(), start.decompress())
+    found = leco.UniformShift(3).compress(x, 1.0, turned)
+    ones = torch.ones_like(x)
+    assert error(x, found, ones) <= error(x, start, ones) * (1 + 1e-9)
