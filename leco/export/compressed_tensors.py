@@ -3,7 +3,7 @@ Linear layers on uniform grids."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,16 +28,19 @@ def export_compressed_tensors(
     model: nn.Module,
     compressed: LC | Mapping[str, Compressed],
     config: Mapping[str, Any] | None = None,
+    *,
+    widths: Sequence[int] = (4, 8),
 ) -> dict[str, str]:
     """Write `model.safetensors` and `config.json` of the net at w = Delta(Theta), format
     "pack-quantized"; return how each parameter is held.
 
     The weights of Linear layers on uniform grids (`Uniform`, `Binary`, `Ternary`, `PowersOfTwo`,
-    ...) become signed integers of 4 or 8 bits in int32 words, with a scale for each row ("channel")
-    or for runs of a row ("group"), and a zero point where the grid is not symmetric. Nothing is
-    quantized again: the integers, scales and zero points are those of Theta. All other parameters
-    stay dense: convolutions, embeddings, transformers' Conv1D (the format has weights (out, in)
-    only), codebooks that are no grid, sparse and factored forms.
+    ...) become signed integers in int32 words, of the first of `widths` that holds them, with a
+    scale for each row ("channel") or for runs of a row ("group"), and a zero point where the grid
+    is not symmetric. Nothing is quantized again: the integers, scales and zero points are those of
+    Theta. All other parameters stay dense: convolutions, embeddings, transformers' Conv1D (the
+    format has weights (out, in) only), codebooks that are no grid, grids wider than all `widths`,
+    sparse and factored forms.
 
     Args:
         folder: made if it is not there; each file is replaced at once.
@@ -45,11 +48,13 @@ def export_compressed_tensors(
         compressed: an `LC` that has its Thetas, or what `leco.thetas` gives.
         config: the other entries of config.json, such as `model.config.to_dict()` of a model of
             transformers.
+        widths: bits that your reader takes, 1 to 8 in increasing order. The format has them all;
+            vLLM's documentation describes 4 and 8.
 
     Raises:
         ImportError: compressed-tensors is not installed, or can't be imported.
         ValueError: a parameter that the model has not, or of another shape; no parameter can be
-            packed; a weight that weight_norm or pruning computes.
+            packed; widths below 1 or above 8; a weight that weight_norm or pruning computes.
 
     >>> import leco, os, tempfile, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 8))
@@ -62,6 +67,8 @@ def export_compressed_tensors(
     helpers = optional(PACKING, FUNCTION, "compressed-tensors", "compressed-tensors")
     quantization = optional(QUANTIZATION, FUNCTION, "compressed-tensors", "compressed-tensors")
     check_copyable(FUNCTION, model)
+    if not widths or list(widths) != sorted(widths) or not 1 <= widths[0] <= widths[-1] <= 8:
+        raise ValueError(f"{FUNCTION}: widths = {widths} must be 1 to 8, in increasing order")
     net = at_delta(FUNCTION, model, compressed)
     tensors = _tensors(net)
     held: dict[str, str] = {}
@@ -78,8 +85,10 @@ def export_compressed_tensors(
             held[name] = f"dense ({', '.join(kinds)})"
         elif block is None:
             held[name] = "dense (scales of runs that cross the rows)"
+        elif grid.bits > widths[-1]:
+            held[name] = f"dense ({grid.bits} bits, above {widths[-1]})"
         else:
-            grid = grid.widened(4 if grid.bits <= 4 else 8)
+            grid = grid.widened(min(bits for bits in widths if bits >= grid.bits))
             del tensors[name]
             tensors |= _packed(name, weight, grid, block, helpers.pack_to_int32)
             scheme = Scheme(grid.bits, grid.symmetric, _group(weight, block))
