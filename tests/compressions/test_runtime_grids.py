@@ -12,6 +12,7 @@ from torch import nn
 import leco
 from leco.compressions.runtime_grids import GGUF
 from leco.compressions.stored import beside, stored
+from leco.theta import Affine, Shifted
 
 HALF = "float16"
 
@@ -146,3 +147,31 @@ def test_a_turned_line_is_a_warm_start():
     found = leco.UniformShift(3).compress(x, 1.0, turned)
     ones = torch.ones_like(x)
     assert error(x, found, ones) <= error(x, start, ones) * (1 + 1e-9)
+
+
+def test_the_best_scale_of_all_stays_where_stored_numbers_are_coarse():
+    torch.manual_seed(0)
+    x, unit, ones = 3e-7 * torch.randn(40, 12, dtype=torch.float64), 2.0**-24, torch.ones(12)
+    middle = torch.tensor(8, dtype=torch.uint8)
+    scales = unit * torch.arange(1, 12, dtype=torch.float64)
+    for row in x:
+        codes = (row / scales.unsqueeze(1)).round().clamp(-8, 7)
+        errors = (row - scales.unsqueeze(1) * codes).square().sum(1)
+        at = int(errors.argmin())
+        start = Affine((codes[at] + 8).to(torch.uint8), scales[at], middle)
+        found = leco.Uniform(4, scale_dtype=HALF).compress(row, 1.0, start)
+        assert error(row, found, ones) <= error(row, start, ones) * (1 + 1e-9)
+
+
+def test_the_best_line_of_all_stays_where_stored_numbers_are_coarse():
+    torch.manual_seed(0)
+    x, unit, ones = 3e-7 * torch.randn(40, 12, dtype=torch.float64), 2.0**-24, torch.ones(12)
+    scales = unit * torch.arange(1, 16, dtype=torch.float64).view(-1, 1, 1)
+    shifts = unit * torch.arange(-24, 25, dtype=torch.float64).view(-1, 1)
+    for row in x:
+        codes = ((row - shifts) / scales).round().clamp(0, 7)
+        errors = (row - scales * codes - shifts).square().sum(-1)
+        i, j = divmod(int(errors.argmin()), len(shifts))
+        start = Shifted(codes[i, j].to(torch.uint8), scales[i, 0, 0], shifts[j, 0], 7)
+        found = leco.UniformShift(3, HALF).compress(row, 1.0, start)
+        assert error(row, found, ones) <= error(row, start, ones) * (1 + 1e-9)
