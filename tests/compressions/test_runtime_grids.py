@@ -10,9 +10,10 @@ from laws.case import raises
 from torch import nn
 
 import leco
+from leco.compressions.grid_search import Grid
 from leco.compressions.runtime_grids import GGUF
-from leco.compressions.stored import beside, stored
-from leco.theta import Affine, Shifted
+from leco.compressions.stored import beside, stored, stored_scales
+from leco.theta import Shifted
 
 HALF = "float16"
 
@@ -149,29 +150,25 @@ def test_a_turned_line_is_a_warm_start():
     assert error(x, found, ones) <= error(x, start, ones) * (1 + 1e-9)
 
 
-def test_the_best_scale_of_all_stays_where_stored_numbers_are_coarse():
-    torch.manual_seed(0)
-    x, unit, ones = 3e-7 * torch.randn(40, 12, dtype=torch.float64), 2.0**-24, torch.ones(12)
-    middle = torch.tensor(8, dtype=torch.uint8)
-    scales = unit * torch.arange(1, 12, dtype=torch.float64)
-    for row in x:
-        codes = (row / scales.unsqueeze(1)).round().clamp(-8, 7)
-        errors = (row - scales.unsqueeze(1) * codes).square().sum(1)
-        at = int(errors.argmin())
-        start = Affine((codes[at] + 8).to(torch.uint8), scales[at], middle)
-        found = leco.Uniform(4, scale_dtype=HALF).compress(row, 1.0, start)
-        assert error(row, found, ones) <= error(row, start, ones) * (1 + 1e-9)
+def test_the_last_scale_stays_where_the_search_found_worse():
+    x = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64)
+    nearest, buffers = Grid(4, False).nearest, x.new_empty(3, 3)
+    searched, last = (torch.tensor([0.3], dtype=torch.float64), None), (x.new_ones(1), None)
+    assert stored_scales(x, None, nearest, searched, None, HALF, buffers)[0] < 0.9
+    assert stored_scales(x, None, nearest, searched, last, HALF, buffers)[0] == 1
 
 
 def test_the_best_line_of_all_stays_where_stored_numbers_are_coarse():
     torch.manual_seed(0)
-    x, unit, ones = 3e-7 * torch.randn(40, 12, dtype=torch.float64), 2.0**-24, torch.ones(12)
-    scales = unit * torch.arange(1, 16, dtype=torch.float64).view(-1, 1, 1)
-    shifts = unit * torch.arange(-24, 25, dtype=torch.float64).view(-1, 1)
-    for row in x:
-        codes = ((row - shifts) / scales).round().clamp(0, 7)
-        errors = (row - scales * codes - shifts).square().sum(-1)
-        i, j = divmod(int(errors.argmin()), len(shifts))
-        start = Shifted(codes[i, j].to(torch.uint8), scales[i, 0, 0], shifts[j, 0], 7)
-        found = leco.UniformShift(3, HALF).compress(row, 1.0, start)
-        assert error(row, found, ones) <= error(row, start, ones) * (1 + 1e-9)
+    unit = 2.0**-24  # the least number above 0
+    scales = unit * torch.arange(1, 16, dtype=torch.float64).view(-1, 1, 1, 1)
+    shifts = unit * torch.arange(-24, 25, dtype=torch.float64).view(-1, 1, 1)
+    x = 3e-7 * torch.randn(300, 8, dtype=torch.float64)
+    codes = ((x - shifts) / scales).round().clamp(0, 7)
+    errors = (x - scales * codes - shifts).square().sum(-1).flatten(0, 1)
+    i, j = errors.argmin(0) // len(shifts), errors.argmin(0) % len(shifts)
+    best = codes.flatten(0, 1)[errors.argmin(0), torch.arange(300)]
+    start = Shifted(best.to(torch.uint8), scales[i].view(-1), shifts[j].view(-1), 7)
+    found = leco.UniformShift(3, HALF).compress(x, 1.0, start)
+    before, after = ((x - t.decompress()).square().sum(1) for t in (start, found))
+    assert bool((after <= before * (1 + 1e-9)).all())

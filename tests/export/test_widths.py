@@ -7,11 +7,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from laws.case import raises
 from safetensors.torch import load_file
 from torch import nn
 
 import leco
-from laws.case import raises
 
 
 def problem(grid: leco.RuntimeGrid, dtype: torch.dtype = torch.float32) -> leco.LC:
