@@ -1,4 +1,4 @@
-"""Make the tables of the pages (benchmarks, trainers, README), the figures, and results/*.csv.
+"""Make the tables of the pages (benchmarks, trainers, export, README), the figures, and results/*.csv.
 
     python -m benchmarks.tables [--check]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.report import aims, cells, figure, layerwise, ranks, speed
+from benchmarks.report import aims, cells, figure, gguf, layerwise, ranks, speed
 from benchmarks.report.cells import FROM_DELTA, TITLES, chosen, error, mean, of, others
 
 ROOT = Path(__file__).parent.parent
@@ -157,6 +157,7 @@ def tables() -> dict[str, str]:
         "trainers": f"{markdown(ranks.rows())}\n\n{ranks.costs()}",
         "minilm": markdown(ranks.minilm()),
         "layers": markdown(layerwise.layers()),
+        "gguf": markdown(gguf.layers()),
         "layerwise": markdown(layerwise.table()),
         "results": markdown(methods(README)),
     }
@@ -181,6 +182,7 @@ def numbers() -> dict[str, list[Row]]:
         "fuzz": speed.damaged(),
         "layerwise": layerwise.cells(),
         "layers": layerwise.every_layer(),
+        "gguf": gguf.every_layer(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],
@@ -218,7 +220,7 @@ def filled(text: str, parts: dict[str, str]) -> str:
 def made() -> dict[Path, str]:
     """What each file must say, but for the figures."""
     pages = [
-        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers", "export")),
         ROOT / "README.md",
     ]
     parts = tables()

@@ -161,14 +161,18 @@ class Runtime:
         return count / (time.perf_counter() - start)
 
 
-def quantized(weight: Tensor, number: int) -> np.ndarray[Any, Any]:
+def quantized(
+    weight: Tensor, number: int, importance: Tensor | None = None
+) -> np.ndarray[Any, Any]:
     """A matrix as ggml's own quantizer packs it: bytes (rows, bytes of a row).
 
     Args:
         weight: (rows, length).
         number: ggml's number of the type.
+        importance: (length,), the mean square of each input; types without a use for it ignore it.
     """
-    lib, rows = library(), weight.float().contiguous().numpy()
+    lib, rows = library(), weight.detach().float().contiguous().numpy()
+    weights = None if importance is None else importance.float().contiguous().numpy()
     lib.ggml_row_size.restype = ctypes.c_size_t
     lib.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
     lib.ggml_quantize_chunk.restype = ctypes.c_size_t
@@ -181,7 +185,8 @@ def quantized(weight: Tensor, number: int) -> np.ndarray[Any, Any]:
     ]
     found = np.zeros((len(rows), lib.ggml_row_size(number, rows.shape[1])), np.uint8)
     source, into = (a.ctypes.data_as(ctypes.c_void_p) for a in (rows, found))
-    lib.ggml_quantize_chunk(number, source, into, 0, *rows.shape, None)
+    by = None if weights is None else weights.ctypes.data_as(ctypes.c_void_p)
+    lib.ggml_quantize_chunk(number, source, into, 0, *rows.shape, by)
     return found
 
 
