@@ -1,4 +1,5 @@
-"""Make the tables of the pages (benchmarks, trainers, export, README), the figures, and results/*.csv.
+"""Make the tables of the pages (benchmarks, trainers, export, README), the figures, and
+results/*.csv.
 
     python -m benchmarks.tables [--check]
 
