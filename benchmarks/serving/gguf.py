@@ -87,7 +87,7 @@ def same(path: Path, net: Any) -> bool:
         tensors = gguf.GGUFReader(path).tensors
     except ValueError:
         return True
-    wanted = sorted(float(p.double().sum()) for p in net.parameters())
+    wanted = sorted(float(p.detach().double().sum()) for p in net.parameters())
     found = sorted(
         float(torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type)).double().sum())
         for t in tensors
