@@ -45,6 +45,8 @@ SCRIPTS = (
     *SMALL,
     "csteps.step",
     "layerwise.__main__",
+    "serving.gguf",
+    "serving.gguf_layers",
     "proof.reference",
     "proof.__main__",
     "tables",
