@@ -1,5 +1,4 @@
-"""Make the tables of the pages (benchmarks, trainers, export, README), the figures, and
-results/*.csv.
+"""Make the tables of the pages, the figures, and results/*.csv.
 
     python -m benchmarks.tables [--check]
 

@@ -67,8 +67,7 @@ def export_compressed_tensors(
     helpers = optional(PACKING, FUNCTION, "compressed-tensors", "compressed-tensors")
     quantization = optional(QUANTIZATION, FUNCTION, "compressed-tensors", "compressed-tensors")
     check_copyable(FUNCTION, model)
-    if not widths or list(widths) != sorted(widths) or not 1 <= widths[0] <= widths[-1] <= 8:
-        raise ValueError(f"{FUNCTION}: widths = {widths} must be 1 to 8, in increasing order")
+    _check_widths(widths)
     net = at_delta(FUNCTION, model, compressed)
     tensors = _tensors(net)
     held: dict[str, str] = {}
@@ -81,8 +80,7 @@ def export_compressed_tensors(
         if not isinstance(grid, Grid):
             held[name] = f"dense ({grid})"
         elif len(users) > 1 or not isinstance(net.get_submodule(users[0]), nn.Linear):
-            kinds = (type(net.get_submodule(module)).__name__ for module in users)
-            held[name] = f"dense ({', '.join(kinds)})"
+            held[name] = f"dense ({', '.join(type(net.get_submodule(m)).__name__ for m in users)})"
         elif block is None:
             held[name] = "dense (scales of runs that cross the rows)"
         elif grid.bits > widths[-1]:
@@ -100,6 +98,12 @@ def export_compressed_tensors(
     entries = {**(config or {}), "quantization_config": described.model_dump(mode="json")}
     _write(Path(folder), tensors, json.dumps(entries, indent=2))
     return held
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    """Raise ValueError for widths out of order or out of bounds."""
+    if not widths or list(widths) != sorted(widths) or not 1 <= widths[0] <= widths[-1] <= 8:
+        raise ValueError(f"{FUNCTION}: widths = {widths} must be 1 to 8, in increasing order")
 
 
 def _users(net: nn.Module, weight: Tensor) -> list[str]:
