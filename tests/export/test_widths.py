@@ -21,8 +21,10 @@ def problem(grid: leco.RuntimeGrid, dtype: torch.dtype = torch.float32) -> leco.
     return lc
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("bits", "dtype"),
+    [(2, torch.float32), (3, torch.bfloat16), (5, torch.float32), (8, torch.bfloat16)],
+)
 def test_compressed_tensors_of_each_width(bits, dtype, tmp_path):
     from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationConfig
@@ -59,8 +61,7 @@ def test_widths_that_a_reader_does_not_take(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("bits", [2, 5, 8])
-@pytest.mark.parametrize("group", [None, 16])
+@pytest.mark.parametrize(("bits", "group"), [(2, None), (5, 16), (8, 16)])
 def test_torchao_of_each_width(bits, group):
     lc = problem(leco.torchao_grid(bits, group))
     net, held = leco.export_torchao(lc.model, lc)
@@ -68,8 +69,7 @@ def test_torchao_of_each_width(bits, group):
     assert torch.equal(net[0].weight.dequantize(), lc.delta["0.weight"])
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("zero_point", [False, True])
+@pytest.mark.parametrize(("bits", "zero_point"), [(2, True), (4, False), (8, True)])
 def test_onnx_of_each_width(bits, zero_point, tmp_path):
     lc, x = problem(leco.onnx_grid(bits, 16, zero_point)), torch.randn(5, 64)
     held = leco.export_onnx(
