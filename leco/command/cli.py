@@ -1,37 +1,37 @@
-"""The command `leco`."""
+"""The command `leco`: `main` runs one of its commands and returns the exit code."""
 
-import argparse
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 
-from leco.measure.breakdown import breakdown
+import typer
+from typer.exceptions import TyperException
+
+from leco.command import commands as commands
+from leco.command import inspect as inspect
+from leco.command.app import app, one_line
+
+WRONG, INTERRUPTED = 1, 130
+"""Exit codes: an error, said in one line; Ctrl-C. Options that do not exist give 2."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, or those of the process; 0, or 1 after one line to
-    stderr that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="leco", description="Files of compressed nets.")
-    commands = parser.add_subparsers(required=True)
-    inspect = commands.add_parser(
-        "inspect",
-        help="what each byte of a file is for",
-        description="Print what each byte of a file is for.",
-    )
-    inspect.add_argument("file", help="a file that leco.save wrote")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
-    chosen = parser.parse_args(arguments)
+    """Run a command with these arguments, or those of the process, and return the exit code.
+
+    An error is one line on stderr, without a traceback.
+    """
+    command = typer.main.get_command(app)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        found = breakdown(chosen.file)
-    except (OSError, ValueError) as error:
-        print("leco:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    width = max(100, min(shutil.get_terminal_size((160, 24)).columns, 160))
-    _print(json.dumps(found.json(), indent=2) + "\n" if chosen.json else found.text(width))
-    return 0
-
-
-def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        found = command.main(args=given, prog_name="leco", standalone_mode=False)
+        code = found if isinstance(found, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except TyperException as error:
+        print("leco:", " ".join(error.format_message().split()), file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        print("leco:", one_line(error), file=sys.stderr)
+        return WRONG
+    if code == INTERRUPTED:  # typer's code of Ctrl-C too
+        print("leco: interrupted", file=sys.stderr)
+    return code

@@ -1,0 +1,158 @@
+"""The data of a command: texts, images, or what a function gives, as batches of inputs."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leco.command.recipe import Calibrate
+from leco.command.sources import Source, called
+from leco.optional import optional
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+JUDGED = 32  # sequences of the text that judges
+
+
+def batches(given: Calibrate, source: Source, device: str) -> list[Any]:
+    """The batches of calibration inputs.
+
+    Raises:
+        ValueError: no such data, too little of it, or data of a kind that the model does not take.
+    """
+    path = Path(given.data)
+    if path.is_dir():
+        found = _images(path, given, source)
+    elif path.is_file():
+        found = list(sequences(path, source, given.length, given.samples).split(given.batch))
+    elif ":" in given.data:
+        found = _from_function(given.data)
+    else:
+        raise ValueError(
+            f"{given.data!r} is no text file, no folder of images, and no package.module:function"
+        )
+    return [moved(batch, device) for batch in found]
+
+
+def moved(batch: Any, device: str) -> Any:
+    """A batch on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {name: moved(value, device) for name, value in batch.items()}
+    return tuple(moved(x, device) for x in batch) if isinstance(batch, tuple) else batch
+
+
+def sequences(path: Path, source: Source, length: int, most: int) -> Tensor:
+    """The first sequences of a text, tokens (n, length).
+
+    Raises:
+        ValueError: a model without a tokenizer, or a text shorter than one sequence.
+    """
+    if source.folder is None:
+        raise ValueError(
+            f"{path}: a text needs the tokenizer of a Hugging Face folder; for other models give "
+            "package.module:function"
+        )
+    transformers = optional("transformers", "leco: a text", "transformers", "trainers")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source.folder}: no tokenizer can be loaded from it ({line})") from error
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: it is no text in UTF-8 ({error})") from None
+    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
+    count = min(most, len(ids) // length)
+    if count == 0:
+        raise ValueError(
+            f"{path}: the text has {len(ids)} tokens, fewer than one sequence of {length}; give a "
+            f"longer text, or a smaller --length"
+        )
+    return ids[: count * length].view(count, length)
+
+
+def _images(path: Path, given: Calibrate, source: Source) -> list[Any]:
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGES)[: given.samples]
+    if not files:
+        raise ValueError(f"{path}: the folder has no images ({', '.join(IMAGES)})")
+    if source.folder is None:
+        raise ValueError(
+            f"{path}: images need the image processor of a Hugging Face folder; for other models "
+            "give package.module:function"
+        )
+    transformers = optional("transformers", "leco: images", "transformers", "trainers")
+    image = optional("PIL.Image", "leco: images", "pillow", "images")
+    try:
+        process = transformers.AutoImageProcessor.from_pretrained(
+            source.folder, local_files_only=True, use_fast=False
+        )
+        pictures = [image.open(file).convert("RGB") for file in files]
+        pixels = process(pictures, return_tensors="pt")["pixel_values"]
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: the images can't be prepared ({line})") from error
+    return [{"pixel_values": part} for part in pixels.split(given.batch)]
+
+
+def _from_function(name: str) -> list[Any]:
+    try:
+        found = list(called(name))
+    except TypeError as error:
+        raise ValueError(f"{name} must return batches of inputs: {error}") from error
+    if not found:
+        raise ValueError(f"{name} returned no batches")
+    return found
+
+
+# --- judging
+
+
+class Judge:
+    """What `--evaluate` names: a number of the net, the smaller the better.
+
+    Raises:
+        ValueError: no such text or function; a net that gives no logits of the next token.
+    """
+
+    def __init__(self, given: str, source: Source, length: int, device: str):
+        self.name, self._call = _judge(given, source, length, device)
+
+    def __call__(self, model: nn.Module) -> float:
+        """The number. Raises ValueError where it is none."""
+        with torch.no_grad():
+            found = self._call(model)
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name} must return a number, not {found!r}") from None
+
+
+def _judge(
+    given: str, source: Source, length: int, device: str
+) -> tuple[str, Callable[[nn.Module], Any]]:
+    path = Path(given)
+    if path.is_file():
+        ids = sequences(path, source, length, JUDGED).to(device)
+        return f"perplexity of {path.name}", lambda model: perplexity(model, ids)
+    if ":" in given:
+        return given, lambda model: called(given, model)
+    raise ValueError(f"{given!r} is no text file and no package.module:function")
+
+
+def perplexity(model: Any, ids: Tensor) -> float:
+    """exp of the mean cross-entropy of the next token, over sequences (n, length)."""
+    total = 0.0
+    for row in ids:
+        logits = getattr(model(row[None]), "logits", None)
+        if logits is None or logits.shape[:2] != (1, len(row)):
+            raise ValueError(
+                f"{type(model).__name__} gives no logits of the next token, so a text can't judge "
+                "it; give --evaluate package.module:function"
+            )
+        total += float(nn.functional.cross_entropy(logits[0, :-1].float(), row[1:]))
+    return math.exp(min(total / len(ids), 700.0))

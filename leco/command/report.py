@@ -1,0 +1,139 @@
+"""The report of a job: one HTML page that needs nothing else, and its twin in Markdown."""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from leco.command.charts import Point, bars, line, scatter, short
+
+
+def write(folder: Path, result: dict[str, Any]) -> None:
+    """Write report.html and report.md into a folder."""
+    for name, text in render(result).items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def render(result: dict[str, Any]) -> dict[str, str]:
+    """The two texts of a result, by their file names."""
+    values = {**result, **_derived(result)}
+    return {name: _fill(f"{name}.j2", values) for name in ("report.html", "report.md")}
+
+
+def sweep(points: Sequence[dict[str, Any]], title: str, measured: str) -> dict[str, str]:
+    """The two texts of a sweep: a curve of error against bytes, and a table."""
+    found = [
+        Point(p["bytes"] / 1e6, p["value"], p["word"]) for p in points if p["value"] is not None
+    ]
+    log = bool(found) and max(p.y for p in found) > 5 * min(p.y for p in found) > 0
+    chart = scatter(found, "MB of the file", measured or "error", (False, log))
+    front = {id(p) for p in pareto(points)}
+    rows = [{**p, "front": id(p) in front} for p in points]
+    values = {"points": rows, "title": title, "measured": measured, "chart": chart}
+    return {name: _fill(f"{name}.j2", values) for name in ("sweep.html", "sweep.md")}
+
+
+def pareto(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points that no other one beats in bytes and value."""
+    known = [p for p in points if p["value"] is not None]
+    return [
+        p
+        for p in known
+        if not any(
+            q["bytes"] <= p["bytes"]
+            and q["value"] <= p["value"]
+            and (q["bytes"], q["value"]) != (p["bytes"], p["value"])
+            for q in known
+        )
+    ]
+
+
+def _fill(name: str, values: dict[str, Any]) -> str:
+    """A template with values. HTML is escaped."""
+    texts = files("leco.command").joinpath("templates")
+    loader = jinja2.FunctionLoader(lambda n: texts.joinpath(n).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"bytes": size, "short": short, "cell": _cell, "number": _number}
+    return environment.get_template(name).render(**values)
+
+
+def size(count: float) -> str:
+    """Bytes for people.
+
+    >>> from leco.command.report import size
+    >>> size(1_234_000), size(950)
+    ('1.23 MB', '950 B')
+    """
+    for one, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count:,.0f} B"
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: Any) -> str:
+    """A text in a cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _derived(result: dict[str, Any]) -> dict[str, Any]:
+    """The charts and sums of a result."""
+    layers = [row for row in result["layers"] if row.get("how")]
+    known = [row for row in layers if row.get("error") is not None]
+    total = sum(part["bytes"] for part in result["parts"]) or 1
+    return {
+        "compressed": layers,
+        "left": [row for row in result["layers"] if not row.get("how")],
+        "kinds": _kinds(layers),
+        "worst": sorted(known, key=lambda row: -row["error"])[:5],
+        "ratio": result["bytes"]["before"] / max(result["bytes"]["after"], 1),
+        "shares": [{**p, "share": 100 * p["bytes"] / total} for p in result["parts"]],
+        "errors": bars([r["error"] for r in known], [r["name"] for r in known], "relative error"),
+        "curve": _curve(result["records"]),
+        "settings": yaml.safe_dump(result["recipe"], sort_keys=False, allow_unicode=True),
+    }
+
+
+def _kinds(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Layers whose names differ by numbers alone, as one row."""
+    kinds = dict[str, list[dict[str, Any]]]()
+    for row in layers:
+        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", f".{row['name']}")[1:], []).append(row)
+    found = list[dict[str, Any]]()
+    for name, rows in kinds.items():
+        errors = [row["error"] for row in rows if row.get("error") is not None]
+        before, after = (sum(row[key] for row in rows) for key in ("before", "after"))
+        words = sorted({row["word"] for row in rows})
+        found.append(
+            {
+                "name": name,
+                "count": len(rows),
+                "words": ", ".join(words),
+                "before": before,
+                "after": after,
+                "error": sum(errors) / len(errors) if errors else None,
+            }
+        )
+    return found
+
+
+def _curve(records: Sequence[dict[str, Any]]) -> str:
+    """The error of the compressed net by LC step, or the gap where no error is known."""
+    for key, name in (("compressed_error", "error"), ("relative_gap", "relative gap")):
+        points = [Point(r["step"], r[key]) for r in records if r.get(key) is not None]
+        if len(points) > 1:
+            return line(points, "LC step", name)
+    return ""

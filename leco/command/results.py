@@ -1,0 +1,85 @@
+"""What a compressed file has to tell: its layers and its parts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leco.command.plan import Plan
+from leco.layerwise.record import Calibration
+from leco.measure.breakdown import breakdown
+
+PARTS = {
+    "indices": "codes",
+    "symbols": "codes",
+    "mask": "positions",
+    "pattern": "positions",
+    "scale": "scales",
+    "zero_point": "scales",
+    "codebook": "scales",
+}
+"""What a field of a Theta is for, in words; the other fields are values."""
+
+
+def layers_of(
+    file: Path,
+    plan: Plan,
+    words: Mapping[str, str],
+    dense: Mapping[str, int],
+    calibration: Calibration | None,
+) -> list[dict[str, Any]]:
+    """A row for each parameter: what it became, its bytes, and its error where it is known."""
+    found = breakdown(file)
+    owner = {name: task for task, row in found.tasks.items() for name in row.params}
+    errors = {r.task: r for r in calibration.records} if calibration else {}
+    left = calibration.left if calibration else {}
+    rest = {row.field: row.bytes for row in found.tensors if row.kind == "rest"}
+    rows = list[dict[str, Any]]()
+    for row in plan.rows:
+        own: dict[str, Any] = {
+            "name": row.name,
+            "shape": list(row.shape),
+            "word": words.get(row.name, ""),
+            "before": dense[row.name],
+            "why": row.why,
+        }
+        task = owner.get(row.name)
+        if task is None:
+            rows.append({**own, "after": rest.get(row.name, 0)})
+            continue
+        described, record = found.tasks[task], errors.get(task)
+        count = max(described.weights, 1)
+        share = _count(row.shape) / count
+        rows.append(
+            {
+                **own,
+                "how": f"{described.compression} of {described.view}",
+                "after": round(described.bytes * share),
+                "bits": 8 * described.bytes / count,
+                "direct": record.direct if record else None,
+                "error": record.error if record else None,
+                "why": left.get(task, ""),
+            }
+        )
+    return rows
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count
+
+
+def parts_of(file: Path) -> list[dict[str, Any]]:
+    """The bytes of a file by what they are for, the largest first."""
+    sizes = dict[str, int]()
+    for row in breakdown(file).tensors:
+        if row.kind == "overhead":
+            part = "description and checksums"
+        elif row.kind == "rest":
+            part = "not compressed"
+        else:
+            part = PARTS.get(row.field.rpartition(".")[2], "values")
+        sizes[part] = sizes.get(part, 0) + row.bytes
+    order = sorted(sizes.items(), key=lambda item: -item[1])
+    return [{"part": part, "bytes": size} for part, size in order]

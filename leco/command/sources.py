@@ -1,0 +1,175 @@
+"""The MODEL of a command: a Hugging Face folder, a function of Python, or a leco file."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from leco.command import recipe as recipes
+from leco.files.load import load
+from leco.optional import optional
+
+FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, and where it is from.
+
+    Args:
+        model: in evaluation mode.
+        reference: the folder or `module:function` that makes the architecture.
+        folder: of Hugging Face, or None.
+        dtype: the float type in which the source keeps its weights.
+    """
+
+    model: nn.Module
+    reference: str
+    folder: Path | None
+    dtype: torch.dtype
+
+
+def source(given: str, device: str = "cpu") -> Source:
+    """The model that MODEL names, with its weights.
+
+    Raises:
+        ValueError: nothing of this name, or a model that can't be loaded.
+    """
+    path = Path(given)
+    if path.is_dir():
+        found = _packed_folder(path, device) or _folder(path)
+    elif path.is_file():
+        found = _file(path, device)
+    elif ":" in given:
+        found = _function(given)
+    else:
+        raise ValueError(
+            f"{given!r} is no folder with a config.json, no file of leco, and no "
+            "package.module:function"
+        )
+    found.model.eval().to(device)
+    return found
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function of `package.module:function`; modules of this folder count.
+
+    Raises:
+        ValueError: no such module or function, or a module that fails.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{name!r} must be package.module:function")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(
+            f"{name!r}: module {module!r} can't be imported ({kind}: {error})"
+        ) from error
+    if not callable(getattr(found, attribute, None)):
+        raise ValueError(f"{name!r}: module {module!r} has no function {attribute!r}")
+    return getattr(found, attribute)
+
+
+def called(name: str, *arguments: Any) -> Any:
+    """What a function gives. What it raises becomes a ValueError that names it."""
+    call = function(name)
+    try:
+        return call(*arguments)
+    except Exception as error:
+        raise ValueError(f"{name} failed ({type(error).__name__}: {error})") from error
+
+
+def _function(name: str) -> Source:
+    model = called(name)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{name} returned a {type(model).__name__}; it must return a torch.nn.Module"
+        )
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return Source(model, name, None, dtype)
+
+
+def _folder(path: Path) -> Source:
+    """A model of a Hugging Face folder, in float32."""
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path}: the folder has no config.json, so it is no model's folder")
+    try:
+        kind, dtype = _kind(path)
+        with _quietly():
+            model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: the model can't be loaded ({_first_line(error)})") from error
+    return Source(model, str(path), path, dtype)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Inside, transformers shows no progress bars."""
+    logging = optional("transformers.utils.logging", "leco", "transformers", "trainers")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _packed_folder(path: Path, device: str) -> Source | None:
+    """The net of a folder that `leco compress` wrote, or None."""
+    files = [path / "model.safetensors", path / "recipe.yaml"]
+    return _file(files[0], device) if all(file.is_file() for file in files) else None
+
+
+def _file(path: Path, device: str) -> Source:
+    """The compressed net of a file, with the architecture that stands beside it: a config.json, or
+    the model that a recipe.yaml names."""
+    beside = path.parent / "recipe.yaml"
+    if (path.parent / "config.json").exists():
+        found = _architecture(path.parent)
+    elif beside.exists():
+        found = source(str(recipes.read(beside).get("model", "")), device)
+    else:
+        raise ValueError(
+            f"{path}: a file of leco holds no architecture, and there is no recipe.yaml beside it "
+            "that names the model; give the folder that leco compress wrote"
+        )
+    load(path, found.model)
+    return found
+
+
+def _architecture(path: Path) -> Source:
+    """The net of a config.json, with random weights in float32."""
+    kind, dtype = _kind(path)
+    transformers = optional("transformers", "leco: a model's folder", "transformers", "trainers")
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
+    config.quantization_config = None
+    config.dtype = torch.float32
+    return Source(kind(config), str(path), path, dtype)
+
+
+def _kind(path: Path) -> tuple[Any, torch.dtype]:
+    """The class of a folder's model, and the float type of its weights."""
+    transformers = optional("transformers", "leco: a model's folder", "transformers", "trainers")
+    described = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    name = (described.get("architectures") or ["AutoModel"])[0]
+    text = described.get("dtype") or described.get("torch_dtype") or "float32"
+    return getattr(transformers, name), FLOATS.get(text, torch.float32)
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

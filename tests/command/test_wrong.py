@@ -1,0 +1,119 @@
+"""What is wrong with a command is said in one line that says what to do; nothing is written."""
+
+from pathlib import Path
+
+import pytest
+
+from leco.command.cli import main
+
+DIRECT = ("compress", "nets:net")
+RECIPES = {
+    "modell: nets:net": "unknown key 'modell'; did you mean 'model'?",
+    "model: nets:net\ncalibrate: {data: nets:data, sample: 3}": "'calibrate.sample'; did you mean"
+    " 'samples'?",
+    "model: nets:net\ncalibrate: {steps: 3}": "calibrate.data: field required",
+    "model: nets:net\nto: 3bits!": "'3bits!' is no compression; the words are 2bit",
+    "model: nets:net\nto: {}": "to: is empty",
+    "model: nets:net\nto: {0.weight: 2bit, 9.weight: 3bit}": "'9.weight' matches none",
+    "model: nets:net\nto: {0.*: 2bit, '*.weight': 3bit}": "'0.weight' matches '0.*' and '*.weight'",
+    "model: nets:net\nto: {'*.bias': 2bit}": "'*.bias' matches only norms and biases",
+    "model: nets:net\nto: 3bit\nto: 2bit": "the key 'to' stands twice",
+    "model: [nets": "not a YAML file",
+    "3bit": "a recipe has keys and values",
+    "model: nets:net\nrest: float8": "rest: input should be 'auto', 'float32'",
+    "model: nets:net\ncalibrate: {data: nets:data, samples: 0}": "calibrate.samples",
+}
+COMMANDS = {
+    "no model": (["compress"], "give a MODEL"),
+    "no such model": (["compress", "nothing"], "'nothing' is no folder with a config.json"),
+    "an empty folder": (["compress", "empty"], "no config.json"),
+    "no such module": (["compress", "absent:net"], "module 'absent' can't be imported"),
+    "no such function": (["compress", "nets:absent"], "has no function 'absent'"),
+    "no module": (["compress", "nets:text"], "returned a str; it must return a torch.nn.Module"),
+    "a function that fails": (["compress", "nets:broken"], "nets:broken failed (KeyError"),
+    "no such data": ([*DIRECT, "--calibrate", "no.txt"], "'no.txt' is no text file"),
+    "a text without tokenizer": ([*DIRECT, "--calibrate", "a.txt"], "needs the tokenizer"),
+    "no images": ([*DIRECT, "--calibrate", "empty"], "the folder has no images"),
+    "an unknown word": ([*DIRECT, "--to", "9bit"], "bits must be 1 to 8"),
+    "a pattern twice": ([*DIRECT, "--to", "a=2bit", "--to", "a=3bit"], "stands twice"),
+    "two words": ([*DIRECT, "--to", "2bit", "--to", "3bit"], "give one word for all"),
+    "too large a rank": ([*DIRECT, "--to", "rank:64"], "takes no fewer numbers than 40 x 64"),
+    "a budget without data": ([*DIRECT, "--to", "budget:5kB"], "give --calibrate"),
+    "a budget without size": ([*DIRECT, "--to", "budget:"], "needs a size"),
+    "a size that is none": ([*DIRECT, "--to", "budget:5 bananas"], "is no size"),
+    "a budget too small": (
+        [*DIRECT, "--to", "budget:1kB", "--calibrate", "nets:data"],
+        "is too small; the smallest choice takes about",
+    ),
+    "a bad share": ([*DIRECT, "--to", "130%"], "at most 100 %"),
+    "no L step": ([*DIRECT, "--train", "nets:text2"], "must return the L step"),
+    "no number": ([*DIRECT, "--evaluate", "nets:text2"], "must return a number"),
+    "a full folder": ([*DIRECT, "--out", "full"], "full is not empty; remove it"),
+    "a file for a folder": ([*DIRECT, "--out", "a.txt"], "a.txt is a file"),
+    "an unknown recipe": (["recipes", "vision"], "did you mean 'vision-2-4'?"),
+    "no result": (["compare", "empty", "empty"], "no result.json in it"),
+    "an unknown runtime": (["export", "nets:net", "--to", "tvm", "--out", "x"], "must be one of"),
+}
+
+
+@pytest.fixture
+def place(here: Path) -> Path:
+    for folder in ("empty", "full"):
+        (here / folder).mkdir()
+    (here / "full" / "a").write_text("a")
+    (here / "a.txt").write_text("some text")
+    with (here / "nets.py").open("a") as file:
+        file.write('\ndef text2(model, lc=None):\n    return "none"\n')
+    return here
+
+
+def line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, after the lines of a job that has begun."""
+    err = capsys.readouterr().err
+    assert err.startswith("leco: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize(("recipe", "said"), RECIPES.items(), ids=RECIPES.values())
+def test_a_wrong_recipe(recipe, said, place: Path, capsys: pytest.CaptureFixture[str]):
+    (place / "recipe.yaml").write_text(recipe)
+    before = sorted(place.rglob("*.safetensors"))
+    assert main(["compress", "--recipe", "recipe.yaml"]) == 1
+    assert said in line_of(capsys)
+    assert sorted(place.rglob("*.safetensors")) == before
+    assert not (place / "small").exists()
+
+
+@pytest.mark.parametrize(("command", "said"), COMMANDS.values(), ids=COMMANDS)
+def test_a_wrong_command(command, said, place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(command) == 1
+    assert said in line_of(capsys)
+    assert not (place / "small").exists()
+
+
+def test_unknown_options_and_commands_give_2(capsys: pytest.CaptureFixture[str]):
+    for command in (["compress", "a:b", "--too", "3bit"], ["squeeze"], ["inspect"]):
+        assert main(command) == 2
+        assert line_of(capsys)
+    assert main([]) == 0
+    assert "compress" in capsys.readouterr().out
+
+
+def test_a_text_shorter_than_a_sequence(
+    here: Path, language_model: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["compress", str(language_model / "model"), "--calibrate"]
+    assert main([*command, str(language_model / "texts.txt"), "--length", "201"]) == 1
+    assert "200 tokens, fewer than one sequence of 201" in line_of(capsys)
+    assert list(here.glob("small*")) == []
+
+
+def test_a_damaged_model(here: Path, language_model: Path, capsys: pytest.CaptureFixture[str]):
+    folder = here / "damaged"
+    folder.mkdir()
+    for path in (language_model / "model").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes()[: 900 if "safe" in path.name else None])
+    assert main(["compress", "damaged"]) == 1
+    assert "damaged: the model can't be loaded" in line_of(capsys)
