@@ -24,7 +24,9 @@ OPTIONAL = (
     "gguf",
     "torch_pruning",
 )
-CALLBACKS = ("leco.integrations.transformers", "leco.integrations.lightning")
+ROOM = "leco.integrations"
+CALLBACKS = (f"{ROOM}.transformers", f"{ROOM}.lightning", f"{ROOM}.pretrained")
+DATA = ("command/templates", "command/recipes_tested")
 
 
 def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
@@ -32,7 +34,9 @@ def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
     wanted = {
         path.relative_to(source).as_posix()
         for path in (source / "leco").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py"
+        or path.name == "py.typed"
+        or path.parent.relative_to(source / "leco").as_posix() in DATA
     }
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -20,7 +20,8 @@ import pkgutil, importlib, sys
 sys.modules.update(dict.fromkeys({blocked!r}))
 import torch
 import leco
-TRAINERS = "leco.integrations.transformers", "leco.integrations.lightning"
+ROOM = "leco.integrations."
+TRAINERS = f"{{ROOM}}transformers", f"{{ROOM}}lightning", f"{{ROOM}}pretrained"
 for module in pkgutil.walk_packages(leco.__path__, "leco."):
     if module.name not in ("leco.__main__", *TRAINERS):
         importlib.import_module(module.name)
@@ -58,6 +59,10 @@ def test_core_needs_no_optional_package(tmp_path):
 @pytest.mark.parametrize("extra", CALLS)
 def test_calls_name_their_extra(extra, tmp_path):
     assert_named(extra, CALLS[extra], tmp_path)
+
+
+def test_pretrained_is_named_with_its_extra(tmp_path):
+    assert_named("trainers", "import leco.integrations.pretrained", tmp_path)
 
 
 def test_lightning_is_named_with_its_extra(tmp_path):

@@ -2,6 +2,7 @@
 
     leco.integrations.transformers.LCCallback    a callback of the Trainer of transformers
     leco.integrations.lightning.LCCallback       a callback of the Trainer of Lightning
+    leco.integrations.pretrained                 save_pretrained and from_pretrained of transformers
 
 Nothing in leco imports this room. Import the module that you need; it names the extra that installs
 its package.

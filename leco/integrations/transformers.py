@@ -10,6 +10,7 @@ from leco.algorithm.lc import LC
 from leco.atomic import atomically
 from leco.integrations.callback import Driven
 from leco.integrations.driver import Schedule, numbers
+from leco.integrations.pretrained import save_pretrained as save_pretrained
 from leco.optional import optional
 
 transformers = optional(
