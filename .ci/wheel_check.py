@@ -85,6 +85,13 @@ def check_use() -> None:
             [*command, "inspect", "net.safetensors"], capture_output=True, text=True, check=True
         )
         assert "0.weight" in found.stdout, found.stdout
+    Path("nets.py").write_text("import torch\ndef net():\n    return torch.nn.Linear(64, 32)\n")
+    made = [script, "compress", "nets:net", "--to", "2bit", "--out", "small"]
+    subprocess.run(made, capture_output=True, text=True, check=True)
+    assert "0.weight" not in Path("small/report.html").read_text()
+    assert "weight" in Path("small/report.md").read_text()
+    listed = subprocess.run([script, "recipes"], capture_output=True, text=True, check=True)
+    assert "language-model-3bit" in listed.stdout, listed.stdout
 
 
 def check_extras() -> None:
