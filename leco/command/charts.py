@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 36
+WIDEST = 28  # a bar
 
 
 class Point(NamedTuple):
@@ -89,11 +90,11 @@ def _points(points: Sequence[Point], x: str, y: str, log: tuple[bool, bool], joi
     if joined:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b, _ in places)
         parts.append(f'<polyline class="line" points="{path}"/>')
-    for a, b, name in places:
+    for i, (a, b, name) in enumerate(places):
         parts.append(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="{2.5 if joined else 4}"/>')
         if name:
             anchor, shift = ("end", -7) if a > WIDTH * 0.7 else ("start", 7)
-            at = f'x="{a + shift:.1f}" y="{b + 4:.1f}"'
+            at = f'x="{a + shift:.1f}" y="{b + (12, -5)[i % 2]:.1f}"'  # neighbours apart
             parts.append(f'<text {at} text-anchor="{anchor}">{escape(name)}</text>')
     return _svg(parts, f"{y} against {x}")
 
@@ -104,7 +105,7 @@ def bars(values: Sequence[float], names: Sequence[str], y: str, log: bool = Fals
     if not shown:
         return ""
     up = Scale(shown if log else [0.0, *shown], HEIGHT - BOTTOM, TOP, log)
-    width = (WIDTH - LEFT - RIGHT) / len(values)
+    width = min((WIDTH - LEFT - RIGHT) / len(values), WIDEST)
     parts = _axes(None, up, f"{len(values)} layers, in order", y)
     for i, (value, name) in enumerate(zip(values, names, strict=True)):
         if not _shown(value, log):

@@ -19,7 +19,7 @@ from leco.command.folder import Log, Workplace, check_space, logged
 from leco.command.inputs import Judge, batches
 from leco.command.plan import Plan, plan, rest_type
 from leco.command.recipe import Recipe
-from leco.command.results import layers_of, parts_of
+from leco.command.results import latency_of, layers_of, parts_of
 from leco.command.sources import Source, source
 from leco.command.work import calibrated, chosen, trained
 from leco.files.load import load
@@ -117,6 +117,7 @@ def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
     file = place.result / FILE
     save(file, ran.lc, snapshot=ran.best, dtype=rest)
     load(file, model)
+    times = latency_of(model, ran.lc, job.inputs[0]) if job.inputs and ran.best is None else None
     after = _judged(job, log, "after")
     _accompany(job, place.result)
     dense = {row.name: row.before for row in job.plan.rows}
@@ -126,6 +127,7 @@ def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
         "measured": job.judge and {"name": job.judge.name, "before": before, "after": after},
         "layers": layers_of(file, job.plan, words, dense, ran.calibration),
         "parts": parts_of(file),
+        "latency": times,
         "records": [record._asdict() for record in ran.records],
         "notes": [*ran.calibration.notes] if ran.calibration else [],
     }

@@ -26,11 +26,13 @@ def render(result: dict[str, Any]) -> dict[str, str]:
 
 def sweep(points: Sequence[dict[str, Any]], title: str, measured: str) -> dict[str, str]:
     """The two texts of a sweep: a curve of error against bytes, and a table."""
+    points = sorted(points, key=lambda p: p["bytes"])
+    unit, name = (1e6, "MB") if points[-1]["bytes"] >= 1e6 else (1e3, "kB")
     found = [
-        Point(p["bytes"] / 1e6, p["value"], p["word"]) for p in points if p["value"] is not None
+        Point(p["bytes"] / unit, p["value"], p["word"]) for p in points if p["value"] is not None
     ]
     log = bool(found) and max(p.y for p in found) > 5 * min(p.y for p in found) > 0
-    chart = scatter(found, "MB of the file", measured or "error", (False, log))
+    chart = scatter(found, f"{name} of the file", measured or "error", (False, log))
     front = {id(p) for p in pareto(points)}
     rows = [{**p, "front": id(p) in front} for p in points]
     values = {"points": rows, "title": title, "measured": measured, "chart": chart}

@@ -1,11 +1,19 @@
 """What a compressed file has to tell: its layers and its parts."""
 
+import statistics
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from leco.algorithm.lc import LC
 from leco.command.plan import Plan
+from leco.layers.packed import pack
 from leco.layerwise.record import Calibration
+from leco.layerwise.stream import call
 from leco.measure.breakdown import breakdown
 
 PARTS = {
@@ -83,3 +91,17 @@ def parts_of(file: Path) -> list[dict[str, Any]]:
         sizes[part] = sizes.get(part, 0) + row.bytes
     order = sorted(sizes.items(), key=lambda item: -item[1])
     return [{"part": part, "bytes": size} for part, size in order]
+
+
+@torch.inference_mode()
+def latency_of(model: nn.Module, lc: LC, batch: Any, repeats: int = 5) -> dict[str, float]:
+    """Seconds of a batch, the median of some calls in turns: of the net with dense weights, which
+    are those of the net before compression in speed, and with packed weights."""
+    nets = {"dense": model.eval(), "packed": pack(model, lc).eval()}
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(repeats):
+        for name, net in nets.items():
+            start = time.perf_counter()
+            call(net, batch)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
