@@ -133,7 +133,11 @@ def write(path: Path, recipe: Recipe) -> None:
     """Write a recipe, without what is at its default."""
     values = {"model": recipe.model, "to": recipe.to} | recipe.model_dump(exclude_defaults=True)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8") and None)
+
+    def fill(name: str) -> None:
+        Path(name).write_text(text, encoding="utf-8")
+
+    atomically(path, fill)
 
 
 def schema() -> dict[str, Any]:

@@ -154,7 +154,7 @@ def test_an_interrupted_job_goes_on(
     # the same one does not solve the layers again
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    monkeypatch.setattr("leco.layerwise.units.solve", stopped)
+    monkeypatch.setattr("leco.layerwise.solver.solve", stopped)
     assert main(command) == 0
     assert not (here / "small.part").exists()
     files = [(here / name / "model.safetensors").read_bytes() for name in ("small", "whole")]
