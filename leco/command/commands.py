@@ -28,6 +28,7 @@ def compress_command(
     file: options.File = None,
     samples: options.Samples = None,
     length: options.Length = None,
+    batch: options.Batch = None,
     steps: options.Steps = None,
     polish: options.Polish = None,
     rest: options.Rest = None,
@@ -40,9 +41,7 @@ def compress_command(
     made = options.recipe_of(
         file,
         to,
-        {"data": calibrate, "samples": samples, "length": length, "polish": polish}
-        | ({} if train else {"steps": steps}),
-        {"function": train, "steps": steps},
+        *options.parts(calibrate, train, samples, length, batch, steps, polish),
         **{"model": model, "evaluate": evaluate, "rest": rest, "device": device, "seed": seed},
     )
     if not dry_run:
@@ -70,6 +69,7 @@ def sweep_command(
     file: options.File = None,
     samples: options.Samples = None,
     length: options.Length = None,
+    batch: options.Batch = None,
     steps: options.Steps = None,
     polish: options.Polish = None,
     rest: options.Rest = None,
@@ -80,11 +80,7 @@ def sweep_command(
 ) -> None:
     """Compress a net to each word of --to, and draw error against bytes. Goes on where it was."""
     words = to or ["2bit", "3bit", "4bit"]
-    parts = (
-        {"data": calibrate, "samples": samples, "length": length, "polish": polish}
-        | ({} if train else {"steps": steps}),
-        {"function": train, "steps": steps},
-    )
+    parts = options.parts(calibrate, train, samples, length, batch, steps, polish)
     rest_of = {"model": model, "evaluate": evaluate, "rest": rest, "device": device, "seed": seed}
     made = [options.recipe_of(file, [word], *parts, **rest_of) for word in words]
     console = terminal(as_json)

@@ -26,6 +26,7 @@ File = Annotated[Path | None, typer.Option("--recipe", help="a YAML file; option
 Out = Annotated[Path, typer.Option(help="the folder to make")]
 Samples = Annotated[int | None, typer.Option(help="sequences of a text, or images")]
 Length = Annotated[int | None, typer.Option(help="tokens of a sequence")]
+Batch = Annotated[int | None, typer.Option(help="samples of a batch")]
 Steps = Annotated[int | None, typer.Option(help="LC steps of each layer, or of the training")]
 Polish = Annotated[int | None, typer.Option(help="epochs of training each block")]
 Rest = Annotated[
@@ -33,6 +34,21 @@ Rest = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
 Seed = Annotated[int | None, typer.Option(help="of the random numbers")]
+
+
+def parts(
+    data: str | None,
+    function: str | None,
+    samples: int | None,
+    length: int | None,
+    batch: int | None,
+    steps: int | None,
+    polish: int | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of calibration and of training; the steps are those of the training, if any."""
+    calibrate = {"data": data, "samples": samples, "length": length, "batch": batch}
+    calibrate |= {"polish": polish, "steps": None if function else steps}
+    return calibrate, {"function": function, "steps": steps}
 
 
 def recipe_of(

@@ -65,7 +65,13 @@ def _fill(name: str, values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": size, "short": short, "cell": _cell, "number": _number}
+    environment.filters |= {
+        "bytes": size,
+        "short": short,
+        "cell": _cell,
+        "number": _number,
+        "ms": _ms,
+    }
     return environment.get_template(name).render(**values)
 
 
@@ -86,6 +92,10 @@ def _number(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
+
+
 def _cell(text: Any) -> str:
     """A text in a cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")
@@ -97,6 +107,7 @@ def _derived(result: dict[str, Any]) -> dict[str, Any]:
     known = [row for row in layers if row.get("error") is not None]
     total = sum(part["bytes"] for part in result["parts"]) or 1
     return {
+        "name": "/".join(Path(result["model"]).parts[-2:]),
         "compressed": layers,
         "left": [row for row in result["layers"] if not row.get("how")],
         "kinds": _kinds(layers),

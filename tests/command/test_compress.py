@@ -183,8 +183,16 @@ def test_an_interrupted_training_goes_on(here: Path, monkeypatch: pytest.MonkeyP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main([*command, "--out", "small"]) == 130
-    monkeypatch.setattr(nets, "train", plain)
+    done = []
+
+    def counted(model, lc):
+        found = plain(model, lc)
+        inner = found["l_step"]
+        return {**found, "l_step": lambda k: (done.append(k), inner(k))[1]}
+
+    monkeypatch.setattr(nets, "train", counted)
     assert main([*command, "--out", "small"]) == 0
+    assert done == [2, 3]
     files = [(here / name / "model.safetensors").read_bytes() for name in ("small", "whole")]
     assert files[0] == files[1]
 
