@@ -26,7 +26,7 @@ OPTIONAL = (
 )
 ROOM = "leco.integrations"
 CALLBACKS = (f"{ROOM}.transformers", f"{ROOM}.lightning", f"{ROOM}.pretrained")
-DATA = ("command/templates", "command/recipes_tested")
+DATA = ("command/templates", "command/recipe_files")
 
 
 def check_contents(source: Path, wheel: Path, sdist: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from leco.command import options, recipe, tables
-from leco.command import recipes as tested
+from leco.command import recipes as own
 from leco.command.app import Json, app, show, show_json, terminal
 from leco.command.compress import compress, prepared
 from leco.command.export import export_net
@@ -160,13 +160,13 @@ def recipes_command(
     schema: Annotated[bool, typer.Option("--schema", help="the JSON schema of a recipe")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recipes that were tested, by task."""
+    """Recipes to start from, by task."""
     if schema:
         show_json(recipe.schema())
     elif name is not None:
-        show(tested.text(name))
+        show(own.text(name))
     elif as_json:
-        show_json(tested.every())
+        show_json(own.every())
     else:
-        show("".join(f"{key:<32}{about}\n" for key, about in tested.every().items()))
+        show("".join(f"{key:<32}{about}\n" for key, about in own.every().items()))
         show("leco recipes NAME > recipe.yaml, then leco compress MODEL --recipe recipe.yaml\n")

@@ -26,7 +26,7 @@ def text(name: str) -> str:
 
 
 def _folder() -> Traversable:
-    return files("leco.command").joinpath("recipes_tested")
+    return files("leco.command").joinpath("recipe_files")
 
 
 def _about(path: Traversable) -> str:

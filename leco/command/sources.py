@@ -129,9 +129,13 @@ def _quietly() -> Iterator[None]:
 
 
 def _packed_folder(path: Path, device: str) -> Source | None:
-    """The net of a folder that `leco compress` wrote, or None."""
-    files = [path / "model.safetensors", path / "recipe.yaml"]
-    return _file(files[0], device) if all(file.is_file() for file in files) else None
+    """The net of a folder that `leco compress`, or `save_pretrained`, wrote; or None."""
+    file, config = path / "model.safetensors", path / "config.json"
+    ours = (path / "recipe.yaml").is_file()
+    if not ours and config.is_file():
+        described = json.loads(config.read_text(encoding="utf-8"))
+        ours = (described.get("quantization_config") or {}).get("quant_method") == "leco"
+    return _file(file, device) if ours and file.is_file() else None
 
 
 def _file(path: Path, device: str) -> Source:

@@ -29,7 +29,6 @@ from leco.files.contents import contents, decoded
 from leco.files.reader import opened
 from leco.files.save import save
 from leco.layers.packed import pack
-from leco.layers.packed_layers import PackedLayer
 from leco.optional import optional
 from leco.theta import THETAS
 from leco.views import VIEWS
@@ -251,16 +250,19 @@ def _pack_(model: nn.Module, tasks: Mapping[str, Compressed], names: Mapping[str
         for task, found in tasks.items()
         if all(name in names for name in found.shapes)
     }
-    packed = pack(model, mine)
-    for path, module in list(packed.named_modules(remove_duplicate=False)):
-        if isinstance(module, PackedLayer):
-            parent, _, last = path.rpartition(".")
-            setattr(model.get_submodule(parent), last, module)
-    for path, module in list(packed.named_modules()):
-        old = model.get_submodule(path) if path else model
-        if type(old) is not type(module) and not isinstance(module, PackedLayer):
-            parent, _, last = path.rpartition(".")
-            setattr(model.get_submodule(parent), last, module)
+    _replace_(model, pack(model, mine))
+
+
+def _replace_(model: nn.Module, packed: nn.Module) -> None:
+    """Take over the layers of a packed copy that are of another class."""
+    for name, child in packed._modules.items():
+        own = model._modules[name]
+        if child is None or own is None:
+            continue
+        if type(own) is type(child):
+            _replace_(own, child)
+        else:
+            model._modules[name] = child
 
 
 def _versions(model: nn.Module) -> dict[str, int]:

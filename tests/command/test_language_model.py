@@ -10,7 +10,7 @@ import transformers
 
 import leco
 from leco.command.cli import main
-from leco.integrations.pretrained import LecoQuantizer
+from leco.integrations.pretrained import LecoQuantizer, save_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,20 @@ def test_exports(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert main(command) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_a_folder_of_save_pretrained(
+    language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = transformers.AutoModelForCausalLM.from_pretrained(language_model / "model")
+    names = leco.match(model, "*_proj.weight")
+    lc = leco.LC(model, leco.each(names, leco.Rows(), leco.Binary()))
+    lc.mu = 1.0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(language_model / "model")
+    save_pretrained(tmp_path / "saved", model, lc, tokenizer=tokenizer)
+    text = str(language_model / "test.txt")
+    assert main(["evaluate", str(tmp_path / "saved"), text, "--length", "16"]) == 0
+    assert "perplexity of test.txt: " in capsys.readouterr().out
 
 
 def test_a_folder_goes_on_without_its_source(small: Path, tmp_path: Path):

@@ -1,9 +1,13 @@
 """What is wrong with a command is said in one line that says what to do; nothing is written."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from leco.command import recipe as recipes
+from leco.command import recipes as tested
 from leco.command.cli import main
 
 DIRECT = ("compress", "nets:net")
@@ -99,6 +103,16 @@ def test_unknown_options_and_commands_give_2(capsys: pytest.CaptureFixture[str])
         assert line_of(capsys)
     assert main([]) == 0
     assert "compress" in capsys.readouterr().out
+
+
+def test_the_recipes_that_come_with_it_are_right(capsys: pytest.CaptureFixture[str]):
+    for name, about in tested.every().items():
+        values = yaml.safe_load(tested.text(name))
+        assert recipes.checked({"model": "a:b", **values}, name)
+        assert about
+        assert "\n" not in about
+    assert main(["recipes", "--schema"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["properties"]) >= {"model", "to", "calibrate"}
 
 
 def test_a_text_shorter_than_a_sequence(

@@ -139,6 +139,17 @@ def test_dtype_and_packed(tmp_path: Path):
         assert torch.equal(packed(IDS).logits, model(IDS).logits)
 
 
+def test_low_rank_layers_are_packed_as_pairs(tmp_path: Path):
+    model = llama()
+    lc = leco.LC(model, leco.each(leco.match(model, "*up_proj*"), leco.Matrix(), leco.LowRank(4)))
+    lc.mu = 1.0
+    save_pretrained(tmp_path, model, lc, packed=True)
+    packed = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(packed.model.layers[0].mlp.up_proj, torch.nn.Sequential)
+    with lc.compressed(), torch.no_grad():
+        assert torch.allclose(packed(IDS).logits, model(IDS).logits, atol=1e-5)
+
+
 def test_saving_a_loaded_model_again(tmp_path: Path):
     model = llama()
     bits = torch.randint(-(2**31), 2**31, (48, 32), generator=torch.Generator().manual_seed(1))
