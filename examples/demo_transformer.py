@@ -46,8 +46,8 @@ def compress(out: Path, smoke: bool = False) -> int:
     to = ["--to", "*word_embeddings*=4bit:32", "--to", "others=4bit"]
     to = ["--to", "encoder.layer.0.*weight=4bit"] if smoke else to
     data = ["--calibrate", str(texts), "--length", "64", "--batch", "8"]
-    data += ["--samples", "8" if smoke else "64"]
-    steps = ["--steps", "1" if smoke else "4", "--evaluate", "demo_transformer:difference"]
+    data += ["--samples", "8" if smoke else "32"]
+    steps = ["--steps", "1" if smoke else "2", "--evaluate", "demo_transformer:difference"]
     command = ["compress", str(model_folder()), *to, *data, *steps, "--out", str(folder)]
     print("\nleco " + " ".join(command))
     code = leco(command)
@@ -65,7 +65,7 @@ def difference(model: nn.Module) -> float:
     sentences = [s for name in JUDGED for s in text(name).replace("\n", " ").split(". ")][:40]
     batch = tokenizer(sentences, padding=True, truncation=True, max_length=64, return_tensors="pt")
     cosines = (vectors(model, batch) * vectors(dense, batch)).sum(1).clamp(-1, 1)
-    return float(cosines.arccos().rad2deg().mean())
+    return round(float(cosines.arccos().rad2deg().mean()), 3)
 
 
 @torch.no_grad()
