@@ -1,24 +1,21 @@
 """The plan of a job: which parameter is compressed how, what is left and why, and what it costs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from leco.command.recipe import OTHERS, Recipe
+from leco.command.recipe import Recipe
 from leco.command.sources import FLOATS, Source
+from leco.command.which import places_of, words_of
 from leco.command.words import FLOAT, NotPossible, Scheme, Search, Weight, fixed, parse
-from leco.modules import linear_like
 from leco.names import named_parameters
-from leco.selection import match
 from leco.task import Task
 from leco.views import Vector
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 FORWARD = 1e-10  # seconds for each weight and token of a calibration pass, on a core
 
 
@@ -76,11 +73,11 @@ def plan(source: Source, recipe: Recipe, tokens: int = 0) -> Plan:
         ValueError: a pattern that matches nothing, or a parameter that two patterns match; nothing
             that is compressed; a search without calibration.
     """
-    words, reasons = _words(source.model, recipe)
+    words, reasons = words_of(source.model, recipe)
     rest = rest_type(source, recipe)
     rows, tasks, seconds = list[Row](), dict[str, Task](), 0.0
     search, weights, joint = dict[Search, list[str]](), dict[str, Weight](), dict[str, list[str]]()
-    outputs = {name: out for name, _, out in _places(source.model)}
+    outputs = {name: out for name, _, out in places_of(source.model)}
     steps = recipe.calibrate.steps if recipe.calibrate else 0
     for name, p in named_parameters(source.model).items():
         weight = Weight(tuple(p.shape), outputs.get(name, 0), p.itemsize)
@@ -108,16 +105,20 @@ def plan(source: Source, recipe: Recipe, tokens: int = 0) -> Plan:
             tasks[name] = Task(name, *made)
     tasks |= {word: Task(names, *_joint(word, weights[names[0]])) for word, names in joint.items()}
     _check(weights, search, recipe, rows)
+    seconds += _passes(weights, tokens, 2 + bool(search) + 3 * _polish(recipe))
+    memory = _memory(source.model, weights, tokens, recipe)
     kept = sum(b.nbytes for b in source.model.buffers())
-    numbers = sum(w.count for w in weights.values())
-    seconds += FORWARD * numbers * tokens * (2 + bool(search) + 3 * _polish(recipe))
-    memory = _memory(source.model, numbers, tokens, recipe)
     return Plan(rows, tasks, search, weights, seconds, memory, kept)
 
 
 def rest_type(source: Source, recipe: Recipe) -> torch.dtype:
     """The float type of what is not compressed."""
     return source.dtype if recipe.rest == "auto" else FLOATS[recipe.rest]
+
+
+def _passes(weights: Mapping[str, Weight], tokens: int, passes: int) -> float:
+    """About how many seconds the inputs take through the net."""
+    return FORWARD * sum(w.count for w in weights.values()) * tokens * passes
 
 
 def _polish(recipe: Recipe) -> int:
@@ -158,100 +159,9 @@ def _check(
         raise ValueError(f"to: {words} are two budgets; give one for all of their weights")
 
 
-def _memory(model: nn.Module, numbers: int, tokens: int, recipe: Recipe) -> int:
+def _memory(model: nn.Module, weights: Mapping[str, Weight], tokens: int, recipe: Recipe) -> int:
     """The net, Delta(Theta), multipliers and a copy in training, hidden states of two widths."""
-    net = sum(p.nbytes for p in model.parameters())
+    net, numbers = sum(p.nbytes for p in model.parameters()), sum(w.count for w in weights.values())
     width = max((min(p.shape) for p in model.parameters() if p.dim() >= 2), default=0)
     copies = 1 + 3 * bool(recipe.train)
     return net + 4 * numbers * copies + 4 * tokens * width * (2 + 2 * bool(_polish(recipe)))
-
-
-# --- which word each parameter has
-
-
-def _words(model: nn.Module, recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
-    """The word of each parameter that has one; and why the others have none."""
-    usual, reasons = _usual(model, recipe.smallest)
-    if isinstance(recipe.to, str):
-        return dict.fromkeys(usual, recipe.to), reasons
-    words, owner = dict[str, str](), dict[str, str]()
-    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    for pattern, word in recipe.to.items():
-        if pattern == OTHERS:
-            continue
-        try:
-            found = [name for name in match(model, pattern) if len(shapes[name]) > 1]
-        except ValueError as error:
-            raise ValueError(f"to: {str(error).removeprefix('match: ')}") from None
-        if not found:
-            raise ValueError(f"to: {pattern!r} matches only norms and biases")
-        for name in found:
-            if name in owner:
-                raise ValueError(
-                    f"to: {name!r} matches {owner[name]!r} and {pattern!r}; make one of them "
-                    "narrower"
-                )
-            owner[name], words[name] = pattern, word
-    if OTHERS in recipe.to:
-        words |= {name: recipe.to[OTHERS] for name in usual if name not in owner}
-    else:
-        reasons |= {name: "no pattern names it" for name in usual if name not in owner}
-    return words, reasons
-
-
-def _usual(model: nn.Module, smallest: int) -> tuple[list[str], dict[str, str]]:
-    """The weights that a word for all stands for, and why each other parameter is left."""
-    kinds = {name: kind for name, kind, _ in _places(model)}
-    head = _head(model)
-    found, reasons = list[str](), dict[str, str]()
-    for name, p in named_parameters(model).items():
-        kind = kinds.get(name, "")
-        if p.dim() < 2:
-            reasons[name] = "a norm or bias"
-        elif kind == "embedding":
-            reasons[name] = "an embedding; a pattern of the recipe can name it"
-        elif p is head:
-            reasons[name] = "the output layer; a pattern of the recipe can name it"
-        elif kind != "layer":
-            reasons[name] = "no weight of a linear or convolutional layer"
-        elif p.numel() < smallest:
-            reasons[name] = f"only {p.numel()} weights"
-        else:
-            found.append(name)
-    return found, reasons
-
-
-def _head(model: nn.Module) -> Any:
-    """The weight of a transformers model's output layer, or None."""
-    get = getattr(model, "get_output_embeddings", None)
-    layer = get() if callable(get) else None
-    return getattr(layer, "weight", None)
-
-
-def _places(model: nn.Module) -> Iterator[tuple[str, str, int]]:
-    """Of each weight of a layer or embedding: its name, "layer" or "embedding", and the dimension
-    of its outputs."""
-    first = {id(p): name for name, p in named_parameters(model).items()}
-    seen = set[str]()
-    for module in model.modules():
-        for own, kind, outputs in _kinds(module):
-            p = module._parameters.get(own)
-            if p is None or (first[id(p)] in seen and kind == "layer"):
-                continue  # a tied weight is an embedding where one of its modules is
-            seen.add(first[id(p)])
-            yield first[id(p)], kind, outputs
-
-
-def _kinds(module: nn.Module) -> Iterator[tuple[str, str, int]]:
-    outputs = linear_like(module)
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        yield "weight", "embedding", 0
-    elif isinstance(module, nn.MultiheadAttention):
-        for own in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
-            yield own, "layer", 0
-    elif outputs is not None:
-        yield "weight", "layer", outputs
-    elif isinstance(module, TRANSPOSED):
-        yield "weight", "layer", 1
-    elif isinstance(module, CONVOLUTIONS):
-        yield "weight", "layer", 0
