@@ -48,10 +48,7 @@ def _compressed_tensors(found: Source, file: Path, out: Path, inputs: str | None
 def _gguf(found: Source, file: Path, out: Path, inputs: str | None) -> dict[str, str]:
     transformers = optional("transformers", "leco export --to gguf", "transformers", "trainers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
-    write = getattr(exports, "export_gguf", None)
-    if write is None:
-        raise ValueError("this version of leco does not write GGUF files")
-    return write(out, found.model, thetas(file), tokenizer=tokenizer)
+    return exports.export_gguf(out, found.model, thetas(file), tokenizer=tokenizer)
 
 
 def _dense(found: Source, file: Path, out: Path, inputs: str | None) -> dict[str, str]:
