@@ -32,8 +32,8 @@ class LCCallback(Driven, lightning.Callback):
             load into the net.
         schedule: increasing values of mu, or a function of the LC that gives them.
         options: `steps` or `epochs` of an L step (default: the L steps share the training equally),
-            `rounds`, `batches`, `stable`, and `file` for the compressed net at the end; further ones of
-            `leco.Run`: `every`, `from_delta`, `compressions`, `tolerance`.
+            `rounds`, `batches`, `stable`, and `file` for the compressed net at the end; further
+            ones of `leco.Run`: `every`, `from_delta`, `compressions`, `tolerance`.
 
     Raises:
         ValueError: at the start of the training, where it has too few steps for the schedule; as

@@ -221,7 +221,7 @@ def test_a_large_embedding_does_not_hide_the_blocks():
 
 def test_polish_without_blocks_is_refused():
     lc = problem(net())
-    with pytest.raises(ValueError, match="polish = 1 trains blocks.*none was found; name them"):
+    with pytest.raises(ValueError, match=r"polish = 1 trains blocks.*none was found; name them"):
         calibrate(lc, polish=1, blocks=())
     assert not lc.thetas
 
