@@ -34,7 +34,7 @@ def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
     wanted = {
         path.relative_to(source).as_posix()
         for path in (source / "leco").rglob("*")
-        if path.suffix == ".py"
+        if path.suffix in (".py", ".c")
         or path.name == "py.typed"
         or path.parent.relative_to(source / "leco").as_posix() in DATA
     }

@@ -12,6 +12,7 @@ import leco
 ROOT = Path(leco.__file__).parent
 ROOMS = [  # from the bottom up; the rooms of one line may not import one another
     {"atomic", "optional", "modules", "distributed"},
+    {"native"},
     {"views", "coding", "names"},
     {"theta", "selection"},
     {"compressions"},

@@ -17,6 +17,7 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from leco.coding.digits import as_bytes
+from leco.native.symbols import symbols
 
 LARGEST_TABLE = 4096  # symbols
 # Digits that may be one symbol: neighbours in a trained kernel are alike. 3 are a row of most
@@ -24,6 +25,7 @@ LARGEST_TABLE = 4096  # symbols
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 9)
 RUN = 360  # digits, a whole number of groups of each size
 SEEN = 2**20  # digits, about, from which the size of a group is chosen
+NEAR = 1 + 2**-10  # times the fewest bytes: then larger groups, which are decoded faster, are taken
 SCALE = 2**24  # what the frequencies sum to: constriction's own precision
 CHUNK = 2**18  # symbols coded at a time: constriction takes int32
 # The coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it.
@@ -35,7 +37,8 @@ ALLOWANCE = 15 / 16
 
 
 def group_of(digits: np.ndarray, base: int) -> int:
-    """How many digits are one symbol, so that table and entropy take the fewest bytes."""
+    """How many digits are one symbol: the most with which table and entropy take about the fewest
+    bytes."""
     runs = digits[: len(digits) // RUN * RUN].reshape(-1, RUN)
     seen = runs[:: max(1, len(digits) // SEEN)].reshape(-1) if len(runs) else digits
     sizes = {}
@@ -48,7 +51,8 @@ def group_of(digits: np.ndarray, base: int) -> int:
             bits = -float(used @ np.log2(used / used.sum()))
             bits += (1 - share) * len(used) / math.log(4)  # a part seems to have less (Miller 1955)
             sizes[group] = table + 12 * (group > 1) + bits / 8 / max(share, 1e-9)  # 12: to say so
-    return min(sizes, key=lambda group: sizes[group])
+    fewest = min(sizes.values())
+    return max(group for group, size in sizes.items() if size <= NEAR * fewest)
 
 
 def joined(digits: np.ndarray, base: int, group: int) -> np.ndarray:
@@ -68,9 +72,13 @@ def decode_grouped(
     """The `count` digits that were joined in groups."""
     if base**group > LARGEST_TABLE:
         raise ValueError(f"{group} digits below {base} are more than {LARGEST_TABLE} symbols")
-    symbols = decode_entropy(payload, base**group, -(-count // group), np.dtype(np.uint16))
     table = (np.arange(base**group).reshape(-1, 1) // base ** np.arange(group) % base).astype(kind)
-    out = np.take(table, symbols, axis=0).reshape(-1)
+    size = -(-count // group)
+    bytewise = table.astype(np.uint8) if base <= 256 else None
+    out = _decode(payload, base**group, size, bytewise)
+    if out.size != size * group:  # symbols
+        out = np.take(table, out, axis=0).reshape(-1)
+    out = out.astype(kind, copy=False)
     if out[count:].any():
         raise ValueError(
             f"{len(payload)} bytes do not hold {count} integers below {base}: there are more"
@@ -113,6 +121,11 @@ def _model(frequencies: np.ndarray) -> Any:
 def decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     """The `count` symbols of `encode_entropy`, of the unsigned type `kind`. Raises ValueError where
     the bytes do not hold them."""
+    return _decode(payload, base, count, None).astype(kind, copy=False)
+
+
+def _decode(payload: np.ndarray, base: int, count: int, digits: np.ndarray | None) -> np.ndarray:
+    """The symbols, or, where the compiled library decodes them, their `digits` (base, group)."""
     # the table
     table, words = payload[:base], payload[base:].tobytes()
     if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not words or not words[-1]:
@@ -127,14 +140,26 @@ def decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) -
             f"{len(payload)} bytes do not hold {count} symbols of at least {least:.3g} bits"
         )
     # the symbols
-    decoder, model = stream.stack.AnsCoder(_words(words)), _model(frequencies)
-    out = np.empty(count, dtype=kind)
-    for start in range(0, count, CHUNK):
-        part = out[start : start + CHUNK]
-        part[:] = decoder.decode(model, len(part))
-    if not np.array_equal(decoder.get_compressed(), END):
+    found = symbols(_words(words), _left(frequencies), count, digits)
+    if found is None:
+        decoder, model = stream.stack.AnsCoder(_words(words)), _model(frequencies)
+        out = np.empty(count, dtype=np.uint8 if base <= 256 else np.uint16)
+        for start in range(0, count, CHUNK):
+            part = out[start : start + CHUNK]
+            part[:] = decoder.decode(model, len(part))
+        found = out, np.array_equal(decoder.get_compressed(), END)
+    if not found[1]:
         raise ValueError(f"the words of a coded stream hold more or fewer than {count} symbols")
-    return out
+    return found[0]
+
+
+def _left(frequencies: np.ndarray) -> np.ndarray:
+    """The sums before each symbol, and 2^24, as constriction's fast model rounds them: each symbol
+    keeps at least 1."""
+    sums = np.concatenate([[0], frequencies.cumsum()])
+    left = sums * (SCALE - len(frequencies)) // SCALE + np.arange(len(sums))
+    left[-1] = SCALE
+    return left.astype(np.uint32)
 
 
 def _words(data: bytes) -> np.ndarray:

@@ -1,16 +1,21 @@
 """Reading a file: the compressed net into a model, or its Thetas alone."""
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 
+import torch
 from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed
 from leco.files.arguments import check_kind, check_path
-from leco.files.contents import contents, damage_named, decoded
-from leco.files.reader import opened
+from leco.files.contents import Contents, contents, damage_named, decoded
+from leco.files.fields import knows_its_shape
+from leco.files.reader import Container, opened
 from leco.files.target import Target
 from leco.layers.packed import pack
+from leco.native.build import pool
 from leco.theta import THETAS
 from leco.views import VIEWS
 
@@ -52,24 +57,58 @@ def load(
     check_path(CALL, path)
     check_kind(CALL, "model", model, nn.Module, "a torch.nn.Module")
     target = Target(model, strict)
-    values: dict[str, Tensor] = {}
     tasks: dict[str, Compressed] = {}
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), target)
-        # Delta(Theta) of the tasks
-        for name in found.tasks:
-            if target.names.keys() & found.tasks[name].shapes.keys():
-                task = decoded(file, found, name)
-                with damage_named(f"task {name!r}"):
-                    values |= _deltas(task)
-                tasks |= {name: task} if packed else {}
-        # all other tensors
+        # all tensors in no task
         with damage_named("the rest"):
             kept = {name: t for name, t in found.rest.items() if name in target.names}
-            values |= {name: file.read(stored) for name, stored in kept.items()}
-    target.fill(values, found.tied)
+            rest = {name: file.read(stored) for name, stored in kept.items()}
+        # the tasks; new tensors take the place of others only at the end
+        own = [n for n in found.tasks if target.names.keys() & found.tasks[n].shapes.keys()]
+        deltas: dict[str, Tensor] = {}
+        for name, task in _decoded_ahead(file, found, own):
+            with damage_named(f"task {name!r}"):
+                if not knows_its_shape(task.theta):
+                    deltas |= _deltas(task)
+                elif not packed and target.is_new(task.shapes):
+                    target.put(_deltas(task), found.tied)
+                    continue
+            tasks[name] = task
+    # nothing can fail from here on
+    target.put_extra(rest)
+    target.put({**rest, **deltas}, found.tied)
+    for name in list(tasks):
+        if not (packed or tasks[name].shapes.keys() <= deltas.keys()):
+            target.put(tasks.pop(name).deltas(), found.tied)
+    if packed:
+        net = pack(target.model, _of_model(tasks, target))
+        return net
+    target.finish()
     target.warn(path, stacklevel=2)
-    return pack(target.model, _of_model(tasks, target)) if packed else model
+    return model
+
+
+def _decoded_ahead(
+    file: Container, found: Contents, names: Sequence[str]
+) -> Iterator[tuple[str, Compressed]]:
+    """The tasks with their Thetas, in order; as many at a time as torch has threads."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(names) < 2:
+        yield from ((name, decoded(file, found, name)) for name in names)
+        return
+    waiting = deque[tuple[str, Future[Compressed]]]()
+    try:
+        for name in names:
+            waiting.append((name, pool(threads).submit(decoded, file, found, name)))
+            if len(waiting) > threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        wait([future for _, future in waiting])
 
 
 def _deltas(task: Compressed) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ class Target:
         self.names: dict[str, str] = {}
         """The model's plain name for each name of the file that fills it."""
         self.notes: list[str] = []
+        self._made: dict[int, Tensor] = {}
         for name, value in self.state.items():
             if is_lazy(value):
                 raise ValueError(
@@ -129,31 +130,48 @@ class Target:
         own = self.names.get(name)
         return None if own is None or _is_extra(own) else self.state[own]
 
-    @torch.no_grad()
-    def fill(self, values: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
-        """Write the tensors of a file, by their names in it, into the model.
+    def is_new(self, names: Iterable[str]) -> bool:
+        """Whether all tensors that these names of the file fill are on the meta device. New ones
+        take their places only in `finish`."""
+        filled = [self._filled(name) for name in names if name in self.names]
+        return bool(filled) and all(value is not None and value.is_meta for value in filled)
 
-        Tensors on the meta device are replaced by new ones on the CPU, in all modules that have
-        them: a tied weight stays one, and a parameter keeps its `requires_grad`.
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:
+        """Write tensors of a file, by their names in it, into the model, and into what is tied to
+        them.
+
+        For a tensor on the meta device this makes a new one on the CPU, which `finish` puts into
+        all modules that have it: a tied weight stays one, and a parameter keeps its
+        `requires_grad`.
         """
-        found = {name: values[name] for name in values if name in self.names}
-        for name, first in tied.items():
-            if name in self.names and first in self.names:
-                found[name] = values[first]
-        # what runs code of the model's own, before anything is changed
-        for name, value in found.items():
-            if _is_extra(name):
+        others = {name: values[first] for name, first in tied.items() if first in values}
+        for name, value in values.items():
+            self._write(name, value, others=False)
+        for name, value in others.items():
+            self._write(name, value, others=True)
+
+    def _write(self, name: str, value: Tensor, others: bool) -> None:
+        """Write one tensor; `others`: another tensor may have the memory of `value`."""
+        old = self._filled(name) if name in self.names else None
+        if old is None or id(old) in self._made:
+            return
+        if old.is_meta:
+            self._made[id(old)] = _on_cpu(old, value.clone() if others else value)
+        else:
+            fill_(old, value)
+
+    def put_extra(self, values: Mapping[str, Tensor]) -> None:
+        """Give the modules their extra state. This runs code of the model's own, so do it before
+        anything is changed."""
+        for name, value in values.items():
+            if _is_extra(name) and name in self.names:
                 path = self.own[self.names[name]].rpartition(".")[0]
                 self.model.get_submodule(path).set_extra_state(value.clone())
-        # the tensors
-        made: dict[int, Tensor] = {}
-        for name, value in found.items():
-            old = self._filled(name)
-            if old is not None and old.is_meta:
-                made[id(old)] = _on_cpu(old, value)
-            elif old is not None:
-                fill_(old, value)
-        _assign(self.model, made)
+
+    def finish(self) -> None:
+        """Put the new tensors into the model, and note what is still on the meta device."""
+        _assign(self.model, self._made)
         self._note_meta()
 
     def _note_meta(self) -> None:
@@ -175,8 +193,12 @@ def _is_extra(name: str) -> bool:
 
 
 def _on_cpu(old: Tensor, value: Tensor) -> Tensor:
-    """`value` with the type and the strides of a tensor on the meta device."""
-    new = torch.empty_like(old, device="cpu").copy_(value)
+    """`value` with the type and the strides of a tensor on the meta device. What has memory of its
+    own is not copied."""
+    whole = value.untyped_storage().nbytes() == value.nbytes
+    same = value.dtype == old.dtype and value.stride() == old.stride()
+    fits = whole and same and value.device.type == "cpu"
+    new = value if fits else torch.empty_like(old, device="cpu").copy_(value)
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

@@ -29,7 +29,8 @@ class Affine(NamedTuple):
 
     def decompress(self) -> Tensor:
         zero_point = self.zero_point.to(self.scale.dtype).unsqueeze(-1)
-        return self.scale.unsqueeze(-1) * (self.indices.to(self.scale.dtype) - zero_point)
+        levels = self.indices.to(self.scale.dtype, copy=True).sub_(zero_point)
+        return levels.mul_(self.scale.unsqueeze(-1))
 
     def scaled(self, c: float) -> "Affine":
         return self._replace(scale=c * self.scale)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leco.native.symbols import looked_up
 from leco.theta.entries import runs_of
 from leco.theta.index_coded import IndexCoded, by_problem, taken
 from leco.theta.protocol import check_indices, integers, require
@@ -13,6 +14,12 @@ from leco.theta.protocol import check_indices, integers, require
 def lookup(values: Tensor, indices: Tensor) -> Tensor:
     """values[..., indices]: `values` (..., K) or (K,), `indices` (..., n) integers below K, result
     (..., n); differentiable in `values`."""
+    # one pass, where a compiled loop does it
+    books = values.reshape(-1, values.shape[-1])
+    if len(books) in (1, indices[..., 0].numel()) and indices.dim():
+        found = looked_up(books, indices.reshape(len(books), -1))
+        if found is not None:
+            return found.view(indices.shape)
     # one bit: exact at weights 0 and 1, unless the difference overflows; on a CPU many times as
     # fast as a select
     if values.shape[-1] == 2 and bool(values.detach().diff().isfinite().all()):
