@@ -43,8 +43,9 @@ def load(
         model: a net of the same architecture, with any weights, on any device or on meta.
         forms: Theta classes of your own that the file uses, beside the library's.
         views: view classes of your own that the file uses.
-        packed: return what `leco.pack` makes of `model` then, a net whose layers compute from
-            Theta, without wrappers.
+        packed: return what `leco.pack` makes of the file, a net whose layers compute from Theta,
+            without wrappers. Weights are not decoded; `model` keeps those of its own that would
+            be, and gets all other tensors.
         strict: False loads what fits, and warns once of all that is missing, unexpected, or of
             another shape.
 
@@ -78,15 +79,12 @@ def load(
     # nothing can fail from here on
     target.put_extra(rest)
     target.put({**rest, **deltas}, found.tied)
-    for name in list(tasks):
-        if not (packed or tasks[name].shapes.keys() <= deltas.keys()):
-            target.put(tasks.pop(name).deltas(), found.tied)
-    if packed:
-        net = pack(target.model, _of_model(tasks, target))
-        return net
-    target.finish()
+    whole = _of_model(tasks, target) if packed else {}
+    for name in tasks.keys() - whole.keys():
+        target.put(tasks.pop(name).deltas(), found.tied)
+    target.finish({name for task in whole.values() for name in task.shapes})
     target.warn(path, stacklevel=2)
-    return model
+    return pack(target.model, whole) if packed else model
 
 
 def _decoded_ahead(

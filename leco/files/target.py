@@ -1,7 +1,7 @@
 """The model that a file is loaded into: which of its tensors the file fills, and the filling."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -169,15 +169,17 @@ class Target:
                 path = self.own[self.names[name]].rpartition(".")[0]
                 self.model.get_submodule(path).set_extra_state(value.clone())
 
-    def finish(self) -> None:
-        """Put the new tensors into the model, and note what is still on the meta device."""
+    def finish(self, elsewhere: Set[str]) -> None:
+        """Put the new tensors into the model, and note what is still on the meta device, but for
+        the names of the model whose values are `elsewhere`."""
         _assign(self.model, self._made)
-        self._note_meta()
+        self._note_meta(elsewhere)
 
-    def _note_meta(self) -> None:
+    def _note_meta(self, elsewhere: Set[str]) -> None:
         """Note what is still on the meta device: buffers in no file, and what does not fit."""
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
-        left = [name for name, value in tensors if value.is_meta]
+        known = {id(self.model.get_parameter(name)) for name in elsewhere}
+        left = [name for name, value in tensors if value.is_meta and id(value) not in known]
         if left:
             self.notes.append(f"{listed(left)} are not in the file and stay on the meta device")
 

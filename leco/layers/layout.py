@@ -34,3 +34,15 @@ def entries(view: View, shapes: Shapes, which: int, device: torch.device) -> Ten
     shape."""
     shape = view.shape(shapes)
     return view.backward(torch.arange(math.prod(shape), device=device).view(shape), shapes)[which]
+
+
+def keeps_order(view: View, shape: torch.Size) -> bool:
+    """Whether the array that a view makes of one tensor has its entries in row-major order; False
+    also where that shows only by looking at the entries."""
+    inner = view.shape([shape])
+    if not isinstance(inner, torch.Size):
+        return False
+    array = torch.empty(inner, device="meta")
+    tensor = view.backward(array, [shape])[0]
+    same = tensor.untyped_storage()._cdata == array.untyped_storage()._cdata
+    return same and tensor.is_contiguous() and tensor.numel() == array.numel()

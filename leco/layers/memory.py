@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leco.layers.decoders import Floats, Patterned, Scattered, Summed, Viewed
 from leco.layers.integers import Integers, Levels, Lookup
-from leco.layers.layout import Through, entries
+from leco.layers.layout import Through, entries, keeps_order
 from leco.theta import (
     Dense,
     GroupSparse,
@@ -144,6 +144,8 @@ def content(theta: Theta, view: View, shapes: Shapes, which: int, columns: int =
     if not isinstance(view.shape(shapes), torch.Size):
         raise UnpackableError(f"is seen through {type(view).__name__}")
     # in the order of the parameter
+    if len(shapes) == 1 and keeps_order(view, shapes[0]):
+        return decoder_of(theta, columns)
     at = entries(view, shapes, which, leaves(theta)[0].device)
     run = torch.arange(at.numel(), device=at.device) + at.min()
     in_order = bool((at.reshape(-1) == run).all())

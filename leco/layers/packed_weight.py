@@ -17,14 +17,15 @@ class PackedWeight(nn.Module):
 
     def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
         super().__init__()
-        self.content = content.to(weight.device)
+        device = torch.device("cpu") if weight.is_meta else weight.device
+        self.content = content.to(device)
         self.shape, self.form, self.cache = weight.shape, form, cache
         # the weight's type, which `to` converts
-        self.register_buffer("like", weight.new_empty(0), persistent=False)
+        self.register_buffer("like", weight.new_empty(0, device=device), persistent=False)
         self._kept: Tensor | None = None
-        decoded = content()
         # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
-        if decoded.dtype != weight.dtype:
+        if any(b.is_floating_point() and b.dtype != weight.dtype for b in content.buffers()):
+            decoded = content()
             rounded = copy.deepcopy(content).to(weight.dtype)
             self.content = rounded if torch.equal(rounded(), decoded.to(weight.dtype)) else content
 

@@ -64,7 +64,8 @@ def rebuilt(
     for name, value in weights.items():
         weight = model.get_parameter(name)
         if id(weight) not in gone:
-            dense = value.detach().to(weight, copy=True).contiguous()
+            device = value.device if weight.is_meta else weight.device
+            dense = value.detach().to(device, weight.dtype, copy=True).contiguous()
             copied[id(weight)] = nn.Parameter(dense, weight.requires_grad)
     for module, new in replaced.items():
         layer: Any = new[-1] if isinstance(new, nn.Sequential) else new
