@@ -112,8 +112,8 @@ def _packed(
         if getattr(module, "max_norm", None) is not None:
             raise UnpackableError("is of an Embedding with max_norm, which writes to its weight")
     shapes = list(task.shapes.values())
-    embeds = any(isinstance(module, nn.Embedding) for module, _ in users)
-    decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if embeds else 0)
+    by_rows = any(isinstance(module, nn.Embedding | nn.Linear) for module, _ in users)
+    decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if by_rows else 0)
     packed = PackedWeight(decoder, weight.detach(), type(task.theta).__name__, cache)
     if packed.bits() >= 8 * weight.itemsize:
         raise UnpackableError(

@@ -35,13 +35,16 @@ class PackedLayer(nn.Module):
 class PackedLinear(PackedLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         # a traced net must not compare the number of rows: it would be fixed
-        if self.int8 and not self._recorded(input) and self._few(input):
-            return self._from_levels(input)
-        return super().forward(input)
+        if self._recorded(input):
+            return super().forward(input)
+        found = self.packed.product(input, self.bias)
+        if found is not None:
+            return found
+        return self._from_levels(input) if self._few(input) else super().forward(input)
 
     def _few(self, input: Tensor) -> bool:
         rows = input.numel() // max(self.in_features, 1)
-        return 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype
+        return self.int8 and 0 < rows <= INT8_ROWS and input.dtype == self.packed.dtype
 
     def _from_levels(self, input: Tensor) -> Tensor:
         """torch's int8 kernel."""

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from leco.layers.products import matrix_of
+from leco.native.matrix import Matrix
+
 Cache = Literal["none", "keep"]
 
 
@@ -23,6 +26,7 @@ class PackedWeight(nn.Module):
         # the weight's type, which `to` converts
         self.register_buffer("like", weight.new_empty(0, device=device), persistent=False)
         self._kept: Tensor | None = None
+        self._made: tuple[Matrix | None] | None = None
         # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
         if any(b.is_floating_point() and b.dtype != weight.dtype for b in content.buffers()):
             decoded = content()
@@ -37,6 +41,23 @@ class PackedWeight(nn.Module):
         with torch.inference_mode(False):  # what is kept serves autograd too
             self._kept = kept = self._decoded()
         return kept
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """x W^T + bias by compiled loops, for x (..., columns), without gradients; None where the
+        weight is decoded first."""
+        matrix = self._matrix() if self._made is None else self._made[0]
+        plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[-1] == self.shape[1]
+        if bias is not None and not (bias.dtype == torch.float32 and bias.is_contiguous()):
+            return None
+        if matrix is None or not plain or not x.numel() or torch.is_autocast_enabled("cpu"):
+            return None
+        return matrix.product(x, bias)
+
+    def _matrix(self) -> Matrix | None:
+        """The weight for products, kept until the buffers change."""
+        packed = self.cache == "none" and self.dtype == torch.float32
+        self._made = (matrix_of(self.content, self.shape) if packed else None,)
+        return self._made[0]
 
     def _decoded(self) -> Tensor:
         return self.content().to(self.like.dtype).view(self.shape)
@@ -55,15 +76,15 @@ class PackedWeight(nn.Module):
         return super().train(mode)
 
     def _apply(self, *args: Any, **options: Any) -> "PackedWeight":
-        self._kept = None
+        self._kept = self._made = None
         return super()._apply(*args, **options)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        self._kept = None
+        self._kept = self._made = None
         super()._load_from_state_dict(*args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_kept": None, "_made": None}
 
     def extra_repr(self) -> str:
         return f"{self.form}, {self.bits():.2f} bits a weight, cache={self.cache}"

@@ -7,11 +7,12 @@
  *     scale (values[code_i] - shift)          codes of 8 bits
  *
  * The weights are made in the order of planes: of each 16 bytes first all lowest digits, then all
- * second ones, and so on. leco_planes brings a vector into the same order, with zeros where a
+ * second ones, and so on. planes_of brings a vector into the same order, with zeros where a
  * group's bytes do not fill the last 16.
  */
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LANES 16
@@ -22,8 +23,9 @@ typedef struct {
     int64_t bytes;           /* of a group */
     int64_t groups;          /* of a row */
     int32_t kind, per, base; /* base: of the digits in a byte */
-    const float *values;     /* 16 for each group (DIGITS), 256 (BYTES) */
-    int64_t values_step;     /* from one group to the next; 0: the same for all */
+    int32_t count;           /* of values */
+    const float *values;
+    int64_t values_step; /* from one group to the next; 0: the same for all */
     const float *scale;
     int64_t scale_step;
     const float *shift;
@@ -93,6 +95,13 @@ static inline Floats digits(Table t, Ints *a, int base, int bits, int j) {
     return w;
 }
 
+/* The values, repeated to 16: a look-up takes 4 bits, of which those above a digit are another's. */
+static inline Table repeated(const float *values, int count, int base) {
+    float own[LANES];
+    for (int i = 0; i < LANES; i++) own[i] = values[i % base < count ? i % base : 0];
+    return table(own);
+}
+
 /* A group's block of 16 bytes, or a copy of the last one with zeros behind. */
 static inline const uint8_t *block(const Matrix *m, const uint8_t *codes, int64_t at, uint8_t *own) {
     if (at + LANES <= m->bytes) return codes + at;
@@ -107,6 +116,7 @@ static inline __attribute__((always_inline)) void rows(const Matrix *m, const fl
                                                        int64_t start, int64_t stop, float *out,
                                                        int kind, int per, int base) {
     const int bits = base == 2 ? 1 : base == 4 ? 2 : base == 16 ? 4 : 0;
+    Table shared = repeated(m->values, kind == DIGITS ? m->count : 1, kind == DIGITS ? base : 1);
     for (int64_t row = start; row < stop; row++) {
         Floats sum = zeros();
         const float *at_x = x;
@@ -115,8 +125,10 @@ static inline __attribute__((always_inline)) void rows(const Matrix *m, const fl
             const uint8_t *codes = m->codes + g * m->bytes;
             Floats shift = all(m->shift ? m->shift[g * m->shift_step] : 0);
             Floats scale = all(m->scale ? m->scale[g * m->scale_step] : 1);
-            Table t = table(m->values);
-            if (kind == DIGITS) t = moved(table(m->values + g * m->values_step), shift);
+            Table t = shared;
+            if (kind == DIGITS && m->values_step)
+                t = repeated(m->values + g * m->values_step, m->count, base);
+            if (kind == DIGITS) t = moved(t, shift);
             Floats own[2] = {zeros(), zeros()};
             uint8_t rest[LANES];
             for (int64_t at = 0; at < m->bytes; at += LANES) {
@@ -153,20 +165,51 @@ static inline __attribute__((always_inline)) void rows(const Matrix *m, const fl
     }
 
 /* out[row - start] = sum_i w_i x_i */
-void leco_product(const Matrix *m, const float *x, int64_t start, int64_t stop, float *out) {
+static void leco_product(const Matrix *m, const float *x, int64_t start, int64_t stop,
+                         float *out) {
     ROWS(x)
 }
 
 /* The weights of the rows. */
 void leco_weights(const Matrix *m, int64_t start, int64_t stop, float *out) { ROWS(NULL) }
 
-/* `rows` vectors of groups * bytes * per entries each, in the order of planes. */
-void leco_planes(const Matrix *m, const float *x, int64_t rows, float *out) {
-    for (int64_t group = 0; group < rows * m->groups; group++) {
-        for (int64_t at = 0; at < m->bytes; at += LANES)
+/* A vector of `columns` entries in the order of planes, as if zeros were behind it. */
+static void planes_of(const Matrix *m, const float *x, int64_t columns, float *out) {
+    int64_t first = 0;
+    for (int64_t group = 0; group < m->groups; group++, first += m->bytes * m->per)
+        for (int64_t at = 0; at < m->bytes; at += LANES) {
+            const float *from = x + first + at * m->per;
+            if (at + LANES <= m->bytes && first + (at + LANES) * m->per <= columns) {
+                for (int j = 0; j < m->per; j++)
+                    for (int k = 0; k < LANES; k++) *out++ = from[k * m->per + j];
+                continue;
+            }
             for (int j = 0; j < m->per; j++)
-                for (int k = 0; k < LANES; k++)
-                    *out++ = at + k < m->bytes ? x[(at + k) * m->per + j] : 0;
-        x += m->bytes * m->per;
+                for (int k = 0; k < LANES; k++) {
+                    int64_t i = first + (at + k) * m->per + j;
+                    *out++ = at + k < m->bytes && i < columns ? x[i] : 0;
+                }
+        }
+}
+
+void leco_planes(const Matrix *m, const float *x, int64_t count, int64_t columns, int64_t width,
+                 float *out) {
+    for (int64_t n = 0; n < count; n++) planes_of(m, x + n * columns, columns, out + n * width);
+}
+
+/* out[n, row] = bias[row] + sum_i w_i x[n, i] for `count` vectors and the rows from `start` to
+ * `stop`; `out` has `all_rows` for each vector. Returns 0 where there is no memory. */
+int leco_products(const Matrix *m, const float *x, int64_t count, int64_t columns, int64_t width,
+                  int64_t start, int64_t stop, int64_t all_rows, const float *bias, float *out) {
+    float *own = malloc(sizeof(float) * width);
+    if (!own) return 0;
+    for (int64_t n = 0; n < count; n++) {
+        float *y = out + n * all_rows + start;
+        planes_of(m, x + n * columns, columns, own);
+        leco_product(m, own, start, stop, y);
+        if (bias)
+            for (int64_t row = start; row < stop; row++) y[row - start] += bias[row];
     }
+    free(own);
+    return 1;
 }
