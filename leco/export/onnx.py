@@ -1,6 +1,7 @@
 """ONNX: the net at w = Delta(Theta) in one file, in which quantized weights are integers that the
 graph itself decodes."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from leco.algorithm.compressed import Compressed
 from leco.algorithm.lc import LC
@@ -27,13 +29,17 @@ def export_onnx(
     path: str | os.PathLike[str],
     model: nn.Module,
     compressed: LC | Mapping[str, Compressed],
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Tensor] = (),
     *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
     weights: Literal["codes", "qdq", "nbits", "dense"] = "codes",
     accuracy_level: Literal[0, 1, 2, 3, 4] = 1,
 ) -> dict[str, str]:
     """Write the net at w = Delta(Theta) as ONNX, and return how each compressed parameter is held.
-    The first dimension of all inputs is dynamic.
+    By default the first dimension of all inputs is dynamic.
 
     With `weights="codes"`, codebooks (`Codes`, `Fixed`, `Scaled`, `ZeroCodes`, and `VectorCodes`
     over `Groups`) and uniform grids (`Affine`) are packed integers of 1, 2, 4, 8 or 16 bits in the
@@ -52,7 +58,15 @@ def export_onnx(
             in evaluation mode.
         compressed: an `LC` that has its Thetas, or what `leco.thetas` gives; {} for a net that is
             exported as it is.
-        example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes, batch first.
+        example_inputs: a tensor, or the tensors that `model(*example_inputs, **kwargs)` takes,
+            batch first.
+        kwargs: the arguments by name, tensors and others (`{"input_ids": ids, "use_cache":
+            False}`). Others than tensors are fixed in the graph.
+        dynamic_shapes: for each argument the dimensions that are free, with their names in the
+            graph: `{"input_ids": {0: "batch", 1: "length"}}`, as `torch.onnx.export` takes them. A
+            net that computes with a length keeps it free only where its example is longer than 1.
+        input_names: of the tensors in the graph, in order; by default the names of the arguments.
+        output_names: of the outputs in the graph, in order.
         weights: "codes"; "qdq" for DequantizeLinear of 4 or 8 bits where the grid is uniform, with
             a scale for the tensor, for each index of dimension 0, or for runs of the last: the form
             of quantizers for other runtimes; "nbits" for onnxruntime's MatMulNBits of 2, 4 or 8
@@ -87,7 +101,8 @@ def export_onnx(
     check_copyable("export_onnx", model)
     net = at_delta("export_onnx", model, compressed)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    program = _traced(net, inputs)
+    names = {"input_names": input_names, "output_names": output_names}
+    program = _traced(net, inputs, dict(kwargs or {}), dynamic_shapes, names)
 
     held = _decoded(ir, net, program.graph, compressed, weights, accuracy_level)
 
@@ -128,24 +143,47 @@ def _decoded(
     return held
 
 
-def _traced(net: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """The net as a model of onnx_ir, its first dimension dynamic."""
+def _traced(
+    net: nn.Module,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic_shapes: Any,
+    names: Mapping[str, Sequence[str] | None],
+) -> Any:
+    """The net as a model of onnx_ir, by default its first dimension dynamic."""
     with warnings.catch_warnings():
         # torch's own, in its exporter
         warnings.filterwarnings(
             "ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning
         )
+        warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
         program = torch.onnx.export(
             net,
             inputs,
+            kwargs=kwargs,
             dynamo=True,
             optimize=False,
             opset_version=OPSET,
             verbose=False,
-            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            dynamic_shapes=dynamic_shapes or _first_dimensions(net, inputs, kwargs),
+            **{key: list(value) for key, value in names.items() if value is not None},
         )
     assert program is not None
     return program.model
+
+
+def _first_dimensions(net: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first dimension of each tensor is dynamic. Tensors in dicts, lists and tuples count."""
+    def free(value: Any) -> Any:
+        return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
+
+    if not kwargs:
+        return tree_map(free, inputs)
+    try:
+        bound = inspect.signature(net.forward).bind(*inputs, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"export_onnx: the net does not take these inputs: {error}") from error
+    return tree_map(free, dict(bound.arguments))
 
 
 def _write(ir: Any, path: Path, program: Any) -> None:

@@ -109,18 +109,23 @@ def _of_indices(codes: IndexCoded, columns: int) -> nn.Module:
     scale = None if codes.scale is None else codes.scale.unsqueeze(-1)
     if codes.values is not None:
         values = codes.values if codes.values.ndim == 3 else codes.values.unsqueeze(-1)
-        zero = None if codes.zero_point is None else codes.zero_point.to(values).unsqueeze(-1)
+        zero = None if codes.zero_point is None else _once(codes.zero_point.to(values))
         return Lookup(codes.indices, values, scale, zero, columns)
     # a uniform grid
     assert scale is not None, "a uniform grid has a scale"
     points = torch.zeros_like(scale[:, 0]) if codes.zero_point is None else codes.zero_point
-    zero, highest = points.to(scale).unsqueeze(-1), int(codes.indices.max())
+    zero, highest = _once(points.to(scale)), int(codes.indices.max())
     if highest < 16:
         levels = torch.arange(2 ** highest.bit_length(), dtype=scale.dtype, device=scale.device)
         return Lookup(codes.indices, levels.view(1, -1, 1), scale, zero, columns)
     # of 8 bits with sign
     signed, zero = codes.indices.to(torch.uint8).bitwise_xor(128).view(torch.int8), zero - 128
     return Levels(signed, scale, zero if bool(zero.any()) else None, columns)
+
+
+def _once(points: Tensor) -> Tensor:
+    """Zero points (problems or 1,) as (problems or 1, 1): one where all are the same."""
+    return (points[:1] if bool((points == points[:1]).all()) else points).unsqueeze(-1)
 
 
 class UnpackableError(ValueError):

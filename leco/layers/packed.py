@@ -15,7 +15,8 @@ from leco.layers.factorize import factored
 from leco.layers.memory import UnpackableError, content
 from leco.layers.packed_layers import PackedEmbedding as PackedEmbedding
 from leco.layers.packed_layers import PackedLinear as PackedLinear
-from leco.layers.packed_layers import packed_kind, packed_layer
+from leco.layers.packed_layers import KINDS, packed_kind, packed_layer
+from leco.layers.packed_many import MANY, packed_among
 from leco.layers.packed_weight import Cache, PackedWeight
 from leco.layers.replace import rebuilt, users_of
 from leco.modules import check_copyable
@@ -27,8 +28,9 @@ def pack(
     """A copy of `model` at w = Delta(Theta) whose compressed weights stay packed in memory, and are
     decoded to compute.
 
-    Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d, Embedding and
-    transformers' Conv1D. Low-rank and tensor Thetas become smaller layers, as by `factorize`. The
+    Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d, Embedding,
+    EmbeddingBag, LSTM, GRU, RNN, MultiheadAttention and transformers' Conv1D, and of subclasses of
+    these (but the recurrent ones and attention) without a forward of their own. Low-rank and tensor Thetas become smaller layers, as by `factorize`. The
     others stay dense, at Delta(Theta): `unpacked` says which and why. A weight that several layers
     share is packed once. The packed layers are of torch's classes and keep the hooks and attributes
     of the layers that they replace; `weight` is decoded where it is read, and an Embedding decodes
@@ -91,7 +93,7 @@ def _plan(
         dense = {}
         for which, name in enumerate(task.shapes):
             try:
-                replaced |= _packed(model, task, which, name, cache)
+                replaced |= _packed(model, task, which, name, cache, replaced)
             except UnpackableError as reason:
                 dense[name] = str(reason)
         if dense:
@@ -101,16 +103,18 @@ def _plan(
 
 
 def _packed(
-    model: nn.Module, task: Compressed, which: int, name: str, cache: Cache
+    model: nn.Module,
+    task: Compressed,
+    which: int,
+    name: str,
+    cache: Cache,
+    known: dict[Any, nn.Module],
 ) -> dict[Any, nn.Module]:
     """The layers that have the parameter `name`, each with a packed one. They share the packed
     weight."""
     weight, users = model.get_parameter(name), users_of(model, name)
     for module, own in users:
-        if packed_kind(module) is None or own != "weight":
-            raise UnpackableError(f"is the {own} of a {type(module).__name__}")
-        if getattr(module, "max_norm", None) is not None:
-            raise UnpackableError("is of an Embedding with max_norm, which writes to its weight")
+        _check(module, own)
     shapes = list(task.shapes.values())
     by_rows = any(isinstance(module, nn.Embedding | nn.Linear) for module, _ in users)
     decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if by_rows else 0)
@@ -119,4 +123,22 @@ def _packed(
         raise UnpackableError(
             f"takes {packed.bits():.1f} bits a weight as {packed.form}, no less than dense"
         )
-    return {module: packed_layer(module, packed) for module, _ in users}
+    return {
+        module: packed_among(module, own, packed, known.get(module))
+        if type(module) in MANY
+        else packed_layer(module, packed)
+        for module, own in users
+    }
+
+
+def _check(module: nn.Module, own: str) -> None:
+    """Raise UnpackableError where the parameter `own` of a module can't be packed."""
+    if type(module) in MANY and own.startswith(("weight", "in_proj_weight")):
+        return
+    if packed_kind(module) is None or own != "weight":
+        parent = next((kind for kind in KINDS if isinstance(module, kind)), None)
+        changed = parent is not None and own == "weight"
+        why = f", a subclass of {parent.__name__} with a forward of its own" if changed else ""
+        raise UnpackableError(f"is the {own} of a {type(module).__name__}{why}")
+    if getattr(module, "max_norm", None) is not None:
+        raise UnpackableError("is of an Embedding with max_norm, which writes to its weight")

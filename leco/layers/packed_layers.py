@@ -114,6 +114,9 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
         return super().forward(input)
 
 
+class PackedEmbeddingBag(PackedLayer, nn.EmbeddingBag): ...
+
+
 class PackedConv1D(PackedLayer):
     """transformers' Conv1D, y = x W + b, with a packed W (in, out)."""
 
@@ -134,12 +137,25 @@ KINDS: dict[type, type] = {
     nn.ConvTranspose2d: PackedConvTranspose2d,
     nn.ConvTranspose3d: PackedConvTranspose3d,
     nn.Embedding: PackedEmbedding,
+    nn.EmbeddingBag: PackedEmbeddingBag,
 }
 
 
 def packed_kind(layer: nn.Module) -> Any:
-    """The packed kind of a layer, None where there is none."""
-    return PackedConv1D if is_conv1d(type(layer)) else KINDS.get(type(layer))
+    """The packed kind of a layer, also of a subclass that computes as its parent does; None where
+    there is none."""
+    if is_conv1d(type(layer)):
+        return PackedConv1D
+    return next((KINDS[kind] for kind in KINDS if computes_as(layer, kind)), None)
+
+
+def computes_as(layer: nn.Module, kind: type) -> bool:
+    """Whether a layer is of a class, or of a subclass without a `forward` and `__call__` of its
+    own."""
+    own, parent = type(layer), kind
+    return isinstance(layer, parent) and all(
+        getattr(own, name) is getattr(parent, name) for name in ("forward", "__call__")
+    )
 
 
 def packed_layer(layer: Any, weight: PackedWeight) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from leco.layers.packed_many import PackedWeights
+
 HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -60,7 +62,7 @@ def rebuilt(
     replaces. It takes over the `bias` where it, or its last layer, has one on the meta device.
     """
     copied: dict[int, Any] = {}  # deepcopy takes from here what it finds here
-    gone = {id(module.weight) for module in replaced}
+    gone = {id(p) for module, new in replaced.items() for p in _gone(module, new)}
     for name, value in weights.items():
         weight = model.get_parameter(name)
         if id(weight) not in gone:
@@ -69,13 +71,19 @@ def rebuilt(
             copied[id(weight)] = nn.Parameter(dense, weight.requires_grad)
     for module, new in replaced.items():
         layer: Any = new[-1] if isinstance(new, nn.Sequential) else new
-        if getattr(module, "bias", None) is not None:
+        if not isinstance(new, PackedWeights) and getattr(module, "bias", None) is not None:
             layer.bias = copy.deepcopy(module.bias, copied)
         copied[id(module)] = new.train(module.training)
     twin = copy.deepcopy(model, copied)
     for module, new in replaced.items():  # what refers to the model now refers to the copy
         _take_over_(new, module, copied)
     return twin
+
+
+def _gone(module: Any, new: nn.Module) -> list[Tensor]:
+    """The weights of a module that the new one does not have."""
+    names = new.packed if isinstance(new, PackedWeights) else ("weight",)
+    return [module._parameters[name] for name in names if name in module._parameters]
 
 
 def _take_over_(new: nn.Module, module: nn.Module, copied: dict[int, Any]) -> None:
@@ -87,10 +95,10 @@ def _take_over_(new: nn.Module, module: nn.Module, copied: dict[int, Any]) -> No
         persistent = name not in module._non_persistent_buffers_set
         new.register_buffer(name, copy.deepcopy(value, copied), persistent=persistent)
     for name, p in module._parameters.items():
-        if name not in ("weight", "bias"):
+        if name not in (new.packed if isinstance(new, PackedWeights) else ("weight", "bias")):
             new.register_parameter(name, copy.deepcopy(p, copied))
     for name, child in module._modules.items():
         new._modules[name] = copy.deepcopy(child, copied)
     for name, value in vars(module).items():
-        if name not in OWN:
+        if name not in OWN and name != "_flat_weights":  # the list of a recurrent layer's own
             vars(new)[name] = copy.deepcopy(value, copied)

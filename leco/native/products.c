@@ -116,19 +116,19 @@ static inline __attribute__((always_inline)) void rows(const Matrix *m, const fl
                                                        int64_t start, int64_t stop, float *out,
                                                        int kind, int per, int base) {
     const int bits = base == 2 ? 1 : base == 4 ? 2 : base == 16 ? 4 : 0;
-    Table shared = repeated(m->values, kind == DIGITS ? m->count : 1, kind == DIGITS ? base : 1);
+    const int own_table = kind == DIGITS && (m->values_step || (m->shift && m->shift_step));
+    Floats shift = all(m->shift ? *m->shift : 0), scale = all(m->scale ? *m->scale : 1);
+    Table t = repeated(m->values, kind == DIGITS ? m->count : 1, kind == DIGITS ? base : 1);
+    if (kind == DIGITS) t = moved(t, shift);
     for (int64_t row = start; row < stop; row++) {
         Floats sum = zeros();
         const float *at_x = x;
         for (int64_t part = 0; part < m->groups; part++) {
             int64_t g = row * m->groups + part;
             const uint8_t *codes = m->codes + g * m->bytes;
-            Floats shift = all(m->shift ? m->shift[g * m->shift_step] : 0);
-            Floats scale = all(m->scale ? m->scale[g * m->scale_step] : 1);
-            Table t = shared;
-            if (kind == DIGITS && m->values_step)
-                t = repeated(m->values + g * m->values_step, m->count, base);
-            if (kind == DIGITS) t = moved(t, shift);
+            if (m->shift && m->shift_step) shift = all(m->shift[g]);
+            if (m->scale && m->scale_step) scale = all(m->scale[g]);
+            if (own_table) t = moved(repeated(m->values + g * m->values_step, m->count, base), shift);
             Floats own[2] = {zeros(), zeros()};
             uint8_t rest[LANES];
             for (int64_t at = 0; at < m->bytes; at += LANES) {

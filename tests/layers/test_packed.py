@@ -284,7 +284,6 @@ def test_a_net(compression):
     net = leco.pack(lc.model, lc)
     assert all(torch.equal(value, before[name]) for name, value in lc.model.state_dict().items())
     assert unpacked(lc.model, lc) == {
-        "body.self_attn.in_proj_weight": "is the in_proj_weight of a MultiheadAttention",
         "head.bias": "is the bias of a Linear",
         "body.norm1.weight": "is the weight of a LayerNorm",
     }
@@ -366,7 +365,8 @@ def test_memory():
         assert not list(net.parameters())
         codes = [buffer for buffer in net.state_dict().values() if buffer.dtype == torch.uint8]
         assert sum(codes.nbytes for codes in codes) * 8 == pytest.approx(
-            expected * model.weight.numel(), abs=8
+            expected * model.weight.numel(),
+            abs=8 * 150,  # whole bytes in each row
         )
         assert expected <= net.packed.bits() <= expected + 32 * 18 / model.weight.numel()
     for density, per_weight in ((0.3, 1), (0.05, 0.4), (0.01, 0.16)):
