@@ -4,7 +4,7 @@ graph itself decodes."""
 import inspect
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,12 +151,14 @@ def _traced(
     names: Mapping[str, Sequence[str] | None],
 ) -> Any:
     """The net as a model of onnx_ir, by default its first dimension dynamic."""
+    shapes = dynamic_shapes or _first_dimensions(net, inputs, kwargs)
     with warnings.catch_warnings():
         # torch's own, in its exporter
         warnings.filterwarnings(
             "ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning
         )
-        warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+        # names are given below
+        warnings.filterwarnings("ignore", "# (The axis name|ONNX model has different)", UserWarning)
         program = torch.onnx.export(
             net,
             inputs,
@@ -165,11 +167,51 @@ def _traced(
             optimize=False,
             opset_version=OPSET,
             verbose=False,
-            dynamic_shapes=dynamic_shapes or _first_dimensions(net, inputs, kwargs),
+            dynamic_shapes=_unnamed(shapes),
             **{key: list(value) for key, value in names.items() if value is not None},
         )
     assert program is not None
+    _name_dimensions(program.model.graph, shapes)
     return program.model
+
+
+def _unnamed(shapes: Any) -> Any:
+    """The dynamic shapes without names of dimensions: those of one name need not be equal."""
+    if isinstance(shapes, str):
+        return torch.export.Dim.DYNAMIC
+    if isinstance(shapes, Mapping):
+        return {key: _unnamed(value) for key, value in shapes.items()}
+    return type(shapes)(map(_unnamed, shapes)) if isinstance(shapes, list | tuple) else shapes
+
+
+def _name_dimensions(graph: Any, shapes: Any) -> None:
+    """Give the free dimensions of the inputs, and all that are equal to them, their names."""
+    own = [given for given in _described(shapes) if given is not None]
+    if len(own) != len(graph.inputs):
+        return
+    # which symbol stands for which name
+    names = dict[str, str]()
+    for value, given in zip(graph.inputs, own, strict=True):
+        for dimension, name in given.items():
+            if isinstance(name, str):
+                names.setdefault(str(value.shape[dimension]), name)
+    # in all shapes
+    values = (*graph.inputs, *(v for node in graph.all_nodes() for v in node.outputs))
+    for value in values:
+        for dimension, size in enumerate(value.shape or ()):
+            if str(size) in names and not isinstance(size, int):
+                value.shape[dimension] = names[str(size)]
+
+
+def _described(shapes: Any) -> Iterator[Any]:
+    """What is said of each input, in order: a dict from dimensions, or None."""
+    if isinstance(shapes, Mapping) and not all(isinstance(key, int) for key in shapes):
+        shapes = list(shapes.values())
+    if isinstance(shapes, list | tuple):
+        for shape in shapes:
+            yield from _described(shape)
+    else:
+        yield shapes
 
 
 def _first_dimensions(net: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

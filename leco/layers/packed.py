@@ -13,9 +13,9 @@ from leco.algorithm.compressed import Compressed, compressed_tasks
 from leco.algorithm.lc import LC
 from leco.layers.factorize import factored
 from leco.layers.memory import UnpackableError, content
+from leco.layers.packed_layers import KINDS, packed_kind, packed_layer
 from leco.layers.packed_layers import PackedEmbedding as PackedEmbedding
 from leco.layers.packed_layers import PackedLinear as PackedLinear
-from leco.layers.packed_layers import KINDS, packed_kind, packed_layer
 from leco.layers.packed_many import MANY, packed_among
 from leco.layers.packed_weight import Cache, PackedWeight
 from leco.layers.replace import rebuilt, users_of
