@@ -216,6 +216,7 @@ def _described(shapes: Any) -> Iterator[Any]:
 
 def _first_dimensions(net: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The first dimension of each tensor is dynamic. Tensors in dicts, lists and tuples count."""
+
     def free(value: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(value, Tensor) and value.ndim else None
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from leco.layers.inputs import Given
 from leco.optional import optional
 
 VISITS = 1000
@@ -55,7 +56,7 @@ class Place(NamedTuple):
     roots: dict[int, int]
 
 
-def graph_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
+def graph_of(model: nn.Module, inputs: Given) -> Graph:
     """The graph of a model whose parameters all need gradients. It runs the model in evaluation
     mode."""
     torch_pruning = optional("torch_pruning", "coupled and narrow", "torch-pruning", "structured")
@@ -64,7 +65,7 @@ def graph_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Graph:
         # on parameters outside of torch's layers, which are handled
         warnings.filterwarnings("ignore", module=r"torch_pruning\.")
         try:
-            graph.build_dependency(model, example_inputs=inputs, verbose=False)
+            graph.build_dependency(model, example_inputs=inputs.whole(), verbose=False)
         except (TypeError, ValueError, IndexError, ZeroDivisionError):
             # raised for one node, and the nodes after it are left without a mapping
             if not vars(graph).get("module2node"):

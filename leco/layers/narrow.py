@@ -14,11 +14,11 @@ from torch.nn.modules.conv import _ConvNd
 from leco.layers.channels import ChannelSet, channel_sets, cut_
 from leco.layers.flops import multiply_adds
 from leco.layers.graph import graph_of
+from leco.layers.inputs import Given, Inputs, given
 from leco.layers.trial import agree, failures, outputs
 from leco.modules import check_copyable
 from leco.views import Channels
 
-Inputs = Tensor | Sequence[Tensor]
 LAYERS = (nn.Linear, _ConvNd)
 
 
@@ -56,7 +56,8 @@ def coupled(
 
     Args:
         model: unchanged. It is traced in evaluation mode.
-        example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes.
+        example_inputs: a tensor, or the tensors that `model(*example_inputs)` takes,
+            or a dict of the arguments by name.
         heads: for attention made of Linear layers, the number of heads by the name of one of its
             layers, {"block.query": 8}: all that belongs to a head is one group. The forward must
             take the number of heads from the width: `unflatten(-1, (-1, head_size))`. Queries, keys
@@ -95,9 +96,9 @@ def _coupled(
 ) -> tuple[dict[str, Coupled], dict[str, str]]:
     """The sets that `coupled` offers, and the reasons of `uncoupled`."""
     check_copyable("coupled", model)
-    inputs = _inputs(example_inputs)
+    inputs = given(example_inputs)
     traced = _copy(model)
-    counts = multiply_adds(traced, *inputs)
+    counts = multiply_adds(traced, *([inputs.whole()] if inputs.names else inputs))
     sets, reasons = channel_sets(traced, graph_of(traced, inputs), dict(heads or {}))
 
     # sets with a view, and the trial
@@ -165,7 +166,7 @@ def narrow(
     )
     """
     check_copyable("narrow", model)
-    inputs = _inputs(example_inputs)
+    inputs = given(example_inputs)
     unknown = set(keep) - {name for name, _ in model.named_modules()}
     if unknown:
         raise ValueError(f"narrow: keep names {sorted(unknown)}, which are no layers of the model")
@@ -187,7 +188,7 @@ def narrow(
 def _check_outputs(
     model: nn.Module,
     small: nn.Module,
-    inputs: tuple[Tensor, ...],
+    inputs: Given,
     removed: Sequence[tuple[ChannelSet, Tensor]],
 ) -> None:
     """Raise ValueError, with the layers' names, where the small net has other outputs."""
@@ -205,15 +206,11 @@ def _check_outputs(
     )
 
 
-def _same(expected: Sequence[object], small: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+def _same(expected: Sequence[object], small: nn.Module, inputs: Given) -> bool:
     try:
         return agree(expected, outputs(small, inputs))
     except (RuntimeError, ValueError):  # a size that the model's code fixes
         return False
-
-
-def _inputs(example_inputs: Inputs) -> tuple[Tensor, ...]:
-    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
 
 
 def _copy(model: nn.Module) -> nn.Module:

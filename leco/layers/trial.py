@@ -12,8 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from leco.layers.channels import ChannelSet, Cut, cut_
+from leco.layers.inputs import Inputs, call, given
 
-Inputs = tuple[Tensor, ...]
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 AVERAGED = "averages over its channels, or the model's code fixes their number"
 
@@ -55,7 +55,9 @@ def moved(model: nn.Module) -> nn.Module:
 def outputs(model: nn.Module, inputs: Inputs) -> list[Any]:
     """The leaves of the model's outputs, in evaluation mode and float64."""
     twin = copy.deepcopy(model).double().eval()
-    return tree_leaves(twin(*(t.double() if t.is_floating_point() else t for t in inputs)))
+    return tree_leaves(
+        call(twin, given(inputs).mapped(lambda t: t.double() if t.is_floating_point() else t))
+    )
 
 
 def agree(expected: Sequence[Any], found: Sequence[Any]) -> bool:

@@ -3,7 +3,7 @@ for the net and for each layer."""
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from leco.files.save import dense_bytes
 from leco.layers.flops import module_multiply_adds
+from leco.layers.inputs import Given, Inputs, given
 from leco.measure.comparison import Change, Comparison
 from leco.measure.latency import Speed, layer_speeds, net_speed
 from leco.measure.layer_changes import layer_change, memory, own_tensors
@@ -19,7 +20,7 @@ from leco.measure.layer_changes import layer_change, memory, own_tensors
 def compare(
     before: nn.Module,
     after: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Inputs,
     file: str | os.PathLike[str] | int | None = None,
     batches: Sequence[int] = (1, 64),
     repeats: int = 30,
@@ -36,7 +37,8 @@ def compare(
     Args:
         before: the reference.
         after: the net in its compressed form: dense at Delta, factorised, packed or narrow.
-        example_inputs: one tensor or several, all with the batch first. Rows are repeated, or left
+        example_inputs: one tensor, several, or a dict of arguments by name; all tensors with the
+            batch first. Rows are repeated, or left
             out, to make the batches.
         file: of the net after: its path, or its length in bytes.
         batches: batch sizes to time.
@@ -63,7 +65,7 @@ def compare(
     # measured time
     speeds, timed = dict[int, Speed](), dict[int, dict[str, Speed]]()
     for batch in batches:
-        rows = [x[torch.arange(batch, device=x.device) % len(x)] for x in inputs]
+        rows = inputs.mapped(lambda x, n=batch: x[torch.arange(n, device=x.device) % len(x)])
         speeds[batch] = net_speed(before, after, rows, repeats)
         timed[batch] = layer_speeds(before, after, common, rows, repeats)
     called = list(timed[batches[0]])
@@ -71,7 +73,7 @@ def compare(
     _check_layers(layers, names, after)
 
     # counts
-    counts = [module_multiply_adds(net, *(x[:1] for x in inputs)) for net in (before, after)]
+    counts = [module_multiply_adds(net, inputs.mapped(lambda x: x[:1])) for net in (before, after)]
     changes = {}
     for name in layers:
         own = {batch: found[name] for batch, found in timed.items()}
@@ -112,15 +114,15 @@ def _bytes_of(file: str | os.PathLike[str] | int) -> int:
 
 def _check(
     before: object, after: object, example_inputs: object, batches: Sequence[int], repeats: int
-) -> tuple[Tensor, ...]:
+) -> Given:
     """The inputs, after all checks."""
     for what, net in (("before", before), ("after", after)):
         if not isinstance(net, nn.Module):
             raise TypeError(f"compare: {what} is a {type(net).__name__}, must be an nn.Module")
     inputs = _tensors(example_inputs)
-    sizes = {tuple(x.shape[:1]) for x in inputs}
+    sizes = {tuple(x.shape[:1]) for x in inputs.tensors}
     if len(sizes) != 1 or sizes & {(), (0,)}:
-        shapes = [tuple(x.shape) for x in inputs]
+        shapes = [tuple(x.shape) for x in inputs.tensors]
         raise ValueError(
             f"compare: example_inputs of shapes {shapes} must have one batch size, "
             "of at least 1, as their first one"
@@ -133,16 +135,16 @@ def _check(
     return inputs
 
 
-def _tensors(example_inputs: object) -> tuple[Tensor, ...]:
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
+def _tensors(example_inputs: object) -> Given:
+    if isinstance(example_inputs, Tensor | Mapping):
+        return given(example_inputs)
     kinds: object = type(example_inputs).__name__
     if isinstance(example_inputs, Sequence):
         if all(isinstance(x, Tensor) for x in example_inputs):
-            return tuple(example_inputs)
+            return given(example_inputs)
         kinds = [type(x).__name__ for x in example_inputs]
     raise TypeError(
-        f"compare: example_inputs are {kinds}, must be a tensor or a sequence of tensors"
+        f"compare: example_inputs are {kinds}, must be a tensor, a sequence of tensors or a dict"
     )
 
 
@@ -163,15 +165,15 @@ def _why(name: str, common: Sequence[str], called: Sequence[str]) -> str:
     return "it holds layers that are" if name in called else "not both nets call it as a module"
 
 
-def _setting(model: nn.Module, inputs: Sequence[Tensor], repeats: int) -> str:
+def _setting(model: nn.Module, inputs: Given, repeats: int) -> str:
     dtypes = sorted(
         {
             str(x.dtype).removeprefix("torch.")
-            for x in (*model.parameters(), *inputs)
+            for x in (*model.parameters(), *inputs.tensors)
             if x.is_floating_point()
         }
     )
     threads = torch.get_num_threads()
-    machine = f"{inputs[0].device.type} ({platform.machine()})"
+    machine = f"{inputs.tensors[0].device.type} ({platform.machine()})"
     where = f"{machine}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}"
     return f"{', '.join(dtypes)} on {where}; medians of {repeats} samples taken in turns"

@@ -12,10 +12,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.benchmark import timer
 
 from leco.layers.flops import evaluating
+from leco.layers.inputs import Given, call
 
 SAMPLE = 1e-3  # seconds that a sample takes at least: as many calls as that needs
 MARGIN = 1.1  # two copies of one layer differ by up to 8 %: by where they lie in memory
@@ -124,11 +125,13 @@ def clocked(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, float]]:
         yield total
 
 
-def net_speed(before: nn.Module, after: nn.Module, inputs: Sequence[Tensor], repeats: int) -> Speed:
+def net_speed(before: nn.Module, after: nn.Module, inputs: Given, repeats: int) -> Speed:
     """The two nets, in evaluation mode, on the same inputs."""
     with evaluating(before, after), torch.inference_mode():
         return speed(
-            *in_turns([sampler(lambda net=net: net(*inputs)) for net in (before, after)], repeats)
+            *in_turns(
+                [sampler(lambda net=net: call(net, inputs)) for net in (before, after)], repeats
+            )
         )
 
 
@@ -136,7 +139,7 @@ def layer_speeds(
     before: nn.Module,
     after: nn.Module,
     names: Sequence[str],
-    inputs: Sequence[Tensor],
+    inputs: Given,
     repeats: int,
 ) -> dict[str, Speed]:
     """Of those of the named layers that both nets call, as they run in their nets on the inputs
@@ -149,7 +152,7 @@ def layer_speeds(
             for net in (before, after)
         ]
         measures = [
-            _layer_sampler(lambda net=net: net(*inputs), clock)
+            _layer_sampler(lambda net=net: call(net, inputs), clock)
             for net, clock in zip((before, after), clocks, strict=True)
         ]
         samples = in_turns(measures, repeats)

@@ -1,4 +1,4 @@
-"""Products with packed weights by compiled loops, and the decoder of symbols, equal the slow ways."""
+"""Compiled products with packed weights, and the decoder of symbols, equal the slow ways."""
 
 import numpy as np
 import pytest

@@ -141,7 +141,7 @@ class Odd(nn.Module):
 def test_layers_that_are_not_called_as_modules_are_skipped_and_said():
     before, after = Odd(), Odd()
     del after.never
-    assert module_multiply_adds(before, torch.ones(3, 4), torch.ones(3, 4)) == {
+    assert module_multiply_adds(before, (torch.ones(3, 4), torch.ones(3, 4))) == {
         "": 192,
         "twice": 96,
         "tied": 48,
@@ -247,8 +247,8 @@ def test_what_makes_no_sense_is_refused():
         leco.compare(model, {}, x)
     with pytest.raises(TypeError, match=r"compare: example_inputs are \['list'\]"):
         leco.compare(model, model, [[1.0, 2.0]])
-    with pytest.raises(TypeError, match="compare: example_inputs are dict"):
-        leco.compare(model, model, {"x": x})
+    with pytest.raises(TypeError, match="compare: example_inputs are int"):
+        leco.compare(model, model, 3)
     for bad in ([], [torch.ones(0, 4)], [torch.tensor(1.0)], [x, torch.ones(3, 4)]):
         with pytest.raises(
             ValueError, match=r"compare: example_inputs of shapes .* must have one batch size"
