@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import leco
 from benchmarks import nets, records, timing
+from benchmarks.file import lengths
 from benchmarks.layerwise import smollm2
 
 Runs = Callable[[Tensor], Any]
@@ -77,7 +78,7 @@ def inputs(net: str, batch: int) -> Tensor:
 def compressed(model: nn.Module) -> leco.LC:
     """Directly, to 4 bits: by groups of 32 where they divide a row."""
     tasks = dict[str, leco.Task]()
-    for name in leco.match(model, nn.Linear, nn.Conv2d, nn.Embedding):
+    for name in lengths.layer_weights(model, nn.Linear, nn.Conv2d, nn.Embedding):
         shape = model.get_parameter(name).shape
         grouped = len(shape) == 2 and shape[1] % 32 == 0
         view = leco.Groups(32) if grouped else leco.Rows()

@@ -31,8 +31,9 @@ def pack(
     Packed are the weights of nn.Linear, Conv1d to 3d, ConvTranspose1d to 3d, Embedding,
     EmbeddingBag, LSTM, GRU, RNN, MultiheadAttention and transformers' Conv1D, and of subclasses of
     these (but the recurrent ones and attention) without a forward of their own. Low-rank and tensor
-    Thetas become smaller layers, as by `factorize`. The others stay dense, at Delta(Theta): `unpacked` says which and why. A weight that several layers
-    share is packed once. The packed layers are of torch's classes and keep the hooks and attributes
+    Thetas become smaller layers, as by `factorize`. The others stay dense, at Delta(Theta):
+    `unpacked` says which and why. A weight that several layers share is packed once. The packed
+    layers are of torch's classes and keep the hooks and attributes
     of the layers that they replace; `weight` is decoded where it is read, and an Embedding decodes
     the rows that it is asked for. All numbers are buffers: the net computes and gives gradients of
     its inputs and dense parameters, but does not train Theta.

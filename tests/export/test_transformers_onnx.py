@@ -56,6 +56,8 @@ def test_the_batch_is_free_by_default(tmp_path):
     kwargs = {"input_ids": torch.randint(120, (2, 7)), "use_cache": False}
     leco.export_onnx(tmp_path / "net.onnx", model, {}, kwargs=kwargs)
     (given,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()
-    assert given.name == "input_ids" and given.shape[1] == 7 and isinstance(given.shape[0], str)
+    assert given.name == "input_ids"
+    assert given.shape[1] == 7
+    assert isinstance(given.shape[0], str)
     with pytest.raises(TypeError, match="does not take these inputs"):
         leco.export_onnx(tmp_path / "net.onnx", model, {}, kwargs={"tokens_": 1, "nothing": 2})
