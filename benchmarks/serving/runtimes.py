@@ -3,8 +3,8 @@
     python -m benchmarks.serving.runtimes [--nets smollm2 minilm resnet20] [--record]
 
 Each net is compressed directly to a grid of 4 bits, in groups of 32 neighbouring weights where they
-divide a row, else by rows. Every variant is loaded from its file first, and its outputs are compared
-with those of the dense net at Delta(Theta). The nets run in float32 with one thread.
+divide a row, else by rows. Every variant is loaded from its file first, and its outputs are
+compared with those of the dense net at Delta(Theta). The nets run in float32 with one thread.
 """
 
 import argparse
@@ -187,16 +187,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    load, found = os.getloadavg()[0], list[dict[str, Any]]()
+    others = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
     for net in args.nets:
+        load = os.getloadavg()[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found += variant_rows(net, args.repeats)
-        records.show(net, [row for row in found if row["net"] == net])
-    if args.record:
-        how = {"load_average": load, "repeats": args.repeats}
-        others = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
-        records.append("serving", "runtimes", **how, runtimes=others, rows=found)
+            found = variant_rows(net, args.repeats)
+        records.show(net, found)
+        if args.record:
+            how = {"load_average": load, "repeats": args.repeats, "runtimes": others}
+            records.append("serving", "runtimes", **how, rows=found)
 
 
 if __name__ == "__main__":

@@ -60,4 +60,4 @@ def test_the_batch_is_free_by_default(tmp_path):
     assert given.shape[1] == 7
     assert isinstance(given.shape[0], str)
     with pytest.raises(TypeError, match="does not take these inputs"):
-        leco.export_onnx(tmp_path / "net.onnx", model, {}, kwargs={"tokens_": 1, "nothing": 2})
+        leco.export_onnx(tmp_path / "net.onnx", torch.nn.Linear(2, 2), {}, kwargs={"tokens": 1})
