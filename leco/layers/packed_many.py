@@ -1,7 +1,6 @@
 """Layers of torch with several weights, of which some are packed: LSTM, GRU, RNN and multi-head
 attention."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,13 +65,14 @@ MANY: dict[type, type] = {
 def packed_among(layer: Any, name: str, weight: PackedWeight, known: nn.Module | None) -> Any:
     """`layer` with a packed weight of this name: `known`, which has others already, or a new one.
     Its other parameters are to come."""
-    if known is None:
-        kind: Callable[..., Any] = MANY[type(layer)]
-        known = kind.__new__(kind)
+    made: Any = known
+    if made is None:
+        kind: Any = MANY[type(layer)]
+        made = kind.__new__(kind)
         kept = {key: value for key, value in vars(layer).items() if key != "_flat_weights"}
         copied = ("_parameters", "_buffers", "_modules")
-        known.__dict__ |= kept | {key: dict(kept[key]) for key in copied}
-        known.packed = nn.ModuleDict()
-    del known._parameters[name]
-    known.packed[name] = weight
-    return known
+        made.__dict__ |= kept | {key: dict(kept[key]) for key in copied}
+        made.packed = nn.ModuleDict()
+    del made._parameters[name]
+    made.packed[name] = weight
+    return made
