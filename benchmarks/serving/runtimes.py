@@ -126,7 +126,8 @@ def readers(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> dict[str,
         "leco, loaded": (ours, lambda: leco.load(ours, copy.deepcopy(model))),
         "leco, packed": (ours, lambda: leco.load(ours, copy.deepcopy(model), packed=True)),
     }
-    for weights, level in (("nbits", 1), ("nbits", 4), ("qdq", 1)):
+    kinds: tuple[tuple[Any, Any], ...] = (("nbits", 1), ("nbits", 4), ("qdq", 1))
+    for weights, level in kinds:
         path = folder / f"{weights}{level}.onnx"
         leco.export_onnx(
             path,

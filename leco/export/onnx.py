@@ -101,7 +101,8 @@ def export_onnx(
     check_copyable("export_onnx", model)
     net = at_delta("export_onnx", model, compressed)
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    names = {"input_names": input_names, "output_names": output_names}
+    given = {"input_names": input_names, "output_names": output_names}
+    names: dict[str, Any] = {key: list(value) for key, value in given.items() if value is not None}
     program = _traced(net, inputs, dict(kwargs or {}), dynamic_shapes, names)
 
     held = _decoded(ir, net, program.graph, compressed, weights, accuracy_level)
@@ -148,7 +149,7 @@ def _traced(
     inputs: tuple[Any, ...],
     kwargs: dict[str, Any],
     dynamic_shapes: Any,
-    names: Mapping[str, Sequence[str] | None],
+    names: Mapping[str, Any],
 ) -> Any:
     """The net as a model of onnx_ir, by default its first dimension dynamic."""
     shapes = dynamic_shapes or _first_dimensions(net, inputs, kwargs)
@@ -168,7 +169,7 @@ def _traced(
             opset_version=OPSET,
             verbose=False,
             dynamic_shapes=_unnamed(shapes),
-            **{key: list(value) for key, value in names.items() if value is not None},
+            **names,
         )
     assert program is not None
     _name_dimensions(program.model.graph, shapes)

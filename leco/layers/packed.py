@@ -138,8 +138,8 @@ def _check(module: nn.Module, own: str) -> None:
         return
     if packed_kind(module) is None or own != "weight":
         parent = next((kind for kind in KINDS if isinstance(module, kind)), None)
-        changed = parent is not None and own == "weight"
-        why = f", a subclass of {parent.__name__} with a forward of its own" if changed else ""
+        name = parent.__name__ if parent is not None and own == "weight" else ""
+        why = f", a subclass of {name} with a forward of its own" if name else ""
         raise UnpackableError(f"is the {own} of a {type(module).__name__}{why}")
     if getattr(module, "max_norm", None) is not None:
         raise UnpackableError("is of an Embedding with max_norm, which writes to its weight")
