@@ -332,3 +332,35 @@ def test_the_order_of_load_is_said(tmp_path):
         leco.load(nn.Linear(2, 2), str(tmp_path / "m"))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, not dict"):
         leco.load(tmp_path / "m", {})
+
+
+# --- without decoding
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_packed_decodes_no_weight_that_stays_packed(tmp_path, monkeypatch, device):
+    lc = tied_file(tmp_path / "m")
+    with torch.device(device):
+        model = Tied()
+    before = model.embed.weight
+    form = type(lc.thetas["embed.weight"])
+    monkeypatch.setattr(form, "decompress", lambda theta: pytest.fail("it was decoded"))
+    net = leco.load(tmp_path / "m", model, packed=True)
+    monkeypatch.undo()
+    assert model.embed.weight is before
+    assert torch.equal(net.embed.weight, lc.delta["embed.weight"])
+    assert net.head.packed is net.embed.packed
+    assert torch.equal(net.body[0].weight, lc.delta["body.0.weight"])
+    assert torch.equal(net.head.bias, lc.model.head.bias)
+
+
+def test_tensors_on_the_meta_device_do_not_share_memory(tmp_path):
+    lc = leco.LC(net(), leco.each(["0.weight"], leco.Vector(), leco.Binary()))
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    with torch.device("meta"):
+        model = net()
+    leco.load(tmp_path / "m", model)
+    starts = [t.data_ptr() for t in model.state_dict().values() if t.numel()]
+    assert len(set(starts)) == len(starts)
+    assert torch.equal(model[0].weight, lc.delta["0.weight"])
