@@ -137,6 +137,17 @@ class Lookup(nn.Module):
             w = select(values, at).view(-1)
         return w if self.affine.of_all else self.affine(w, rows)
 
+    def of_groups(self, rows: Tensor, count: int, groups: int) -> Tensor:
+        """Some of `count` rows, of which each has `groups` groups with scales of their own."""
+        codes = self.indices.codes.view(count, -1).index_select(0, rows).int()
+        table = self.values[0, :, 0][self.indices.digits()]
+        w = embedding(codes, table).view(len(rows), groups, -1)
+        for own, operation in ((self.affine.shift, w.sub_), (self.affine.scale, w.mul_)):
+            if own is not None:
+                each = own if len(own) == 1 else own.view(count, groups).index_select(0, rows)
+                operation(each.view(1, 1, 1) if len(own) == 1 else each.unsqueeze(2))
+        return w.view(len(rows), -1)
+
 
 class Levels(nn.Module):
     """w = scale (level - shift), levels of 8 bits with sign, otherwise as `Lookup`. For 8 bits a

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from leco.layers.integers import Levels, Lookup
 from leco.layers.packed_weight import PackedWeight
+from leco.layers.products import groups_of
 from leco.modules import is_conv1d
 
 INT8_ROWS = 16
@@ -111,6 +112,9 @@ class PackedEmbedding(PackedLayer, nn.Embedding):
                 .to(self.packed.dtype)
                 .view(*input.shape, self.embedding_dim)
             )
+        if isinstance(decoder, Lookup) and (groups := groups_of(decoder, self.packed.shape)):
+            rows = decoder.of_groups(input.reshape(-1), self.num_embeddings, groups)
+            return rows.to(self.packed.dtype).view(*input.shape, self.embedding_dim)
         return super().forward(input)
 
 

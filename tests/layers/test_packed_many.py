@@ -92,3 +92,14 @@ def test_subclasses():
     assert unpacked(lc.model, lc) == {"0.weight": reason}
     with lc.compressed():
         assert torch.equal(leco.pack(lc.model, lc)(x), lc.model(x))
+
+
+@pytest.mark.parametrize("zero_point", [False, True])
+def test_rows_of_an_embedding_in_groups(zero_point, monkeypatch):
+    model = nn.Embedding(50, 64)
+    grid = leco.Uniform(4, zero_point=zero_point)
+    lc = leco.LC(model, leco.each(["weight"], leco.Groups(32), grid))
+    lc.mu = 1.0
+    net, ids = leco.pack(model, lc), torch.randint(50, (3, 4))
+    monkeypatch.setattr(type(net.packed), "forward", lambda self: pytest.fail("all is decoded"))
+    assert torch.equal(net(ids), lc.delta["weight"][ids])
