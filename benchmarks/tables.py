@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.report import aims, cells, figure, gguf, layerwise, ranks, speed
+from benchmarks.report import aims, cells, figure, gguf, layerwise, ranks, serving, speed
 from benchmarks.report.cells import FROM_DELTA, TITLES, chosen, error, mean, of, others
 
 ROOT = Path(__file__).parent.parent
@@ -158,6 +158,8 @@ def tables() -> dict[str, str]:
         "minilm": markdown(ranks.minilm()),
         "layers": markdown(layerwise.layers()),
         "gguf": markdown(gguf.layers()),
+        "gguf-nets": markdown(gguf.nets()),
+        "runtimes": markdown(serving.runtimes()),
         "layerwise": markdown(layerwise.table()),
         "results": markdown(methods(README)),
     }
@@ -183,6 +185,8 @@ def numbers() -> dict[str, list[Row]]:
         "layerwise": layerwise.cells(),
         "layers": layerwise.every_layer(),
         "gguf": gguf.every_layer(),
+        "gguf-nets": records.read("serving", "gguf"),
+        "runtimes": serving.every(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],

@@ -1,10 +1,11 @@
-"""SmolLM2-135M in the types of GGUF files: the errors of single layers."""
+"""SmolLM2-135M in the types of GGUF files: the errors of single layers, and whole nets."""
 
 from typing import Any
 
 from benchmarks import records
 
 Row = dict[str, Any]
+METHODS = {"ggml": "ggml's quantizer", "direct": "one C step", "LC": "`leco.calibrate`"}
 
 
 def layers() -> list[Row]:
@@ -17,6 +18,21 @@ def layers() -> list[Row]:
             **{row["method"]: _percent(list(row["errors"].values())) for row in run["rows"]},
         }
         for kind, run in found.items()
+    ]
+
+
+def nets() -> list[Row]:
+    """A line for each whole net."""
+    return [
+        {
+            "type": run["kind"],
+            "method": METHODS[run["method"]],
+            "perplexity": f"{run['perplexity']:,.1f}",
+            "MB": f"{run['bytes'] / 1e6:.1f}" if "bytes" in run else "the same",
+            "seconds of one processor": f"{run['cpu_seconds']:.0f}",
+            "tokens a second": f"{run['tokens_a_second']:.1f}" if "bytes" in run else "the same",
+        }
+        for run in records.read("serving", "gguf")
     ]
 
 

@@ -13,6 +13,7 @@ from leco.compressions.scale_search import LARGEST, NOTHING, Nearest, Rows, Trie
 
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 """The types of stored scales, by the names that the option `scale_dtype` takes."""
+DEFAULTS = {"scale_dtype": None, "either_sign": False}
 REFITS = 2  # least-squares scales that are rounded, after the one that was found
 
 
@@ -26,12 +27,16 @@ def check_scale_options(name: str, scale: bool, dtype: Any) -> None:
         raise ValueError(f"{name}: scale_dtype = {dtype!r} needs scale = True")
 
 
+def untold(name: str, value: Any) -> bool:
+    """Whether an option of stored scales is at its default, and needs no word."""
+    return name in DEFAULTS and value == DEFAULTS[name]
+
+
 def shown(options: Any) -> str:
     """The options of a dataclass as a call, without those of stored scales that are at their
     defaults."""
-    default = {"scale_dtype": None, "either_sign": False}
     values = {f.name: getattr(options, f.name) for f in dataclasses.fields(options)}
-    told = [f"{k}={v!r}" for k, v in values.items() if k not in default or v != default[k]]
+    told = [f"{k}={v!r}" for k, v in values.items() if not untold(k, v)]
     return f"{type(options).__name__}({', '.join(told)})"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leco.coding.tensors import encode
+from leco.compressions.stored import untold
 from leco.files.container import DTYPES, ENTRY, RAW, Payload
 
 # bytes from which a float tensor that no coding makes shorter is worth an entry of its own
@@ -96,8 +97,9 @@ def described(value: Any) -> Any:
     """A dataclass as [name, options]. Functions are described by name, so that equal nets make
     equal files."""
     if dataclasses.is_dataclass(value):
-        fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return [type(value).__name__, {name: described(getattr(value, name)) for name in fields}]
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        told = {name: described(own) for name, own in fields.items() if not untold(name, own)}
+        return [type(value).__name__, told]
     if isinstance(value, (bool, int, float, str, type(None))):
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
     if isinstance(value, (tuple, list)):
