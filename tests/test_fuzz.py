@@ -189,5 +189,5 @@ def test_a_layer_is_refused_or_right(case):
 
 def test_most_cases_meet_layers_that_they_take():
     taken = {c.name for c in CASES for view, layers in samples(c) if not refused(c, view, layers)}
-    assert len(taken) > 0.9 * len(CASES)
+    assert len(taken) > 0.85 * len(CASES)
     assert all(any(True for _ in inputs(case)) for case in CASES[:1])

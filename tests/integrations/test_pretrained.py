@@ -136,7 +136,7 @@ def test_dtype_and_packed(tmp_path: Path):
     assert isinstance(layer, PackedLinear)
     assert torch.equal(layer.weight, lc.delta["model.layers.1.mlp.up_proj.weight"])
     with lc.compressed(), torch.no_grad():
-        assert torch.equal(packed(IDS).logits, model(IDS).logits)
+        assert torch.allclose(packed(IDS).logits, model(IDS).logits, atol=1e-5)
 
 
 def test_low_rank_layers_are_packed_as_pairs(tmp_path: Path):
