@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-import openvino
+import openvino  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor, nn
 
