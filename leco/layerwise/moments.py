@@ -172,30 +172,45 @@ class Inputs(NamedTuple):
     samples: int
 
 
-def whole(p: Tensor, seen: Seen) -> Inputs | str:
-    """What is known of a parameter, put together from its parts; or why there is nothing."""
+def why_not(p: Tensor, seen: Seen) -> str:
+    """Why there are no `Inputs` of a parameter; empty where there are."""
     if seen.problem:
         return seen.problem
     if not seen.parts:
         return "no calibration input reaches it"
     if list(seen.parts) == [(0, p.numel())]:
-        (part,) = seen.parts.values()
-        return Inputs(part.layout, part.sums / part.samples, part.samples)
+        return ""
 
     # parts of one kind, that together are the parameter
-    parts = sorted(seen.parts.items())
-    layout, step = parts[0][1].layout, min(size for (_, size), _ in parts)
-    if any(part.layout != layout for _, part in parts) or not isinstance(
+    layout, step = _first(seen)
+    if any(part.layout != layout for part in seen.parts.values()) or not isinstance(
         layout, Plain | Transposed
     ):
         return "its parts are used in different ways"
-    if any(first % step or size % step for (first, size), _ in parts) or p.numel() % step:
+    if any(first % step or size % step for first, size in seen.parts) or p.numel() % step:
         return "its parts do not divide it"
+    return ""
+
+
+def whole(p: Tensor, seen: Seen) -> Inputs | str:
+    """What is known of a parameter, put together from its parts; or why there is nothing."""
+    if why := why_not(p, seen):
+        return why
+    if list(seen.parts) == [(0, p.numel())]:
+        (part,) = seen.parts.values()
+        return Inputs(part.layout, part.sums / part.samples, part.samples)
+    parts = sorted(seen.parts.items())
+    layout, step = _first(seen)
     sums = parts[0][1].sums.new_zeros(p.numel() // step, *parts[0][1].sums.shape[1:])
     for (first, size), part in parts:
         sums[first // step : (first + size) // step] += part.sums
     samples = max(part.samples for _, part in parts)
     return Inputs(type(layout)(len(sums), layout.inputs), sums / samples, samples)
+
+
+def _first(seen: Seen) -> tuple[Any, int]:
+    """The layout of the first part, and the size of the smallest."""
+    return seen.parts[min(seen.parts)].layout, min(size for _, size in seen.parts)
 
 
 def all_finite(found: Iterable[tuple[str, Seen]]) -> None:

@@ -10,7 +10,7 @@ import leco.distributed as distributed
 from leco.algorithm.owners import shared_c_steps
 from leco.compressions.checks import full_dtype
 from leco.layerwise.layouts import Layout
-from leco.layerwise.moments import Inputs, Recorder, whole
+from leco.layerwise.moments import Inputs, Recorder, whole, why_not
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.record import Calibration, LayerRecord
 from leco.layerwise.solve import Problem, Schedule, solve
@@ -93,9 +93,8 @@ class Solver:
     def why_left(self, name: str, recorder: Recorder) -> str:
         """Why a task is left at direct compression; empty where it is not."""
         for parameter, p in self.own[name].items():
-            found = whole(p, recorder.seen[parameter])
-            if isinstance(found, str):
-                return f"{parameter}: {found}" if len(self.own[name]) > 1 else found
+            if why := why_not(p, recorder.seen[parameter]):
+                return f"{parameter}: {why}" if len(self.own[name]) > 1 else why
         return ""
 
     def problem(
