@@ -16,7 +16,7 @@ CURE = (
 
 def check_alike(mu: float, params: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]) -> None:
     """Raise ValueError, on all ranks, where one has another mu, or other weights or multipliers in
-    parameters that are not sharded."""
+    parameters that are not sharded. Multipliers that a rank has not are 0, as their checksum is."""
     if distributed.ranks() == 1:
         return
     own: dict[str, float] = {"mu": mu}
@@ -26,7 +26,9 @@ def check_alike(mu: float, params: Mapping[str, Tensor], multipliers: Mapping[st
                 own[f"{what} {name!r}"] = checksum(tensor.detach())
     first, *others = distributed.gathered(own)
     for rank, found in enumerate(others, 1):
-        different = [what for what in {**first, **found} if first.get(what) != found.get(what)]
+        different = [
+            what for what in {**first, **found} if first.get(what, 0) != found.get(what, 0)
+        ]
         if different:
             values = f" ({found['mu']:g}, {first['mu']:g})" if different[0] == "mu" else ""
             raise ValueError(

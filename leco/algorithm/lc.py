@@ -45,8 +45,8 @@ class LC(Variables):
     method for each step.
 
     Construction changes nothing in the model. Setting `mu` for the first time makes the direct
-    compression. Extra memory is one copy of the compressed parameters for Delta(Theta) and one for
-    the multipliers, with the parameters' dtype and device.
+    compression. Extra memory is one copy of the compressed parameters for Delta(Theta) and, from
+    their first step on, one for the multipliers, with the parameters' dtype and device.
 
     Args:
         model: the net whose parameters the tasks name. Nothing is written on its modules. Of a net
@@ -101,9 +101,7 @@ class LC(Variables):
                 "LC: penalty: the parameters are sharded, and each rank's loss is of its own; call "
                 "lc.attach(optimizer) instead"
             )
-        found = penalty.value(
-            self._params, self._delta, self._multipliers or {}, self.mu, self._metric
-        )
+        found = penalty.value(self._params, self._delta, self._multipliers, self.mu, self._metric)
         if found.requires_grad:
             found.register_hook(self._watch.reached)
         return found
@@ -215,6 +213,7 @@ class LC(Variables):
         start = time.perf_counter()
         thetas = self._compress("step")
         self._watch.at_step(self._params)
+        self.multipliers  # noqa: B018  # their memory first
         with uninterrupted():  # all of it, or nothing
             self._take(thetas)
             self._move_multipliers()
@@ -279,7 +278,7 @@ class LC(Variables):
                     f"LC: there is no task {name!r}; there are {', '.join(self.tasks)}"
                 )
         if not self.thetas or (verb == "step" and self._steps % HUNDREDTH == 0):
-            check_alike(mu, self._params, self.multipliers)
+            check_alike(mu, self._params, self._multipliers)
         sizes = {n: sum(self._params[own].numel() for own in self.names[n]) for n in names}
         devices = {n: self._params[self.names[n][0]].device for n in names}
         return shared_c_steps(sizes, self._problem, self._solve, devices)
@@ -290,7 +289,7 @@ class LC(Variables):
         params = {n: self._params[n] for n in self.names[name]}
         if not own and not any(distributed.is_sharded(p) for p in params.values()):
             return None, None
-        return c_step_input(self.tasks[name], self.mu, params, self.multipliers, self._metric)
+        return c_step_input(self.tasks[name], self.mu, params, self._multipliers, self._metric)
 
     def _solve(self, name: str, problem: tuple[Any, Any]) -> Theta:
         """The task's C step, from its last Theta where that is of the same compression."""
@@ -318,7 +317,7 @@ class LC(Variables):
         relative = gap / size if size else gap
         thetas = self.thetas.items()
         price = float(sum(self.tasks[name].compression.price(theta) for name, theta in thetas))
-        given = {n: [distributed.local(value)] for n, value in self.multipliers.items()}
+        given = {n: [distributed.local(value)] for n, value in self._multipliers.items()}
         multipliers = self._norm(lambda n: given.get(n, ()))
         weighed = gap
         if self._metric:

@@ -53,11 +53,8 @@ class Variables:
         self.set_metric(metric)
         self._handles: list[Any] = []
         self._delta: dict[str, Tensor] = {}
-        self._multipliers: dict[str, Tensor] | None = (
-            {n: torch.zeros_like(p.detach()) for n, p in self._params.items()}
-            if multipliers
-            else None
-        )
+        self._quadratic = not multipliers
+        self._multipliers: dict[str, Tensor] = {}  # made when they are asked for, or move
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, and what is pickled, is not attached."""
@@ -84,8 +81,11 @@ class Variables:
 
     @property
     def multipliers(self) -> dict[str, Tensor]:
-        """lambda for each compressed parameter; empty for the quadratic penalty."""
-        return dict(self._multipliers or {})
+        """lambda for each compressed parameter; empty for the quadratic penalty. They are 0, and
+        take no memory, until you ask for them or they move."""
+        if not self._quadratic and not self._multipliers:
+            self._multipliers = {n: torch.zeros_like(p.detach()) for n, p in self._params.items()}
+        return dict(self._multipliers)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -278,8 +278,7 @@ class Variables:
         with torch.no_grad(), uninterrupted():
             self._set_thetas(thetas)
             self._made_by = {name: task.compression for name, task in self.tasks.items()}
-            for value in (self._multipliers or {}).values():
-                value.zero_()
+            self._multipliers = {}
             self.project_()
 
     def set_compressions(self, compressions: Mapping[str, Compression[Any]]) -> None:
@@ -328,7 +327,7 @@ class Variables:
 
     @torch.no_grad()
     def _move_multipliers(self) -> None:
-        for name, value in (self._multipliers or {}).items():
+        for name, value in self.multipliers.items():
             w, delta = distributed.local(self._params[name]), distributed.local(self._delta[name])
             (gap,) = penalty.gap([w], [delta])
             if name in self._metric:

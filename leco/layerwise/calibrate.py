@@ -11,6 +11,7 @@ from torch import nn
 import leco.distributed as distributed
 from leco.algorithm.lc import LC
 from leco.layerwise.checkpoint import Checkpoint, identity_of
+from leco.layerwise.offload import Offload
 from leco.layerwise.record import Calibration
 from leco.layerwise.solve import Schedule
 from leco.layerwise.solver import Solver
@@ -29,7 +30,7 @@ def calibrate(
     polish: int = 0,
     progress: bool = True,
     checkpoint: str | Path | None = None,
-    offload: str | None = None,
+    offload: str | Path | None = None,
 ) -> Calibration:
     """Compress without training: the LC algorithm on the reconstruction error of each layer,
 
@@ -38,8 +39,8 @@ def calibrate(
     with X the layer's inputs in the net compressed so far. No labels and no backward pass: the L
     step has a closed form, the C step is the task's, in the metric diag(H).
 
-    Blocks, a transformer's layers, are done in order. What is held beside the net is Delta(Theta),
-    the hidden states of all batches, the second moments of one block and the solve of one task.
+    Blocks, a transformer's layers, are done in order. What is held beside the net is Theta, the
+    hidden states of all batches, the second moments of one block and the solve of one task.
     Under torchrun each rank gives batches of its own; the ranks add up their moments and share out
     the solves.
     Afterwards `lc` holds the Thetas, the model is w = Delta(Theta), and the multipliers are 0: save
@@ -61,7 +62,8 @@ def calibrate(
             the dense block's output.
         progress: show a bar.
         checkpoint: a folder for a file after each block; a later call goes on from there.
-        offload: the device where hidden states wait, such as "cpu".
+        offload: where hidden states wait between blocks: a device such as "cpu", "disk" for the
+            system's temporary files, or a `Path` of a folder; None for the net's device.
 
     Returns:
         The error of each task, and which tasks are left at direct compression, with the reason.
@@ -89,7 +91,7 @@ def calibrate(
     _check(lc, steps, mu, damping, polish)
     start = time.perf_counter()
     with quiet(lc.model):
-        stream = Stream(lc.model, blocks_of(lc, blocks), batches, offload)
+        stream = Stream(lc.model, blocks_of(lc, blocks), batches, Offload(offload))
         if polish and not stream.blocks:
             raise ValueError(
                 f"calibrate: polish = {polish} trains blocks, and the net has none or none was "

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leco.layerwise.offload import Kept, Offload
+
 Batches = Iterable[Any]
 HIDDEN = "hidden_states"  # the first argument of a block, where the net gives it by name
 
@@ -51,7 +53,7 @@ class Stream:
         blocks: modules that follow each other: each takes what the one before returns, a tensor,
             or the first of a tuple.
         batches: inputs of the net; each pass takes them anew.
-        offload: where the hidden states wait: "cpu", or None for where they are.
+        offload: where the hidden states wait.
 
     Raises:
         ValueError: no batches; blocks that are not called once each, in order, each with the output
@@ -63,7 +65,7 @@ class Stream:
         model: nn.Module,
         blocks: Sequence[nn.Module],
         batches: Batches,
-        offload: str | None = None,
+        offload: Offload | None = None,
     ):
         if isinstance(batches, Iterator):
             raise ValueError(
@@ -72,8 +74,8 @@ class Stream:
             )
         self.model, self.blocks, self._batches = model, list(blocks), batches
         self._names = {id(m): name for name, m in model.named_modules()}
-        self._offload = offload
-        self.hidden: list[Tensor] = []
+        self._offload = offload or Offload(None)
+        self.hidden: list[Kept] = []
         self._rest: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = []
         self._outputs: list[Callable[[Tensor], Any]] = []  # of hidden states, as blocks return them
 
@@ -111,7 +113,7 @@ class Stream:
             ):
                 call(self.model, batch)
             self._check_order([i for i, *_ in calls])
-            self.hidden.append(self._away(calls[0][1]))
+            self.hidden.append(self._offload.away(calls[0][1]))
             self._rest.append([(args, kwargs) for _, _, args, kwargs in calls])
         self._require(len(self.hidden))
 
@@ -122,7 +124,7 @@ class Stream:
         for number, batch in enumerate(self._batches):
             if number == len(self.hidden):
                 break
-            final = self._back(number)
+            final = self.hidden[number]()
 
             def output(i: int, given: Tensor, final: Tensor = final) -> Any:
                 return self._outputs[i](final if i == count - 1 else given)
@@ -130,30 +132,20 @@ class Stream:
             with self._skipped(output, stop=False):
                 call(self.model, batch)
 
-    def run(
-        self, module: Callable[..., Any], block: int, number: int, hidden: Tensor | None = None
-    ) -> Tensor:
+    def run(self, module: Callable[..., Any], block: int, number: int) -> Tensor:
         """The output of a block for a batch."""
         args, kwargs = self._rest[number][block]
-        given = self._back(number) if hidden is None else hidden
-        found = module(given, *args, **kwargs)
+        found = module(self.hidden[number](), *args, **kwargs)
         return found[0] if isinstance(found, tuple) else found
 
     @torch.no_grad()
     def advance(self, block: int) -> None:
         """Pass all hidden states through a block."""
         for number in range(len(self.hidden)):
-            self.hidden[number] = self._away(self.run(self.blocks[block], block, number))
+            output = self.run(self.blocks[block], block, number)
+            self.hidden[number] = self._offload.away(output)
 
     # --- private
-
-    def _away(self, hidden: Tensor) -> Tensor:
-        return hidden.detach().to(self._offload) if self._offload else hidden.detach()
-
-    def _back(self, number: int) -> Tensor:
-        hidden = self.hidden[number]
-        device = next(self.blocks[0].parameters()).device
-        return hidden.to(device) if self._offload else hidden
 
     def _require(self, count: int) -> None:
         if not count:

@@ -61,7 +61,8 @@ class Units:
         self.lc, self.stream, self.solver, self.polish = lc, stream, solver, polish
         self.checkpoint, self.result = checkpoint, solver.result
         self.thetas: dict[str, Theta] = {}
-        self.changed: dict[str, Tensor] = {}  # Delta(Theta), and polished norms and biases
+        self.changed: dict[str, Tensor] = {}  # Delta(Theta) of what is on its way, and polished
+        # norms and biases
         self.names = {id(p): name for name, p in lc.model.named_parameters()}
         self.own = solver.own
         self.at = units_of(lc.names, lc.params, stream.blocks)
@@ -86,10 +87,10 @@ class Units:
     @torch.no_grad()
     def finish(self) -> None:
         """Theta into lc, Delta(Theta) and what was polished into the model."""
+        self._forget(self.lc.tasks)
         params = dict(self.lc.model.named_parameters())
         for n, value in self.changed.items():
-            if n not in self.lc.params:
-                params[n].copy_(value)
+            params[n].copy_(value)
         self.lc.adopt(self.thetas)
 
     # --- units
@@ -153,6 +154,7 @@ class Units:
             dense.advance(i)
         with self._compressed(names):
             self.stream.advance(i)
+        self._forget(tasks)
 
     def _outside(self) -> list[str]:
         """The changed weights outside of the blocks."""
@@ -213,6 +215,11 @@ class Units:
             )
             for (n, p), part in zip(params.items(), parts, strict=True):
                 self.changed[n] = torch.empty_like(p).copy_(part)
+
+    def _forget(self, tasks: Iterable[str]) -> None:
+        """Free the Delta(Theta) of tasks: `finish` makes it anew."""
+        for n in (n for t in tasks for n in self.own[t]):
+            self.changed.pop(n, None)
 
     def _polish(self, tasks: list[str], i: int, dense: Stream) -> dict[str, Tensor]:
         """Polish a block. Returns its norms and biases."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -230,6 +231,27 @@ def test_memory_is_two_copies_of_the_compressed_weights_or_one():
         assert sum(t.untyped_storage().nbytes() for t in held) == copies * sum(
             p.numel() * 8 for p in lc.params.values()
         )
+
+
+def test_multipliers_take_no_memory_before_they_move():
+    lc = leco.LC(network(), tasks())
+    shapes = sorted(tuple(p.shape) for p in lc.params.values())
+
+    def held() -> list[tuple[int, ...]]:
+        """The shapes of float64 tensors that the LC refers to, but for the model's."""
+        copy = pickle.loads(pickle.dumps(lc))
+        del copy.model
+        own = {id(p) for p in copy.params.values()}
+        found = [t for each in vars(copy).values() if isinstance(each, dict) for t in each.values()]
+        return sorted(tuple(t.shape) for t in found if torch.is_tensor(t) and id(t) not in own)
+
+    lc.mu = 1.0
+    assert held() == shapes  # Delta(Theta)
+    lc.step()
+    assert held() == sorted(2 * shapes)
+    lc.adopt(lc.thetas)  # they are 0 again
+    assert held() == shapes
+    assert all(not value.any() for value in lc.multipliers.values())
 
 
 def test_snapshot_is_a_copy_and_restore_makes_the_net():

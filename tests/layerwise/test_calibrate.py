@@ -12,6 +12,7 @@ from leco.layerwise import solver
 from leco.layerwise.layouts import Plain
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.solve import Problem, Schedule, solve
+from leco.layerwise.units import Units
 from tests.layerwise.nets import DOUBLE, Net, batches, net
 
 STEPS = Schedule(10, 0.1, 10.0)
@@ -174,7 +175,7 @@ def test_tasks_without_inputs_are_left_and_said():
     assert len(lc.params["extra.weight"].abs().unique()) == 1
 
 
-@pytest.mark.parametrize("offload", [None, "cpu"])
+@pytest.mark.parametrize("offload", [None, "cpu", "disk"])
 def test_a_calibration_resumes(tmp_path, monkeypatch, offload: str | None):
     whole, options = net(), {"offload": offload, "polish": 2}
     expected = calibrate(problem(whole), **options)
@@ -208,6 +209,49 @@ def test_a_calibration_resumes(tmp_path, monkeypatch, offload: str | None):
     (tmp_path / "block-0000.pt").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"block-0000.pt is damaged"):
         calibrate(problem(net()), checkpoint=tmp_path, **options)
+
+
+def test_hidden_states_wait_in_files(tmp_path, monkeypatch):
+    """As many as there are batches of the compressed and of the dense net, and none at the end."""
+    expected, model, seen = net(), net(), []
+    calibrate(problem(expected), polish=1)
+    original = solver.solve
+
+    def counted(*args: Any) -> Any:
+        seen.append(len(list(tmp_path.rglob("*.pt"))))
+        return original(*args)
+
+    monkeypatch.setattr(solver, "solve", counted)
+    calibrate(problem(model), offload=tmp_path, polish=1)
+    assert torch.equal(weights(model), weights(expected))
+    count = len(batches())
+    assert seen[0] == count  # both nets have the first ones in common
+    assert set(seen) == {count, 2 * count}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["nowhere", "cuda:99"])
+def test_a_place_to_wait_that_is_none_is_refused(place: str):
+    with pytest.raises(ValueError, match=rf'offload = .{place}. is no device here, nor "disk"'):
+        calibrate(problem(net()), offload=place)
+
+
+def test_a_folder_to_wait_in_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no folder"):
+        calibrate(problem(net()), offload=tmp_path / "nowhere")
+
+
+def test_the_deltas_of_earlier_blocks_take_no_memory(monkeypatch):
+    """Beside Theta, a block holds what it needs itself."""
+    held, original = [], Units._take
+
+    def counted(self: Units, thetas: Any) -> None:
+        original(self, thetas)
+        held.append(sorted(n.split(".")[1] for n in self.changed))
+
+    monkeypatch.setattr(Units, "_take", counted)
+    calibrate(problem(net()))
+    assert [set(each) for each in held] == [{"0"}, {"1"}, {"2"}]
 
 
 def test_a_large_embedding_does_not_hide_the_blocks():
