@@ -5,8 +5,8 @@
 
 FOLDER has wikitext-2/valid.txt.xz, whose sentences calibrate and train without labels, and
 test.txt.xz, whose sentences judge: the cosine between the embeddings of the compressed and of the
-dense net. Each net is judged from its file. DC is direct compression. LC goes on from the Trainer's
-last checkpoint in the folder --out.
+dense net. Each net is judged from its file. DC is direct compression. "calibrate, polished, LC" is
+LC from the calibrated net on. LC resumes from the Trainer's last checkpoint in the folder --out.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from leco.integrations.transformers import LCCallback
 WORDS = "embeddings.word_embeddings.weight"
 CALIBRATION = 1000  # sentences
 JUDGED = 500
+CALIBRATED = "calibrate, polished, LC"
 Tasks = dict[str, leco.Task]
 
 
@@ -86,20 +87,33 @@ def mus_of(lc: leco.LC, batch: sentences.Batch, teacher: nn.Module, count: int) 
     return leco.automatic(lc.curvature(backward), count)
 
 
-def trained(args: argparse.Namespace, row: str, train: list[list[int]], path: Path) -> None:
+def calibrated(lc: leco.LC, train: list[list[int]], polish: bool) -> leco.LC:
+    """The LC after a calibration without training."""
+    some = sentences.batches(train[:CALIBRATION], 20)
+    leco.calibrate(lc, some, polish=4 * polish, progress=False)
+    return lc
+
+
+def trained(
+    args: argparse.Namespace, row: str, method: str, train: list[list[int]], path: Path
+) -> None:
     """LC under the Trainer; the file is at `path`."""
     transformers.set_seed(args.seed)
     student = nets.minilm(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     teacher = nets.minilm()
     batch = sentences.padded(train[:32])
+    start = leco.LC(student, ROWS[row](student))
+    mus = mus_of(start, batch, teacher, args.mus)
+    if method == CALIBRATED:
+        calibrated(start, train, polish=True)
     callback = LCCallback(
-        lambda net: leco.LC(net, ROWS[row](net)),
-        lambda lc: mus_of(lc, batch, teacher, args.mus),
+        lambda _: start,
+        mus,
         rounds=args.rounds,
         file=path,
         from_delta=True,
     )
-    folder = args.out / f"minilm-{row.replace(':', '-')}"
+    folder = args.out / f"minilm-{row.replace(':', '-')}-{method}"
     settings = transformers.TrainingArguments(
         str(folder),
         max_steps=args.steps,
@@ -133,8 +147,8 @@ def trained(args: argparse.Namespace, row: str, train: list[list[int]], path: Pa
 def compressed(args: argparse.Namespace, row: str, method: str, train: list[list[int]]) -> Path:
     """The file of a method."""
     path = args.out / f"minilm, {row}, {method}.safetensors"
-    if method == "LC":
-        trained(args, row, train, path)
+    if method in ("LC", CALIBRATED):
+        trained(args, row, method, train, path)
         return path
     net = nets.minilm()
     lc = leco.LC(net, ROWS[row](net))
@@ -142,8 +156,7 @@ def compressed(args: argparse.Namespace, row: str, method: str, train: list[list
         lc.mu = 1.0
         lc.project_()
     else:
-        some = sentences.batches(train[:CALIBRATION], 20)
-        leco.calibrate(lc, some, polish=4 * (method == "calibrate, polished"), progress=False)
+        calibrated(lc, train, method == "calibrate, polished")
     leco.save(path, lc)
     return path
 
@@ -166,7 +179,7 @@ def main() -> None:
             records.show(f"MiniLM, {row}, {method}", [found])
             if args.record:
                 cell = {"model": "all-MiniLM-L6-v2", "row": row, "method": method}
-                if method == "LC":
+                if method in ("LC", CALIBRATED):
                     names = ("steps", "batch", "rate", "mus", "rounds", "seed")
                     cell |= {name: getattr(args, name) for name in names}
                 records.append("trainers", "minilm", **cell, **found)
