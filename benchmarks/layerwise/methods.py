@@ -88,8 +88,10 @@ def lc_(
         checkpoint: a folder; a later call goes on from there.
 
     Returns: like `compress_`; the solves have the share of the processor time that they have of the
-    seconds. `coded_bytes` is what the Thetas take in a file.
+    seconds, and a resumed calibration has no times. `coded_bytes` is what the Thetas take in a
+    file.
     """
+    resumed = checkpoint is not None and any(checkpoint.glob("*.pt"))
     tasks = {
         name: leco.Task(name, row.view, row.compression((p.shape[0], p.shape[1])))
         for name, p in matrices(net).items()
@@ -105,9 +107,9 @@ def lc_(
     for record in found.records:
         errors.setdefault(record.task.split(".")[-2], []).append(record.error)
     solves = sum(record.seconds for record in found.records) / found.seconds
+    times = {"solve_cpu_seconds": solves * seconds, "cpu_seconds": seconds}
     return {
-        "solve_cpu_seconds": solves * seconds,
-        "cpu_seconds": seconds,
+        **({} if resumed else times),
         "errors": {kind: sum(every) / len(every) for kind, every in errors.items()},
         "coded_bytes": sum(leco.bits(theta) for theta in lc.thetas.values()) / 8,
     }
