@@ -32,20 +32,25 @@ class Moments:
         self.d = d + added
         self.root = self.d.sqrt()
         if self.diagonal:
-            self.s, self.q = torch.ones_like(d), None
+            self.s, self.q, self.scaled = torch.ones_like(d), None, None
             return
-        scaled = h / self.root.unsqueeze(-1) / self.root.unsqueeze(-2)
-        scaled.diagonal(dim1=-2, dim2=-1).fill_(1)
-        self.s, self.q = torch.linalg.eigh(scaled)
+        self.scaled = h / self.root.unsqueeze(-1) / self.root.unsqueeze(-2)  # H~
+        self.scaled.diagonal(dim1=-2, dim2=-1).fill_(1)
+        self.s, self.q = torch.linalg.eigh(self.scaled)
         self.s.clamp_(min=0)
 
     @property
     def damped(self) -> Tensor:
-        """H with its damping (G, in, in), made anew from its decomposition."""
-        if self.q is None:
+        """H with its damping (G, in, in)."""
+        if self.scaled is None:
             return torch.diag_embed(self.d)
-        q = self.q * self.root.unsqueeze(-1)
-        return (q * self.s.unsqueeze(-2)) @ q.mT
+        return self.scaled * self.root.unsqueeze(-1) * self.root.unsqueeze(-2)
+
+    def times(self, w: Tensor) -> Tensor:
+        """W H for W (G, out, in)."""
+        root = self.root.unsqueeze(-2)
+        scaled = w * root
+        return (scaled if self.scaled is None else scaled @ self.scaled).mul_(root)
 
     def rotated(self, w: Tensor) -> Tensor:
         """W~ Q for W (G, out, in)."""

@@ -17,7 +17,6 @@ from leco.theta.tree import free_leaves, with_free_leaves
 from leco.views import blocks
 
 if TYPE_CHECKING:
-    from leco.layerwise.quadratic import Layer
     from leco.layerwise.solve import Problem
 
 ITERATIONS = 20  # of conjugate gradients, at most
@@ -57,14 +56,18 @@ def with_better_floats(problem: "Problem", theta: Theta) -> Theta | None:
     if not free or not sum(leaf.numel() for leaf in free):
         return None
     layers, divisors = problem.layers, _preconditioner(problem, theta, free)
+
+    def slopes_of(gaps: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(layers, gaps, strict=True)
+        return [layer.moments.times(gap).mul_(layer.weight) for layer, gap in pairs]
+
     delta = problem.matrices(theta.decompress())
-    gaps = [
-        layer.moments.rotated(d) - layer.trained for layer, d in zip(layers, delta, strict=True)
-    ]
+    gaps = [own - layer.w0 for layer, own in zip(layers, delta, strict=True)]
+    slopes = slopes_of(gaps)  # of half the error by Delta
+    error = _dot(gaps, slopes)
     direction, before = [torch.zeros_like(leaf) for leaf in free], 0.0
     for _ in range(ITERATIONS):
-        error = _curvature(layers, gaps)
-        gradients = _gradient(problem, theta, free, gaps)
+        gradients = _pulled_back(theta, free, blocks(problem.array(slopes)))
         steps = [g / p for g, p in zip(gradients, divisors, strict=True)]
         size = _dot(gradients, steps)
         if not size > 0:
@@ -76,32 +79,19 @@ def with_better_floats(problem: "Problem", theta: Theta) -> Theta | None:
         # the minimum along the direction
         ahead = [leaf + d for leaf, d in zip(free, direction, strict=True)]
         moved = problem.matrices(with_free_leaves(theta, ahead).decompress())
-        turned = [
-            layer.moments.rotated(m - d) for layer, m, d in zip(layers, moved, delta, strict=True)
-        ]
-        slope, curvature = _dot(gradients, direction), _curvature(layers, turned)
+        moves = [m - d for m, d in zip(moved, delta, strict=True)]
+        turned = slopes_of(moves)
+        slope, curvature = _dot(gradients, direction), _dot(moves, turned)
         if not (slope < 0 < curvature):
             break
         t = -slope / curvature
         free = [leaf.add_(d, alpha=t) for leaf, d in zip(free, direction, strict=True)]
         delta = problem.matrices(with_free_leaves(theta, free).decompress())
-        gaps = [gap.add_(own, alpha=t) for gap, own in zip(gaps, turned, strict=True)]
+        slopes = [own.add_(other, alpha=t) for own, other in zip(slopes, turned, strict=True)]
+        error += slope * t  # slope < 0
         if -slope * t < ENOUGH * error:
             break
     return with_free_leaves(theta, free)
-
-
-def _gradient(
-    problem: "Problem", theta: Theta, free: Sequence[Tensor], gaps: Sequence[Tensor]
-) -> list[Tensor]:
-    """d/d free of half the layers' errors, from (Delta - W0)~ Q."""
-    gradients = []
-    for layer, gap in zip(problem.layers, gaps, strict=True):
-        slope = layer.s * gap
-        if layer.moments.q is not None:
-            slope = slope @ layer.moments.q.mT
-        gradients.append(slope.mul_(layer.weight * layer.moments.root.unsqueeze(-2)))
-    return _pulled_back(theta, free, blocks(problem.array(gradients)))
 
 
 def _pulled_back(theta: Theta, free: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -132,13 +122,6 @@ def _preconditioner(problem: "Problem", theta: Theta, free: Sequence[Tensor]) ->
         least = p.mean().clamp(min=1e-30) * 1e-3
         found.append(torch.where(p > least, p, p.mean().clamp(min=1e-30)))
     return found
-
-
-def _curvature(layers: Sequence["Layer"], turned: Sequence[Tensor]) -> float:
-    return sum(
-        layer.weight * float((layer.s * own.square()).sum(dtype=torch.float64))
-        for layer, own in zip(layers, turned, strict=True)
-    )
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
