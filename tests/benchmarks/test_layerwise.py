@@ -177,6 +177,23 @@ def test_lc_of_one_layer_is_that_of_the_net_with_its_inputs():
     assert layer_error(w, w0, h) < layer_error(methods.by_layers(row)["ALPS"](w0, h), w0, h) * 1.1
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["4 bits", "2 bits", "2:4", "30 %"])
+def test_lc_needs_no_greedy_start(name: str, seed: int):
+    """Its error is below that of GPTQ or SparseGPT, from well to badly conditioned inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    out, wide = [(16, 64), (64, 64), (32, 128), (128, 128)][seed]
+    mix = torch.randn(wide, wide, generator=generator) * torch.logspace(0, -seed, wide)
+    x = torch.randn([64, 2000, 256, 100][seed], wide, generator=generator) @ mix
+    w0, h = torch.randn(out, wide, generator=generator), x.T @ x / len(x)
+    (greedy,) = (
+        ROWS[name].peers[peer] for peer in ("GPTQ", "SparseGPT") if peer in ROWS[name].peers
+    )
+    assert layer_error(layers.lc(ROWS[name])(w0, h), w0, h) < 0.95 * layer_error(
+        greedy(w0, h), w0, h
+    )
+
+
 @pytest.mark.parametrize("name", ["2:4", "30 %"])  # masks, which noise hardly moves
 def test_calibrate_streams_like_the_benchmark(name: str):
     ours, model = net(), net()
