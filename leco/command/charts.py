@@ -73,13 +73,24 @@ def line(points: Sequence[Point], x: str, y: str, log: tuple[bool, bool] = (Fals
 
 
 def scatter(
-    points: Sequence[Point], x: str, y: str, log: tuple[bool, bool] = (False, False)
+    points: Sequence[Point],
+    x: str,
+    y: str,
+    log: tuple[bool, bool] = (False, False),
+    front: Sequence[Point] = (),
 ) -> str:
-    """Points with their names."""
-    return _points(points, x, y, log, joined=False)
+    """Points with their names, and a line through those of a front, in the order of x."""
+    return _points(points, x, y, log, joined=False, front=sorted(front))
 
 
-def _points(points: Sequence[Point], x: str, y: str, log: tuple[bool, bool], joined: bool) -> str:
+def _points(
+    points: Sequence[Point],
+    x: str,
+    y: str,
+    log: tuple[bool, bool],
+    joined: bool,
+    front: Sequence[Point] = (),
+) -> str:
     usable = [p for p in points if _shown(p.x, log[0]) and _shown(p.y, log[1])]
     if not usable:
         return ""
@@ -87,11 +98,14 @@ def _points(points: Sequence[Point], x: str, y: str, log: tuple[bool, bool], joi
     up = Scale([p.y for p in usable], HEIGHT - BOTTOM, TOP, log[1])
     places = [(across(p.x), up(p.y), p.name) for p in usable]
     parts = _axes(across, up, x, y)
-    if joined:
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b, _ in places)
+    ordered = usable if joined else [p for p in front if p in usable]
+    if ordered:
+        path = " ".join(f"{across(p.x):.1f},{up(p.y):.1f}" for p in ordered)
         parts.append(f'<polyline class="line" points="{path}"/>')
     for i, (a, b, name) in enumerate(places):
-        parts.append(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="{2.5 if joined else 4}"/>')
+        kind = "dot" if joined or not front or usable[i] in front else "dot faint"
+        radius = 2.5 if joined else 4
+        parts.append(f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/>')
         if name:
             anchor, shift = ("end", -7) if a > WIDTH * 0.7 else ("start", 7)
             at = f'x="{a + shift:.1f}" y="{b + (12, -5)[i % 2]:.1f}"'  # neighbours apart

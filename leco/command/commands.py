@@ -1,8 +1,7 @@
 """The commands that make and judge compressed nets."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,37 +12,25 @@ from leco.command.compress import compress, prepared
 from leco.command.export import export_net
 from leco.command.folder import check_free
 from leco.command.inputs import Judge
+from leco.command.jobs import measured, result_of
 from leco.command.sources import source
-from leco.command.sweep import sweep
+from leco.command.sweep import optimize, sweep
+
+WORDS = ("2bit", "3bit", "4bit")  # of a sweep without --to
 
 
 @app.command("compress")
+@options.of_a_job
 def compress_command(
-    model: options.Model = None,
-    to: options.To = None,
-    calibrate: options.Calibration = None,
-    train: options.Training = None,
-    evaluate: options.Judging = None,
+    given: options.Given,
     out: options.Out = Path("small"),
-    file: options.File = None,
-    samples: options.Samples = None,
-    length: options.Length = None,
-    batch: options.Batch = None,
-    steps: options.Steps = None,
-    polish: options.Polish = None,
-    rest: options.Rest = None,
-    device: options.Device = None,
-    seed: options.Seed = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan alone")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan, and stop")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compress a net into a folder: the file, the recipe and the report."""
-    made = options.recipe_of(
-        file,
-        to,
-        *options.parts(calibrate, train, samples, length, batch, steps, polish),
-        **{"model": model, "evaluate": evaluate, "rest": rest, "device": device, "seed": seed},
-    )
+    """Compress a net into a folder with the file and a report."""
+    made = options.recipe_of(given)
+    if made.optimize is not None:
+        raise ValueError("the recipe has a search (optimize); leco sweep does it")
     if not dry_run:
         check_free(out)
     job = prepared(made)
@@ -59,37 +46,30 @@ def compress_command(
 
 
 @app.command("sweep")
+@options.of_a_job
 def sweep_command(
-    model: options.Model = None,
-    to: options.To = None,
-    calibrate: options.Calibration = None,
-    train: options.Training = None,
-    evaluate: options.Judging = None,
+    given: options.Given,
     out: options.Out = Path("sweep"),
-    file: options.File = None,
-    samples: options.Samples = None,
-    length: options.Length = None,
-    batch: options.Batch = None,
-    steps: options.Steps = None,
-    polish: options.Polish = None,
-    rest: options.Rest = None,
-    device: options.Device = None,
-    seed: options.Seed = None,
+    search: Annotated[
+        bool, typer.Option("--optimize", help="search: a word of --to for each kind of layer")
+    ] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="of the search [20]")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Compress a net to each word of --to, and draw error against bytes. Goes on where it was."""
-    words = to or ["2bit", "3bit", "4bit"]
-    parts = options.parts(calibrate, train, samples, length, batch, steps, polish)
-    rest_of = {"model": model, "evaluate": evaluate, "rest": rest, "device": device, "seed": seed}
-    made = [options.recipe_of(file, [word], *parts, **rest_of) for word in words]
+    """Compress a net in several ways: error against bytes."""
     console = terminal(as_json)
-    points = sweep(dict(zip(words, made, strict=True)), out, jobs, console, not as_json)
-    if as_json:
-        show_json(points)
+    bar = not as_json and console.is_terminal
+    made = options.search_of(given, trials, search)
+    if made is not None:
+        points = optimize(made, out, jobs, console, bar)
     else:
-        show((out / "report.md").read_text(encoding="utf-8"))
-        show(f"{out}: report.html, report.md, and a folder for each\n")
+        every = {word: options.recipe_of(given, to=word) for word in given.to or WORDS}
+        points = sweep(every, out, jobs, console, bar)
+    if as_json:
+        return show_json(points)
+    show(tables.points_text(points, measured(out / points[0]["folder"])))
+    return show(f"{out}: report.html, report.md, and a folder for each\n")
 
 
 @app.command("evaluate")
@@ -117,21 +97,11 @@ def compare_command(
     as_json: Json = False,
 ) -> None:
     """Two compressed nets side by side: bytes, errors, and the layers that differ."""
-    results = [_result(folder) for folder in (a, b)]
+    results = [result_of(folder) for folder in (a, b)]
     if as_json:
         show_json(dict(zip(map(str, (a, b)), results, strict=True)))
     else:
         show(tables.comparison([str(a), str(b)], results))
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    path = folder / "result.json"
-    if not path.is_file():
-        raise ValueError(f"{folder}: no result.json in it; give a folder that leco compress made")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error})") from None
 
 
 @app.command("export")

@@ -1,5 +1,9 @@
 """The options of `leco compress` and `leco sweep`, and the recipe that they make."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,51 +40,120 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
 Seed = Annotated[int | None, typer.Option(help="of the random numbers")]
 
 
-def parts(
-    data: str | None,
-    function: str | None,
-    samples: int | None,
-    length: int | None,
-    batch: int | None,
-    steps: int | None,
-    polish: int | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of calibration and of training; the steps are those of the training, if any."""
-    calibrate = {"data": data, "samples": samples, "length": length, "batch": batch}
-    calibrate |= {"polish": polish, "steps": None if function else steps}
-    return calibrate, {"function": function, "steps": steps}
+@dataclass(frozen=True)
+class Given:
+    """The options that say what a job is, as they were given."""
+
+    model: Model = None
+    to: To = None
+    calibrate: Calibration = None
+    train: Training = None
+    evaluate: Judging = None
+    file: File = None
+    samples: Samples = None
+    length: Length = None
+    batch: Batch = None
+    steps: Steps = None
+    polish: Polish = None
+    rest: Rest = None
+    device: Device = None
+    seed: Seed = None
 
 
-def recipe_of(
-    file: Path | None,
-    to: list[str] | None,
-    calibrate: dict[str, Any],
-    train: dict[str, Any],
-    **values: Any,
-) -> Recipe:
-    """The recipe of a file, if one is given, with the options that are given.
+def of_a_job(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of `Given` in place of its first parameter.
 
     Args:
-        file: a YAML file, or None.
-        to: words, or patterns with words.
-        calibrate, train: options of these parts; None where they are not given.
-        values: the others.
+        command: a function of a `Given` and of options of its own, which have defaults.
+    """
+    fields = signature(Given).parameters
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        return command(Given(**{name: values.pop(name) for name in fields}), **values)
+
+    # what typer reads
+    _, *own = signature(command).parameters.values()
+    every = [*fields.values(), *own]
+    call.__signature__ = Signature(every)  # pyright: ignore[reportAttributeAccessIssue]
+    call.__annotations__ = {p.name: p.annotation for p in every}
+    return call
+
+
+def recipe_of(given: Given, **parts: Any) -> Recipe:
+    """The recipe of the file, if one is given, with the options that are given.
+
+    Args:
+        given: the options.
+        parts: of the recipe, in place of the words of `--to`.
 
     Raises:
         ValueError: one line that says what is wrong.
     """
-    found = recipes.read(file) if file else {}
-    found |= {name: value for name, value in values.items() if value is not None}
-    if to:
-        found["to"] = words(to)
-    for name, own, needed in (("calibrate", calibrate, "data"), ("train", train, "function")):
-        given = {key: value for key, value in own.items() if value is not None}
-        if given.get(needed) or isinstance(found.get(name), dict):
-            found[name] = {**(found.get(name) or {}), **given}
-    made = recipes.checked({"model": "", **found}, str(file) if file else "options")
+    found = recipes.read(given.file) if given.file else {}
+    for name in ("model", "evaluate", "rest", "device", "seed"):
+        if getattr(given, name) is not None:
+            found[name] = getattr(given, name)
+    if given.to and not parts:
+        found["to"] = words(given.to)
+    found |= parts
+    # steps are those of the training, if there is one
+    steps = {"steps": given.steps}
+    own = {name: getattr(given, name) for name in ("samples", "length", "batch", "polish")}
+    own |= {"data": given.calibrate, **({} if given.train else steps)}
+    for name, values, needed in (
+        ("calibrate", own, "data"),
+        ("train", {"function": given.train, **steps}, "function"),
+    ):
+        values = {key: value for key, value in values.items() if value is not None}
+        if values.get(needed) or isinstance(found.get(name), dict):
+            found[name] = {**(found.get(name) or {}), **values}
+    # checked
+    made = recipes.checked({"model": "", **found}, str(given.file) if given.file else "options")
     if not made.model:
         raise ValueError("give a MODEL: a Hugging Face folder, package.module:function, or a file")
     return made
+
+
+def search_of(given: Given, trials: int | None, asked: bool) -> Recipe | None:
+    """The recipe of a search: of the file, or of `--optimize` with the words of `--to`; or None.
+
+    Raises:
+        ValueError: --optimize without words, --trials without a search; as `recipe_of`.
+    """
+    found = recipes.read(given.file).get("optimize") if given.file else None
+    own = dict(found) if isinstance(found, dict) else {}
+    if asked and given.to:
+        own["words"] = alternatives(given.to)
+    if asked and "words" not in own:
+        raise ValueError("--optimize: give the words to choose from, such as --to 2bit --to 4bit")
+    if not own and found is None:
+        if trials is not None:
+            raise ValueError("--trials belongs to a search; give --optimize too")
+        return None
+    if trials is not None:
+        own["trials"] = trials
+    return recipe_of(given, optimize=own or found)
+
+
+def alternatives(to: list[str]) -> list[str] | dict[str, list[str]]:
+    """The words to choose from, or those of each pattern.
+
+    >>> from leco.command.options import alternatives
+    >>> alternatives(["2bit", "3bit"])
+    ['2bit', '3bit']
+    >>> alternatives(["*.mlp.*=2bit", "*.mlp.*=3bit", "others=keep"])
+    {'*.mlp.*': ['2bit', '3bit'], 'others': ['keep']}
+    """
+    if not any("=" in text for text in to):
+        return to
+    found = dict[str, list[str]]()
+    for text in to:
+        pattern, equals, word = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"--to {text!r}: give PATTERN=WORD, as the others are")
+        found.setdefault(pattern, []).append(word)
+    return found
 
 
 def words(to: list[str]) -> str | dict[str, str]:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from leco.atomic import atomically
+from leco.command.ranges import check_word, ranged
 from leco.command.words import parse
 
 OTHERS = "others"
@@ -41,6 +42,27 @@ class Train(Strict):
     factor: Annotated[float, Field(ge=1, description="of one mu to the next")] = 1.1
 
 
+class Optimize(Strict):
+    """A search by trials: which word each part of the net gets."""
+
+    words: Annotated[
+        list[str] | dict[str, list[str]],
+        Field(description="the words to choose from, for each kind of layer or by patterns"),
+    ]
+    trials: Annotated[int, Field(ge=1, description="how many choices are tried")] = 20
+
+    @field_validator("words")
+    @classmethod
+    def _known(cls, words: list[str] | dict[str, list[str]]) -> list[str] | dict[str, list[str]]:
+        for some in words.values() if isinstance(words, dict) else (words,):
+            for word in some:
+                if ranged(word) is None:
+                    check_word(word)
+            if not some or len(set(some)) < len(some):
+                raise ValueError("give at least one word, and each word once")
+        return words
+
+
 class Recipe(Strict):
     """What `leco compress` does."""
 
@@ -51,6 +73,9 @@ class Recipe(Strict):
     ] = "3bit"
     calibrate: Calibrate | None = None
     train: Train | None = None
+    optimize: Annotated[
+        Optimize | None, Field(description="of leco sweep: in place of to, a search by trials")
+    ] = None
     evaluate: Annotated[str | None, Field(description="a text, or module:function(model)")] = None
     rest: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
@@ -72,6 +97,9 @@ class Recipe(Strict):
         return to
 
 
+PARTS = {"calibrate": Calibrate, "train": Train, "optimize": Optimize}
+
+
 def checked(values: Any, where: str) -> Recipe:
     """A recipe of plain values.
 
@@ -83,18 +111,17 @@ def checked(values: Any, where: str) -> Recipe:
     try:
         return Recipe(**values)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_line(error, values)}") from None
+        raise ValueError(f"{where}: {_line(error)}") from None
 
 
-def _line(error: ValidationError, values: dict[str, Any]) -> str:
+def _line(error: ValidationError) -> str:
     """The first error of a recipe, in one line."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    path = [part for part in path if part not in ("str", "dict[str,str]")]
+    kinds = ("str", "dict[str,str]", "list[str]", "dict[str,list[str]]")
+    path = [part for part in path if part not in kinds]
     if first["type"] == "extra_forbidden":
-        part = Recipe
-        for name in path[:-1]:
-            part = {"calibrate": Calibrate, "train": Train}.get(name, part)
+        part = PARTS.get(path[0], Recipe) if len(path) > 1 else Recipe
         known = list(part.model_fields)
         near = difflib.get_close_matches(path[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"

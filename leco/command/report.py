@@ -1,6 +1,5 @@
 """The report of a job: one HTML page that needs nothing else, and its twin in Markdown."""
 
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,9 @@ import jinja2
 import yaml
 
 from leco.command.charts import Point, bars, line, scatter, short
+from leco.command.which import kind_of
+
+MANY = 8  # points of a sweep from which the page shows the best ones first
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
@@ -25,18 +27,38 @@ def render(result: dict[str, Any]) -> dict[str, str]:
 
 
 def sweep(points: Sequence[dict[str, Any]], title: str, measured: str) -> dict[str, str]:
-    """The two texts of a sweep: a curve of error against bytes, and a table."""
+    """The two texts of a sweep: a curve of error against bytes, and a table.
+
+    Args:
+        points: with word, folder, bytes, ratio and value; those of a search with their choices.
+        title: what was swept.
+        measured: what the value is.
+    """
     points = sorted(points, key=lambda p: p["bytes"])
-    unit, name = (1e6, "MB") if points[-1]["bytes"] >= 1e6 else (1e3, "kB")
-    found = [
-        Point(p["bytes"] / unit, p["value"], p["word"]) for p in points if p["value"] is not None
-    ]
-    log = bool(found) and max(p.y for p in found) > 5 * min(p.y for p in found) > 0
-    chart = scatter(found, f"{name} of the file", measured or "error", (False, log))
-    front = {id(p) for p in pareto(points)}
-    rows = [{**p, "front": id(p) in front} for p in points]
-    values = {"points": rows, "title": title, "measured": measured, "chart": chart}
+    best = {id(p) for p in pareto(points)}
+    rows = [{**p, "front": id(p) in best} for p in points]
+    values = {
+        "points": [row for row in rows if row["front"] or len(rows) <= MANY],
+        "others": [row for row in rows if not row["front"] and len(rows) > MANY],
+        "search": any("choice" in p for p in points),
+        "title": "/".join(Path(title).parts[-2:]),
+        "measured": measured,
+        "chart": _front(rows, measured),
+    }
     return {name: _fill(f"{name}.j2", values) for name in ("sweep.html", "sweep.md")}
+
+
+def _front(rows: Sequence[dict[str, Any]], measured: str) -> str:
+    """The points, and a line through the best ones; of many points these alone have names."""
+    unit, name = (1e6, "MB") if rows[-1]["bytes"] >= 1e6 else (1e3, "kB")
+    found, front = list[Point](), list[Point]()
+    for row in rows:
+        if row["value"] is not None:
+            word = row["word"] if row["front"] or len(rows) <= MANY else ""
+            found.append(Point(row["bytes"] / unit, row["value"], word))
+            front += [found[-1]] if row["front"] else []
+    log = bool(found) and max(p.y for p in found) > 5 * min(p.y for p in found) > 0
+    return scatter(found, f"{name} of the file", measured, (False, log), front)
 
 
 def pareto(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -124,7 +146,7 @@ def _kinds(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Layers whose names differ by numbers alone, as one row."""
     kinds = dict[str, list[dict[str, Any]]]()
     for row in layers:
-        kinds.setdefault(re.sub(r"\.\d+\.", ".*.", f".{row['name']}")[1:], []).append(row)
+        kinds.setdefault(kind_of(row["name"]), []).append(row)
     found = list[dict[str, Any]]()
     for name, rows in kinds.items():
         errors = [row["error"] for row in rows if row.get("error") is not None]

@@ -59,6 +59,20 @@ def result_text(result: dict[str, Any]) -> str:
     return render(table, 100)
 
 
+def points_text(points: Sequence[dict[str, Any]], measured: str) -> str:
+    """The points of a sweep, by size; those of a search with their choices, the best ones alone."""
+    table = Table("", "bytes", "times fewer", measured, "")
+    if any("choice" in p for p in points):
+        table.add_column("choice")
+    for p in sorted(points, key=lambda p: p["bytes"]):
+        if "choice" in p and not p["best"]:
+            continue
+        row = [p["word"], f"{p['bytes']:,}", f"{p['ratio']:.2f}", number(p["value"])]
+        row += ["best at its size" if p["best"] else ""]
+        table.add_row(*row, *([p["choice"]] if "choice" in p else []))
+    return render(table, 120)
+
+
 def comparison(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
     """Two results side by side."""
     table = Table("", *names)

@@ -44,6 +44,16 @@ def words_of(model: nn.Module, recipe: Recipe) -> tuple[dict[str, str], dict[str
     return words, reasons
 
 
+def kind_of(name: str) -> str:
+    """A parameter's name with a star for each number between dots.
+
+    >>> from leco.command.which import kind_of
+    >>> kind_of("model.layers.12.mlp.up_proj.weight"), kind_of("0.weight")
+    ('model.layers.*.mlp.up_proj.weight', '*.weight')
+    """
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 def _usual(model: nn.Module, smallest: int) -> tuple[list[str], dict[str, str]]:
     """The weights that a word for all stands for, and why each other parameter is left."""
     kinds = {name: kind for name, kind, _ in places_of(model)}

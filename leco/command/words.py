@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from leco.compressions.grids import Uniform
-from leco.compressions.lowrank import LowRank
+from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.nm import NM
 from leco.compressions.protocol import Compression
-from leco.compressions.pruning import TopK
+from leco.compressions.pruning import L0Penalty, TopK
 from leco.compressions.quantization import Binary, Ternary
 from leco.views import Groups, Matrix, Rows, Vector, View
 
 KEEP = "keep"
 GROUP = 64  # weights that share a scale, where a word names no other number
 FLOAT = 0.85  # what the file takes of a float: coding finds this share of its bits
-HELP = "2bit ... 8bit, 3bit:32 (groups of 32), 1bit, ternary, 2:4, 30%, rank:64, keep"
+HELP = "2bit ... 8bit, 3bit:32 (groups of 32), 1bit, ternary, 2:4, 30%, rank:64, l0:1e-3, keep"
+NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -215,10 +216,27 @@ def _rank(word: str, rank: str) -> Scheme:
     return Scheme(word, make, needed, 6e-6)
 
 
+def _l0(word: str, alpha: str) -> Scheme:
+    how = L0Penalty(float(alpha))
+    return Scheme(word, lambda w: (Vector(), how), _dense, 3.2e-6)
+
+
+def _ranks(word: str, alpha: str) -> Scheme:
+    how = RankSelection(float(alpha))
+    return Scheme(word, lambda w: (Matrix((w.outputs,)), how), _dense, 6e-6)
+
+
+def _dense(weight: Weight) -> float:
+    """The bits of all weights: what a penalty leaves of them is known after the work."""
+    return 8 * weight.itemsize * FLOAT
+
+
 _KINDS: dict[str, Callable[..., Scheme]] = {
     r"(\d+)[- ]?bits?(?::(\d+))?": _grid,
     r"ternary(?::(\d+))?": _ternary,
     r"(\d+):(\d+)": _nm,
     r"([0-9.]+) ?%": _share,
     r"rank:(\d+)": _rank,
+    rf"l0:({NUMBER})": _l0,
+    rf"ranks:({NUMBER})": _ranks,
 }
