@@ -19,6 +19,8 @@ OPTIONAL = (
     "matplotlib",
     "sklearn",
     "onnx",
+    "openvino",
+    "optuna",
     "torchao",
     "compressed_tensors",
     "gguf",
@@ -101,6 +103,7 @@ def check_extras() -> None:
     lc.mu = 1.0
     calls = {
         "export": lambda: leco.export_onnx("net.onnx", model, lc, x),
+        "openvino": lambda: leco.export_openvino("net.xml", model, lc, x),
         "torchao": lambda: leco.export_torchao(model, lc),
         "compressed-tensors": lambda: leco.export_compressed_tensors("folder", model, lc),
         "gguf": lambda: leco.export_gguf("net.gguf", model, lc),

@@ -25,6 +25,7 @@ from leco.compressions.costs import tucker_storage as tucker_storage
 from leco.export import export_compressed_tensors as export_compressed_tensors
 from leco.export import export_gguf as export_gguf
 from leco.export import export_onnx as export_onnx
+from leco.export import export_openvino as export_openvino
 from leco.export import export_torchao as export_torchao
 from leco.files.fit import FileBytes as FileBytes
 from leco.files.fit import fit_to_file as fit_to_file

@@ -37,6 +37,7 @@ CALLS = {
     "export": 'leco.export_onnx("net.onnx", model, lc, x)',
     "torchao": "leco.export_torchao(model, lc)",
     "compressed-tensors": 'leco.export_compressed_tensors("folder", model, lc)',
+    "openvino": 'leco.export_openvino("net.xml", model, lc, x)',
     "gguf": 'leco.export_gguf("net.gguf", model, lc)',
     "structured": "leco.coupled(model, x)",
     "trainers": "import leco.integrations.transformers",
@@ -62,6 +63,19 @@ def test_core_needs_no_optional_package(tmp_path):
 @pytest.mark.parametrize("extra", CALLS)
 def test_calls_name_their_extra(extra, tmp_path):
     assert_named(extra, CALLS[extra], tmp_path)
+
+
+def test_a_search_names_its_extra(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "import torch\ndef net():\n    return torch.nn.Linear(64, 32)"
+    )
+    options = ["--optimize", "--to", "2bit", "--to", "3bit", "--evaluate", "nets:net"]
+    code = f"from leco.command.cli import main; sys.exit(main({['sweep', 'nets:net', *options]}))"
+    found = run(code, tmp_path)
+    assert found.returncode == 1
+    assert "leco sweep --optimize needs the package optuna" in found.stderr
+    assert "pip install leco[search]" in found.stderr
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_pretrained_is_named_with_its_extra(tmp_path):

@@ -107,10 +107,11 @@ def compare_command(
 @app.command("export")
 def export_command(
     folder: Annotated[str, typer.Argument(help="a folder that leco compress made, or its file")],
-    to: Annotated[str, typer.Option(help="onnx, gguf, compressed-tensors, dense")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, gguf, compressed-tensors, dense")],
     out: Annotated[Path, typer.Option(help="the file or folder to make")],
     inputs: Annotated[
-        str | None, typer.Option(help="package.module:function: example inputs, for onnx")
+        str | None,
+        typer.Option(help="package.module:function: examples for onnx, openvino"),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -20,7 +20,7 @@ from leco.command.inputs import Judge, batches
 from leco.command.plan import Plan, plan, rest_type
 from leco.command.recipe import Recipe
 from leco.command.results import latency_of, layers_of, parts_of
-from leco.command.sources import Source, source
+from leco.command.sources import Source, copy_beside, source
 from leco.command.work import calibrated, chosen, trained
 from leco.files.load import load
 from leco.files.save import save
@@ -28,12 +28,6 @@ from leco.layerwise.record import Calibration
 from leco.task import Task
 
 FILE = "model.safetensors"
-TOKENIZERS = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
-    *("vocab.txt", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja"),
-    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
-)
-"""What a folder of Hugging Face has beside the weights and config.json."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +179,7 @@ def _accompany(job: Job, folder: Path) -> None:
     recipes.write(folder / "recipe.yaml", recipe.model_copy(update={"model": reference}))
     if source_.folder is None:
         return
-    for name in TOKENIZERS:
-        if (source_.folder / name).is_file():
-            shutil.copy(source_.folder / name, folder / name)
+    copy_beside(source_, folder)
     config = json.loads((source_.folder / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {"quant_method": "leco", "packed": False}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

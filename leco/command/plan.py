@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from leco.command.recipe import Recipe
+from leco.command.schemes import FLOAT, NotPossible, Scheme, Weight
 from leco.command.sources import FLOATS, Source
 from leco.command.which import places_of, words_of
-from leco.command.words import FLOAT, NotPossible, Scheme, Search, Weight, fixed, parse
+from leco.command.words import Search, fixed, parse
 from leco.names import named_parameters
 from leco.task import Task
 from leco.views import Vector

@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from leco.command.words import NUMBER, Search, parse
+from leco.command.schemes import NUMBER
+from leco.command.words import Search, parse
 
 RANGE = re.compile(rf"({NUMBER})\.\.({NUMBER})")
 WIDE = 10  # a ratio of the ends from which a range is searched by its logarithm

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ from leco.files.load import load
 from leco.optional import optional
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+BESIDE = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja"),
+    *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
+)
+"""What a folder of Hugging Face has beside the weights and config.json."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,13 @@ def source(given: str, device: str = "cpu") -> Source:
         )
     found.model.eval().to(device)
     return found
+
+
+def copy_beside(found: Source, out: Path) -> None:
+    """Copy the tokenizer, or image processor, of a model's folder into another one."""
+    for name in BESIDE if found.folder is not None else ():
+        if (found.folder / name).is_file():
+            shutil.copy(found.folder / name, out / name)
 
 
 def function(name: str) -> Callable[..., Any]:

@@ -13,8 +13,9 @@ from leco.algorithm.schedules import exponential
 from leco.command.folder import Log
 from leco.command.plan import Plan
 from leco.command.recipe import Recipe
+from leco.command.schemes import NotPossible, Weight
 from leco.command.sources import called
-from leco.command.words import NotPossible, Search, Weight, fixed
+from leco.command.words import Search, fixed
 from leco.files.overhead import file_overhead
 from leco.layerwise.calibrate import calibrate
 from leco.layerwise.record import Calibration
