@@ -83,7 +83,8 @@ def evaluate_command(
     """Judge a net, compressed or not, on data."""
     found = source(model, device)
     judge = Judge(data, found, length, device)
-    value = judge(found.model)
+    console = terminal(as_json)
+    value = judge(found.model, not as_json and console.is_terminal)
     if as_json:
         show_json({"model": model, "name": judge.name, "value": value})
     else:

@@ -53,7 +53,8 @@ def prepared(recipe: Recipe) -> Job:
     inputs = batches(given, found, recipe.device) if given else []
     length = given.length if given else 512
     judge = Judge(recipe.evaluate, found, length, recipe.device) if recipe.evaluate else None
-    return Job(recipe, found, inputs, judge, plan(found, recipe, _samples(inputs)))
+    judged = judge.tokens if judge else 0
+    return Job(recipe, found, inputs, judge, plan(found, recipe, _samples(inputs), judged))
 
 
 def _samples(inputs: list[Any]) -> int:
@@ -97,7 +98,7 @@ def compress(job: Job, out: Path, console: Console, bar: bool) -> dict[str, Any]
 def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
     """The compressed net in the result folder, and what there is to tell of it."""
     recipe, model, start = job.recipe, job.source.model, time.perf_counter()
-    before = _judged(job, log, "before")
+    before = _judged(job, log, "before", bar)
     # the tasks
     tasks, words = dict(job.plan.tasks), {row.name: row.word for row in job.plan.rows}
     rest = rest_type(job.source, recipe)
@@ -108,11 +109,12 @@ def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
     # the work
     ran = _run(job, _ordered(job, tasks), place.part, log, bar)
     # the file, and the net that it holds
+    log.say("writing the file")
     file = place.result / FILE
     save(file, ran.lc, snapshot=ran.best, dtype=rest)
     load(file, model)
     times = latency_of(model, ran.lc, job.inputs[0]) if job.inputs and ran.best is None else None
-    after = _judged(job, log, "after")
+    after = _judged(job, log, "after", bar)
     _accompany(job, place.result)
     dense = {row.name: row.before for row in job.plan.rows}
     data = {
@@ -128,10 +130,10 @@ def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
     return _plain(data)
 
 
-def _judged(job: Job, log: Log, when: str) -> float | None:
+def _judged(job: Job, log: Log, when: str, bar: bool) -> float | None:
     if job.judge is None:
         return None
-    value = job.judge(job.source.model)
+    value = job.judge(job.source.model, bar)
     log.say(f"{job.judge.name} {when}: {value:.4g}")
     return value
 

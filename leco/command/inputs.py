@@ -1,11 +1,11 @@
 """The data of a command: texts, images, or what a function gives, as batches of inputs."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
 from leco.command.recipe import Calibrate
@@ -109,45 +109,52 @@ def _from_function(name: str) -> list[Any]:
     return found
 
 
-# --- judging
-
-
 class Judge:
     """What `--evaluate` names: a number of the net, the smaller the better.
 
+    Args:
+        given: a text, for the perplexity of at most 32 sequences, or a function.
+        source: has the tokenizer.
+        length: tokens of a sequence.
+        device: of the sequences.
+
     Raises:
-        ValueError: no such text or function; a net that gives no logits of the next token.
+        ValueError: no such text or function.
     """
 
     def __init__(self, given: str, source: Source, length: int, device: str):
-        self.name, self._call = _judge(given, source, length, device)
+        path = Path(given)
+        self._given, self._ids = given, None
+        if path.is_file():
+            self.name = f"perplexity of {path.name}"
+            self._ids = sequences(path, source, length, JUDGED).to(device)
+        elif ":" in given:
+            self.name = given
+        else:
+            raise ValueError(f"{given!r} is no text file and no package.module:function")
 
-    def __call__(self, model: nn.Module) -> float:
-        """The number. Raises ValueError where it is none."""
+    @property
+    def tokens(self) -> int:
+        """Of the text; 0 of a function."""
+        return 0 if self._ids is None else self._ids.numel()
+
+    def __call__(self, model: nn.Module, bar: bool = False) -> float:
+        """The number. Raises ValueError where it is none, or where the net gives no logits of the
+        next token."""
         with torch.no_grad():
-            found = self._call(model)
+            if self._ids is not None:
+                return perplexity(model, self._ids, bar)
+            found = called(self._given, model)
         try:
             return float(found)
         except (TypeError, ValueError):
             raise ValueError(f"{self.name} must return a number, not {found!r}") from None
 
 
-def _judge(
-    given: str, source: Source, length: int, device: str
-) -> tuple[str, Callable[[nn.Module], Any]]:
-    path = Path(given)
-    if path.is_file():
-        ids = sequences(path, source, length, JUDGED).to(device)
-        return f"perplexity of {path.name}", lambda model: perplexity(model, ids)
-    if ":" in given:
-        return given, lambda model: called(given, model)
-    raise ValueError(f"{given!r} is no text file and no package.module:function")
-
-
-def perplexity(model: Any, ids: Tensor) -> float:
+def perplexity(model: Any, ids: Tensor, bar: bool = False) -> float:
     """exp of the mean cross-entropy of the next token, over sequences (n, length)."""
     total = 0.0
-    for row in ids:
+    for row in track(ids, "judge", disable=not bar, transient=True):
         logits = getattr(model(row[None]), "logits", None)
         if logits is None or logits.shape[:2] != (1, len(row)):
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from leco.command.recipe import Recipe
-from leco.command.schemes import FLOAT, NotPossible, Scheme, Weight
+from leco.command.schemes import NotPossible, Scheme, Weight, coded
 from leco.command.sources import FLOATS, Source
 from leco.command.which import places_of, words_of
 from leco.command.words import Search, fixed, parse
@@ -17,7 +17,8 @@ from leco.names import named_parameters
 from leco.task import Task
 from leco.views import Vector
 
-FORWARD = 1e-10  # seconds for each weight and token of a calibration pass, on a core
+FORWARD = 6e-11  # seconds for each weight and token of a pass, on a core
+EIGEN = 3e-10  # seconds for each cube of a layer's inputs: the decomposition of their moments
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ class Plan:
         return sum(row.after for row in self.rows) + self.kept
 
 
-def plan(source: Source, recipe: Recipe, tokens: int = 0) -> Plan:
+def plan(source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0) -> Plan:
     """The plan of a recipe, from names and shapes alone.
 
     Args:
-        tokens: of all calibration inputs, for the estimate of time.
+        tokens, judged: of all calibration inputs, and of the text that judges, for the estimate of
+            time.
 
     Raises:
         ValueError: a pattern that matches nothing, or a parameter that two patterns match; nothing
@@ -76,40 +78,58 @@ def plan(source: Source, recipe: Recipe, tokens: int = 0) -> Plan:
     """
     words, reasons = words_of(source.model, recipe)
     rest = rest_type(source, recipe)
+    steps = recipe.calibrate.steps if recipe.calibrate else 0
+    outputs = {name: out for name, _, out in places_of(source.model)}
     rows, tasks, seconds = list[Row](), dict[str, Task](), 0.0
     search, weights, joint = dict[Search, list[str]](), dict[str, Weight](), dict[str, list[str]]()
-    outputs = {name: out for name, _, out in places_of(source.model)}
-    steps = recipe.calibrate.steps if recipe.calibrate else 0
     for name, p in named_parameters(source.model).items():
-        weight = Weight(tuple(p.shape), outputs.get(name, 0), p.itemsize)
-        before, left = weight.count * source.dtype.itemsize, _left(p, rest)
+        # what its word makes of it
+        weight = Weight(tuple(p.shape), outputs.get(name, 0), _kept(p, rest))
         scheme, word = parse(words[name]) if name in words else None, words.get(name, "")
+        made = _made(scheme, weight) if scheme else reasons.get(name, "the recipe keeps it")
+        rows.append(_row(name, weight, word, scheme, made, source.dtype.itemsize))
+        if scheme is None or isinstance(made, str):
+            continue
+        # its task, or its place in a search
+        weights[name] = weight
+        seconds += EIGEN * weight.row**3 * bool(steps) + _seconds(scheme, weight, steps)
         if isinstance(scheme, Search):
             search.setdefault(scheme, []).append(name)
-            weights[name] = weight
-            seconds += 8e-7 * len(scheme.words) * weight.count
-            guess = int(fixed("3bit").bits(weight) / 8 * weight.count)
-            rows.append(Row(name, weight.shape, word, "chosen by sensitivity", "", before, guess))
-            continue
-        made = _made(scheme, weight) if scheme else reasons.get(name, "the recipe keeps it")
-        if isinstance(made, str):
-            rows.append(Row(name, weight.shape, "", "", made, before, left))
-            continue
-        assert scheme is not None
-        weights[name], how = weight, f"{made[1]} of {made[0]}"
-        after = int(scheme.bits(weight) / 8 * weight.count)
-        rows.append(Row(name, weight.shape, word, how, "", before, after))
-        seconds += scheme.seconds * weight.count * steps / 40
-        if recipe.train and not recipe.calibrate and made[0] == Vector():
+        elif recipe.train and not recipe.calibrate and made[0] == Vector():
             joint.setdefault(word, []).append(name)  # one share for all weights, in training
         else:
             tasks[name] = Task(name, *made)
     tasks |= {word: Task(names, *_joint(word, weights[names[0]])) for word, names in joint.items()}
     _check(weights, search, recipe, rows)
-    seconds += _passes(weights, tokens, 2 + bool(search) + 3 * _polish(recipe))
+    passes = tokens * (2 + bool(search) + 3 * _polish(recipe)) + 2 * judged
+    seconds += FORWARD * passes * sum(p.numel() for p in source.model.parameters())
     memory = _memory(source.model, weights, tokens, recipe)
     kept = sum(b.nbytes for b in source.model.buffers())
     return Plan(rows, tasks, search, weights, seconds, memory, kept)
+
+
+def _row(
+    name: str, weight: Weight, word: str, scheme: Scheme | Search | None, made: Any, itemsize: int
+) -> Row:
+    """The row of a parameter, of `itemsize` bytes a number before."""
+    before = weight.count * itemsize
+    if isinstance(made, str):
+        left = math.ceil(weight.count * coded(weight.dtype) / 8)
+        return Row(name, weight.shape, "", "", made, before, left)
+    if isinstance(scheme, Search):  # about the size of 3bit
+        scheme, how = fixed("3bit"), "chosen by sensitivity"
+    else:
+        how = f"{made[1]} of {made[0]}"
+    assert scheme is not None
+    after = int(scheme.bits(weight) / 8 * weight.count)
+    return Row(name, weight.shape, word, how, "", before, after)
+
+
+def _seconds(scheme: Scheme | Search, weight: Weight, steps: int) -> float:
+    """About how long the C steps of a weight take."""
+    if isinstance(scheme, Search):
+        return 8e-7 * len(scheme.words) * weight.count
+    return scheme.seconds * weight.count * steps / 40
 
 
 def rest_type(source: Source, recipe: Recipe) -> torch.dtype:
@@ -117,19 +137,13 @@ def rest_type(source: Source, recipe: Recipe) -> torch.dtype:
     return source.dtype if recipe.rest == "auto" else FLOATS[recipe.rest]
 
 
-def _passes(weights: Mapping[str, Weight], tokens: int, passes: int) -> float:
-    """About how many seconds the inputs take through the net."""
-    return FORWARD * sum(w.count for w in weights.values()) * tokens * passes
-
-
 def _polish(recipe: Recipe) -> int:
     return recipe.calibrate.polish if recipe.calibrate else 0
 
 
-def _left(p: nn.Parameter, rest: torch.dtype) -> int:
-    """About how many bytes the file takes of a parameter that is left."""
-    size = min(p.itemsize, rest.itemsize) if p.is_floating_point() else p.itemsize
-    return math.ceil(p.numel() * size * FLOAT)
+def _kept(p: nn.Parameter, rest: torch.dtype) -> torch.dtype:
+    """The type in which the file keeps a parameter's numbers."""
+    return rest if p.is_floating_point() and rest.itemsize < p.itemsize else p.dtype
 
 
 def _joint(word: str, weight: Weight) -> Any:
@@ -138,8 +152,10 @@ def _joint(word: str, weight: Weight) -> Any:
     return made
 
 
-def _made(scheme: Scheme, weight: Weight) -> Any:
-    """The view and the compression of a weight, or why it can't have them."""
+def _made(scheme: Scheme | Search, weight: Weight) -> Any:
+    """The view and the compression of a weight, None of a search, or why it can't have them."""
+    if isinstance(scheme, Search):
+        return None
     try:
         return scheme.make(weight)
     except NotPossible as reason:

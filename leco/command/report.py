@@ -92,6 +92,8 @@ def _fill(name: str, values: dict[str, Any]) -> str:
         "short": short,
         "cell": _cell,
         "number": _number,
+        "digits": _digits,
+        "duration": duration,
         "ms": _ms,
     }
     return environment.get_template(name).render(**values)
@@ -108,6 +110,23 @@ def size(count: float) -> str:
         if count >= one:
             return f"{count / one:.3g} {unit}"
     return f"{count:,.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> from leco.command.report import duration
+    >>> duration(0.4), duration(75), duration(7300)
+    ('1 s', '1.2 min', '2.0 h')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _digits(value: float | None) -> str:
+    """Three digits of a number."""
+    return "" if value is None else f"{value:.3g}"
 
 
 def _number(value: Any) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from leco.compressions.grids import Uniform
 from leco.compressions.lowrank import LowRank, RankSelection
 from leco.compressions.nm import NM
@@ -15,7 +17,7 @@ from leco.compressions.runtime_grids import GGUF, gguf_grid
 from leco.views import Groups, Matrix, Rows, Vector, View
 
 GROUP = 64  # weights that share a scale, where a word names no other number
-FLOAT = 0.85  # what the file takes of a float: coding finds this share of its bits
+CODED = {torch.bfloat16: 0.67}  # the share of a float's bits that coding leaves; 0.85 of others
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
@@ -25,11 +27,11 @@ class NotPossible(ValueError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Weight:
-    """The shape of a weight, the dimension of its outputs and the bytes of a number."""
+    """The shape of a weight, the dimension of its outputs, and the type of floats in the file."""
 
     shape: tuple[int, ...]
     outputs: int
-    itemsize: int
+    dtype: torch.dtype
 
     @property
     def count(self) -> int:
@@ -39,6 +41,22 @@ class Weight:
     def row(self) -> int:
         """Weights of an output."""
         return self.count // self.shape[self.outputs]
+
+    @property
+    def scale(self) -> int:
+        """Bits of a scale."""
+        return 8 * self.dtype.itemsize
+
+    @property
+    def number(self) -> float:
+        """About how many bits the file takes for a float."""
+        return coded(self.dtype)
+
+
+def coded(dtype: torch.dtype) -> float:
+    """About how many bits the file takes for a number of this type."""
+    share = CODED.get(dtype, 0.85) if dtype.is_floating_point else 1.0
+    return 8 * dtype.itemsize * share
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,14 @@ class Scheme:
     seconds: float
 
 
-def _grid(word: str, bits: str, group: str | None) -> Scheme:
+def _int(word: str, bits: str, group: str | None) -> Scheme:
+    """A grid without zero points, with 0 in its middle."""
+    if not 2 <= int(bits) <= 8:
+        raise ValueError(f"{word!r}: bits must be 2 to 8")
+    return _grid(word, bits, group, zero_point=False)
+
+
+def _grid(word: str, bits: str, group: str | None, zero_point: bool = True) -> Scheme:
     n, size = int(bits), int(group or GROUP)
     if n == 1:
         return _scaled(word, Binary(), size if group else 0, 1.0)
@@ -70,9 +95,9 @@ def _grid(word: str, bits: str, group: str | None) -> Scheme:
 
     def needed(weight: Weight) -> float:
         run = getattr(view(weight), "size", weight.row)
-        return n + (8 * weight.itemsize + n) / run
+        return n + (weight.scale + n * zero_point) / run
 
-    return Scheme(word, lambda w: (view(w), Uniform(n, zero_point=True)), needed, 5.7e-6)
+    return Scheme(word, lambda w: (view(w), Uniform(n, zero_point)), needed, 5.7e-6)
 
 
 def _groups(weight: Weight, size: int, exact: bool) -> View:
@@ -93,7 +118,7 @@ def _scaled(word: str, how: Compression[Any], group: int, bits: float) -> Scheme
         return _groups(weight, group, True) if group else Rows(weight.outputs)
 
     def needed(weight: Weight) -> float:
-        return bits + 8 * weight.itemsize / (group or weight.row)
+        return bits + weight.scale / (group or weight.row)
 
     return Scheme(word, lambda w: (view(w), how), needed, 3e-6)
 
@@ -112,7 +137,7 @@ def _nm(word: str, n: str, m: str) -> Scheme:
 
     def needed(weight: Weight) -> float:
         positions = math.log2(math.comb(how.m, how.n)) / how.m
-        return how.n / how.m * 8 * weight.itemsize * FLOAT + positions
+        return how.n / how.m * weight.number + positions
 
     return Scheme(word, make, needed, 3.2e-6)
 
@@ -124,7 +149,7 @@ def _share(word: str, percent: str) -> Scheme:
 
     def needed(weight: Weight) -> float:
         entropy = -sum(q * math.log2(q) for q in (p, 1 - p) if q)
-        return p * 8 * weight.itemsize * FLOAT + entropy
+        return p * weight.number + entropy
 
     return Scheme(word, lambda w: (Vector(), TopK(p)), needed, 3.2e-6)
 
@@ -140,7 +165,7 @@ def _rank(word: str, rank: str) -> Scheme:
 
     def needed(weight: Weight) -> float:
         rows = weight.shape[weight.outputs]
-        return r * (rows + weight.row) * 8 * weight.itemsize * FLOAT / weight.count
+        return r * (rows + weight.row) * weight.number / weight.count
 
     return Scheme(word, make, needed, 6e-6)
 
@@ -157,7 +182,7 @@ def _ranks(word: str, alpha: str) -> Scheme:
 
 def _dense(weight: Weight) -> float:
     """The bits of all weights: what a penalty leaves of them is known after the work."""
-    return 8 * weight.itemsize * FLOAT
+    return weight.number
 
 
 def _gguf(word: str, kind: str) -> Scheme:
@@ -176,6 +201,7 @@ def _gguf(word: str, kind: str) -> Scheme:
 KINDS: dict[str, Callable[..., Scheme]] = {
     r"(\d+)[- ]?bits?(?::(\d+))?": _grid,
     r"ternary(?::(\d+))?": _ternary,
+    r"int(\d+)(?::(\d+))?": _int,
     r"(\d+):(\d+)": _nm,
     rf"((?i:{'|'.join(GGUF)}))": _gguf,
     r"([0-9.]+) ?%": _share,

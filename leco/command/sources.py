@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -120,27 +121,42 @@ def _folder(path: Path) -> Source:
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: the folder has no config.json, so it is no model's folder")
     try:
-        kind, dtype = _kind(path)
         with _quietly():
-            model = kind.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+            kind, dtype = _kind(path)
+            model, info = kind.from_pretrained(
+                path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
     except ImportError:
         raise
     except Exception as error:
         raise ValueError(f"{path}: the model can't be loaded ({_first_line(error)})") from error
+    if info["missing_keys"]:
+        names = sorted(info["missing_keys"])
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise ValueError(
+            f"{path}: its files lack {len(names)} weights of a {kind.__name__}: {shown}"
+        )
     return Source(model, str(path), path, dtype)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Inside, transformers shows no progress bars."""
-    logging = optional("transformers.utils.logging", "leco", "transformers", "trainers")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Inside, transformers shows no progress bars, and packages that it imports say nothing of
+    kernels that this machine lacks."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    bars = optional("transformers.utils.logging", "leco", "transformers", "trainers")
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _packed_folder(path: Path, device: str) -> Source | None:

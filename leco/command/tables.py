@@ -7,7 +7,7 @@ from rich.table import Table
 
 from leco.command.compress import Job
 from leco.command.plan import Row
-from leco.command.report import size
+from leco.command.report import duration, size
 from leco.measure.tables import render
 
 
@@ -105,18 +105,6 @@ def _what(row: dict[str, Any]) -> str:
 
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> from leco.command.tables import duration
-    >>> duration(0.4), duration(75), duration(7300)
-    ('1 s', '1.2 min', '2.0 h')
-    """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _names(rows: Sequence[Row]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from leco.command.schemes import KINDS, Scheme
 
 KEEP = "keep"
-HELP = "2bit ... 8bit, 3bit:32 (groups of 32), 1bit, ternary, 2:4, 30%, rank:64, q4_0, keep"
+HELP = "2bit ... 8bit, 3bit:32 (groups of 32), int4, 1bit, ternary, 2:4, 30%, rank:64, q4_0, keep"
 UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -31,9 +31,10 @@ def parse(word: str) -> Scheme | Search | None:
     Raises:
         ValueError: an unknown word, or a number out of bounds.
 
+    >>> import torch
     >>> from leco.command.schemes import Weight
     >>> from leco.command.words import parse
-    >>> parse("3bit").make(Weight((10, 128), 0, 4))
+    >>> parse("3bit").make(Weight((10, 128), 0, torch.float32))
     (Groups(size=64), Uniform(bits=3, zero_point=True))
     >>> parse("budget:1.5MB").limit
     1500000

@@ -59,6 +59,7 @@ def test_the_recipe_makes_the_same_file_again(here: Path):
         "2:4": "NM(n=2, m=4) of Rows(dim=0)",
         "30%": "TopK(kappa=0.3, gamma=0.0) of Vector()",
         "rank:5": "LowRank(rank=5) of Matrix(rows=[0])",
+        "int3": "Uniform(bits=3, zero_point=False) of Groups(size=40)",
         "8bit:20": "Uniform(bits=8, zero_point=True) of Groups(size=20)",
     }.items(),
 )
