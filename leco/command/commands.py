@@ -60,12 +60,12 @@ def sweep_command(
     """Compress a net in several ways: error against bytes."""
     console = terminal(as_json)
     bar = not as_json and console.is_terminal
-    made = options.search_of(given, trials, search)
-    if made is not None:
-        points = optimize(made, out, jobs, console, bar)
+    searched = options.search_of(given, trials, search)
+    if searched is not None:
+        points = optimize(searched, out, jobs, console, bar)
     else:
-        every = {word: options.recipe_of(given, to=word) for word in given.to or WORDS}
-        points = sweep(every, out, jobs, console, bar)
+        made = [(word, options.recipe_of(given, to=word)) for word in given.to or WORDS]
+        points = sweep(made, out, jobs, console, bar)
     if as_json:
         return show_json(points)
     show(tables.points_text(points, measured(out / points[0]["folder"])))

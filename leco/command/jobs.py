@@ -71,7 +71,8 @@ def _processes(
         file.unlink()
         lines = ran.stderr.strip().splitlines()
         if ran.returncode:
-            return f"{folder.name}: {lines[-1] if lines else 'failed'}"
+            line = lines[-1] if lines else f"ended with exit code {ran.returncode}"
+            return f"{folder.name}: {line.removeprefix('leco: ')}"
         console.print(f"done: {titles[folder]}", markup=False)
         return ""
 

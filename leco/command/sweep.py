@@ -1,7 +1,7 @@
 """`leco sweep`: a folder for each word, or for each trial of a search, and a curve of error
 against bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,27 @@ from leco.command.space import spoken
 
 
 def sweep(
-    made: Mapping[str, Recipe], out: Path, jobs: int, console: Console, bar: bool
+    made: Sequence[tuple[str, Recipe]], out: Path, jobs: int, console: Console, bar: bool
 ) -> list[dict[str, Any]]:
     """Do each recipe that has no folder yet, and write the report; return its points.
 
     Args:
-        made: recipes by word.
+        made: words with their recipes.
         out: the folder of all.
         jobs: processes; with 1, this process does the work.
 
     Raises:
         ValueError: a folder of another recipe, or a job that fails; the other folders stay.
     """
-    folders = {word: out / _name(word) for word in made}
+    folders = {word: out / _name(word) for word, _ in made}
     if len(set(folders.values())) < len(made):
         raise ValueError("--to: a word stands twice")
     out.mkdir(parents=True, exist_ok=True)
-    recipes = {folders[word]: recipe for word, recipe in made.items()}
+    recipes = {folders[word]: recipe for word, recipe in made}
     titles = {folder: f"--to {word}" for word, folder in folders.items()}
     work(recipes, titles, jobs, console, bar)
     points = [point(word, folder) for word, folder in folders.items()]
-    return _written(points, out, next(iter(made.values())))
+    return _written(points, out, made[0][1])
 
 
 def optimize(

@@ -1,11 +1,13 @@
 """What is wrong with a command is said in one line that says what to do; nothing is written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from leco.command import compress as job
 from leco.command import recipe as recipes
 from leco.command import recipes as tested
 from leco.command.cli import main
@@ -23,6 +25,8 @@ RECIPES = {
     "model: nets:net\nto: {'*.bias': 2bit}": "'*.bias' matches only norms and biases",
     "model: nets:net\nto: 3bit\nto: 2bit": "the key 'to' stands twice",
     "model: [nets": "not a YAML file",
+    "model: nets:net\noptimize: {words: [2bit], trial: 3}": "did you mean 'trials'?",
+    "model: nets:net\noptimize: {words: []}": "optimize.words: give at least one word",
     "3bit": "a recipe has keys and values",
     "model: nets:net\nrest: float8": "rest: input should be 'auto', 'float32'",
     "model: nets:net\ncalibrate: {data: nets:data, samples: 0}": "calibrate.samples",
@@ -51,6 +55,14 @@ COMMANDS = {
     ),
     "a bad share": ([*DIRECT, "--to", "130%"], "at most 100 %"),
     "no L step": ([*DIRECT, "--train", "nets:text2"], "must return the L step"),
+    "a text for a net without logits": (
+        ["evaluate", "nets:net", "a.txt"],
+        "a text needs the tokenizer",
+    ),
+    "optimize in compress": (
+        ["compress", "--recipe", "search.yaml"],
+        "the recipe has a search (optimize); leco sweep does it",
+    ),
     "no number": ([*DIRECT, "--evaluate", "nets:text2"], "must return a number"),
     "a full folder": ([*DIRECT, "--out", "full"], "full is not empty; remove it"),
     "a file for a folder": ([*DIRECT, "--out", "a.txt"], "a.txt is a file"),
@@ -66,6 +78,8 @@ def place(here: Path) -> Path:
         (here / folder).mkdir()
     (here / "full" / "a").write_text("a")
     (here / "a.txt").write_text("some text")
+    search = "model: nets:net\nevaluate: nets:error\noptimize: {words: [2bit, 3bit]}"
+    (here / "search.yaml").write_text(search)
     with (here / "nets.py").open("a") as file:
         file.write('\ndef text2(model, lc=None):\n    return "none"\n')
     return here
@@ -131,3 +145,64 @@ def test_a_damaged_model(here: Path, language_model: Path, capsys: pytest.Captur
         (folder / path.name).write_bytes(path.read_bytes()[: 900 if "safe" in path.name else None])
     assert main(["compress", "damaged"]) == 1
     assert "damaged: the model can't be loaded" in line_of(capsys)
+
+
+def test_a_model_that_lacks_weights(
+    here: Path, language_model: Path, capsys: pytest.CaptureFixture[str]
+):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(language_model / "model", here / "part")
+    file = here / "part" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert main(["compress", "part"]) == 1
+    said = "part: its files lack 1 weights of a LlamaForCausalLM: model.layers.1.mlp.up_proj.weight"
+    assert said in line_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("shapes\ndiffer"), "leco: RuntimeError: shapes differ\n"),
+        (KeyError("x"), "leco: KeyError: 'x'\n"),
+        (ValueError("too\n small"), "leco: too small\n"),
+        (MemoryError(), "leco: MemoryError: MemoryError\n"),
+        (OSError(28, "No space left on device", "a/b"), "No space left on device: 'a/b'\n"),
+    ],
+)
+def test_any_error_is_one_line(
+    error, said, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(job, "layers_of", failing)  # after the file is written
+    assert main([*DIRECT, "--out", "small"]) == 1
+    assert capsys.readouterr().err.endswith(said)
+    assert not (place / "small").exists()
+    assert type(error).__name__ in (place / "small.part" / "log.txt").read_text()
+
+
+def test_a_disk_that_fills_at_any_write(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Wherever the disk is full, there is one line and no folder; the same command goes on."""
+    command = ["compress", "nets:net", "--calibrate", "nets:data", "--steps", "2"]
+    count, limit, plain = 0, 1, Path.write_text
+
+    def write_text(path, *given, **more):
+        nonlocal count
+        count += 1
+        if count == limit:
+            raise OSError(28, "No space left on device")
+        return plain(path, *given, **more)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    while main(command) == 1:
+        assert "No space left on device" in line_of(capsys)
+        assert not (place / "small").exists()
+        count, limit = 0, limit + 1
+    assert limit >= 5  # recipe, recipe of the result, numbers, two reports
+    assert {path.name for path in place.glob("small*")} == {"small"}
