@@ -9,7 +9,7 @@ from rich.console import Console
 
 app = typer.Typer(
     name="leco",
-    help="Compress a trained net, and look at what came of it.",
+    help="Compress a trained net, and look at the result.",
     rich_markup_mode=None,
     add_completion=False,
 )

@@ -57,7 +57,7 @@ def sweep_command(
     jobs: Annotated[int, typer.Option(min=1, help="processes")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Compress a net in several ways: error against bytes."""
+    """Compress a net in several ways, and compare them."""
     console = terminal(as_json)
     bar = not as_json and console.is_terminal
     searched = options.search_of(given, trials, search)
@@ -80,7 +80,7 @@ def evaluate_command(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Judge a net, compressed or not, on data."""
+    """Measure the error of a net, compressed or not."""
     found = source(model, device)
     judge = Judge(data, found, length, device)
     console = terminal(as_json)
@@ -97,7 +97,7 @@ def compare_command(
     b: Annotated[Path, typer.Argument(help="another one")],
     as_json: Json = False,
 ) -> None:
-    """Two compressed nets side by side: bytes, errors, and the layers that differ."""
+    """Show two compressed nets side by side."""
     results = [result_of(folder) for folder in (a, b)]
     if as_json:
         show_json(dict(zip(map(str, (a, b)), results, strict=True)))
@@ -132,7 +132,7 @@ def recipes_command(
     schema: Annotated[bool, typer.Option("--schema", help="the JSON schema of a recipe")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recipes to start from, by task."""
+    """List recipes to start from, or print one."""
     if schema:
         show_json(recipe.schema())
     elif name is not None:

@@ -15,29 +15,44 @@ from leco.command.words import HELP
 
 Model = Annotated[
     str | None,
-    typer.Argument(help="a Hugging Face folder, package.module:function, or a file of leco"),
+    typer.Argument(metavar="[MODEL]", help="a folder of Hugging Face, package.module:function, or a folder of leco"),
 ]
 To = Annotated[
     list[str] | None,
-    typer.Option(help=f"{HELP}, budget:20MB or auto; or PATTERN=WORD, several times"),
+    typer.Option(
+        metavar="WORD",
+        help=f"{HELP}, budget:20MB or auto; or PATTERN=WORD, several times",
+    ),
 ]
 Calibration = Annotated[
-    str | None, typer.Option(help="texts.txt, a folder of images, or package.module:function")
+    str | None,
+    typer.Option(metavar="DATA", help="texts.txt, a folder of images, or package.module:function"),
 ]
-Training = Annotated[str | None, typer.Option(help="package.module:function(model, lc)")]
-Judging = Annotated[str | None, typer.Option(help="test.txt, or package.module:function(model)")]
-File = Annotated[Path | None, typer.Option("--recipe", help="a YAML file; options overrule it")]
-Out = Annotated[Path, typer.Option(help="the folder to make")]
-Samples = Annotated[int | None, typer.Option(help="sequences of a text, or images")]
-Length = Annotated[int | None, typer.Option(help="tokens of a sequence")]
-Batch = Annotated[int | None, typer.Option(help="samples of a batch")]
-Steps = Annotated[int | None, typer.Option(help="LC steps of each layer, or of the training")]
-Polish = Annotated[int | None, typer.Option(help="epochs of training each block")]
+Training = Annotated[
+    str | None, typer.Option(metavar="FUNCTION", help="package.module:function(model, lc)")
+]
+Judging = Annotated[
+    str | None, typer.Option(metavar="DATA", help="test.txt, or package.module:function(model)")
+]
+File = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", help="in YAML (leco recipes); options overrule it"),
+]
+Out = Annotated[Path, typer.Option(metavar="FOLDER", help="the folder to make")]
+Samples = Annotated[int | None, typer.Option(help="sequences of a text, or images [32]")]
+Length = Annotated[int | None, typer.Option(help="tokens of a sequence [512]")]
+Batch = Annotated[int | None, typer.Option(help="samples of a batch [1]")]
+Steps = Annotated[int | None, typer.Option(help="LC steps of each layer, or of the training [40]")]
+Polish = Annotated[int | None, typer.Option(help="epochs of training each block [0]")]
 Rest = Annotated[
-    str | None, typer.Option(help="float type of the rest: auto, float32, float16, bfloat16")
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="of what is not compressed: float32, float16, bfloat16, or auto, as it was [auto]",
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
-Seed = Annotated[int | None, typer.Option(help="of the random numbers")]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="cpu, cuda, ... [cpu]")]
+Seed = Annotated[int | None, typer.Option(help="of the random numbers [0]")]
 
 
 @dataclass(frozen=True)

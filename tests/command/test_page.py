@@ -25,7 +25,7 @@ def commands(page: str) -> list[str]:
 def folder(here: Path, language_model: Path) -> Path:
     """A folder with what the commands name."""
     shutil.copytree(language_model / "model", here / "model")
-    for name, seed in (("texts", 1), ("test", 2)):
+    for name, seed in (("texts", 1), ("test", 2), ("valid", 3)):
         numbers = torch.randint(64, (1100,), generator=torch.Generator().manual_seed(seed))
         (here / f"{name}.txt").write_text(" ".join(f"w{i}" for i in numbers.tolist()))
     (here / "my_nets.py").write_text((here / "nets.py").read_text())
@@ -40,8 +40,8 @@ def test_commands_of_a_page(page: str, folder: Path, capsys: pytest.CaptureFixtu
         words = shlex.split(line)[1:]
         into = words[words.index(">") + 1] if ">" in words else None
         words = words[: words.index(">")] if into else words
-        if "--calibrate" in words and "--steps" not in words:
-            words += ["--steps", "2"]  # to save time
+        if "--calibrate" in words:  # to save time
+            words += ["--steps", "2", "--length", "128", "--samples", "2"]
         capsys.readouterr()
         assert main(words) == 0, line
         if into:
