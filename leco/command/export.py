@@ -49,13 +49,14 @@ def examples(found: Source, inputs: str | None) -> dict[str, Any]:
     main = getattr(model, "main_input_name", "") if found.folder is not None else ""
     if main == "input_ids":
         ids = torch.zeros(2, 8, dtype=torch.int64)
-        free = {"input_ids": {0: "batch", 1: "length"}}
-        kwargs, shapes = {"input_ids": ids}, {**free}
+        free = {0: "batch", 1: "length"}
+        kwargs: dict[str, Any] = {"input_ids": ids}
+        shapes: dict[str, Any] = {"input_ids": free}
         if model.can_generate():
             kwargs["use_cache"], shapes["use_cache"] = False, None
         else:  # sentences of several lengths in a batch
             kwargs["attention_mask"] = torch.ones_like(ids)
-            shapes["attention_mask"] = free["input_ids"]
+            shapes["attention_mask"] = free
         return {"kwargs": kwargs, "dynamic_shapes": shapes}
     if main == "pixel_values":
         size = model.config.image_size

@@ -69,7 +69,9 @@ def source(given: str, device: str = "cpu") -> Source:
 
 def copy_beside(found: Source, out: Path) -> None:
     """Copy the tokenizer, or image processor, of a model's folder into another one."""
-    for name in BESIDE if found.folder is not None else ():
+    if found.folder is None:
+        return
+    for name in BESIDE:
         if (found.folder / name).is_file():
             shutil.copy(found.folder / name, out / name)
 
