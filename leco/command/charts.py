@@ -102,13 +102,15 @@ def _points(
     if ordered:
         path = " ".join(f"{across(p.x):.1f},{up(p.y):.1f}" for p in ordered)
         parts.append(f'<polyline class="line" points="{path}"/>')
+    named = 0
     for i, (a, b, name) in enumerate(places):
         kind = "dot" if joined or not front or usable[i] in front else "dot faint"
         radius = 2.5 if joined else 4
         parts.append(f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/>')
         if name:
             anchor, shift = ("end", -7) if a > WIDTH * 0.7 else ("start", 7)
-            at = f'x="{a + shift:.1f}" y="{b + (12, -5)[i % 2]:.1f}"'  # neighbours apart
+            at = f'x="{a + shift:.1f}" y="{b + (12, -5)[named % 2]:.1f}"'  # neighbours apart
+            named += 1
             parts.append(f'<text {at} text-anchor="{anchor}">{escape(name)}</text>')
     return _svg(parts, f"{y} against {x}")
 

@@ -15,7 +15,10 @@ from leco.command.words import HELP
 
 Model = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="a folder of Hugging Face, package.module:function, or a folder of leco"),
+    typer.Argument(
+        metavar="[MODEL]",
+        help="a folder of Hugging Face, package.module:function, or a folder of leco",
+    ),
 ]
 To = Annotated[
     list[str] | None,

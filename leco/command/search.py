@@ -17,7 +17,7 @@ from leco.command.sources import source
 from leco.command.words import KEEP
 from leco.optional import optional
 
-STALE = 50  # choices in turn that were tried before, after which the search ends
+STALE = 30  # choices in turn that were tried before, after which the search ends
 KEPT, JOURNAL = "search.yaml", "trials.journal"
 
 Words = dict[str, str]

@@ -98,17 +98,22 @@ def plain(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def spoken(words: dict[str, str]) -> str:
-    """A choice in one line: each word, and which groups have it.
+    """A choice in one line: each word, and which groups have it. Names lose what all share.
 
     >>> from leco.command.space import spoken
     >>> spoken({"0.weight": "2bit", "2.weight": "4bit", "4.weight": "2bit"})
-    '2bit: 0.weight, 4.weight; 4bit: 2.weight'
+    '2bit: 0, 4; 4bit: 2'
+    >>> spoken({"h.*.mlp.up.weight": "2bit", "h.*.k.weight": "3bit"})
+    '2bit: mlp.up; 3bit: k'
     >>> spoken({"*.up_proj.weight": "2bit", "*.q_proj.weight": "2bit"})
     '2bit for all'
     """
+    if len(set(words.values())) == 1:
+        return f"{next(iter(words.values()))} for all"
+    parts = [name.removesuffix(".weight").split(".") for name in words]
+    least = min(map(len, parts)) - 1
+    shared = next((i for i in range(least) if len({part[i] for part in parts}) > 1), least)
     owners = dict[str, list[str]]()
-    for name, word in words.items():
-        owners.setdefault(word, []).append(name)
-    if len(owners) == 1:
-        return f"{next(iter(owners))} for all"
+    for part, word in zip(parts, words.values(), strict=True):
+        owners.setdefault(word, []).append(".".join(part[shared:]))
     return "; ".join(f"{word}: {', '.join(names)}" for word, names in sorted(owners.items()))

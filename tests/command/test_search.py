@@ -84,8 +84,8 @@ def test_it_ends_where_all_choices_are_tried(here: Path, capsys: pytest.CaptureF
     )
     found = points(capsys, *command, "--out", "s")
     assert [p["choice"] for p in found] == [
-        "2bit:8: 0.weight; 4bit:8: 2.weight",
-        "3bit:8: 0.weight; 4bit:8: 2.weight",
+        "2bit:8: 0; 4bit:8: 2",
+        "3bit:8: 0; 4bit:8: 2",
     ]
     assert main([*command, "--out", "s"]) == 0
     assert "2 trials; the search finds no other choice" in capsys.readouterr().out
