@@ -1,4 +1,4 @@
-"""What all commands share: the typer application, its options, output and errors."""
+"""The parts that all commands share: the typer application, output and errors."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def terminal(quiet: bool = False) -> Console:
-    """Where lines for people go: stderr, where stdout is for programs."""
+    """Return the console for people: stderr where stdout is for programs (`quiet`), else stdout."""
     return Console(stderr=quiet, highlight=False, soft_wrap=True)
 
 
@@ -34,7 +34,7 @@ def show_json(value: Any) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the message of an error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     named = isinstance(error, (ValueError, TypeError, OSError, ImportError))
     return text if named else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Small charts as SVG text, which stands in a page without any other file."""
+"""Small charts as SVG text that stands inside a page."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ WIDEST = 28  # a bar
 
 
 class Point(NamedTuple):
-    """A point of a chart, with what it is called."""
+    """A point of a chart and its name."""
 
     x: float
     y: float
@@ -40,7 +40,7 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Three to six round numbers on the axis."""
+        """Return three to six round numbers on the axis."""
         if self.log:
             tens = range(math.floor(self.low), math.ceil(self.high) + 1)
             few = (1, 2, 5) if self.high - self.low < 2 else (1,)
@@ -55,7 +55,7 @@ class Scale:
 
 
 def short(value: float) -> str:
-    """A number in few characters.
+    """Return a number in few characters.
 
     >>> from leco.command.charts import short
     >>> short(12_300_000), short(0.0125), short(0)
@@ -68,7 +68,7 @@ def short(value: float) -> str:
 
 
 def line(points: Sequence[Point], x: str, y: str, log: tuple[bool, bool] = (False, False)) -> str:
-    """Points that a line joins, in the order of x."""
+    """Draw points and a line through them, in the order of x."""
     return _points(sorted(points), x, y, log, joined=True)
 
 
@@ -79,7 +79,7 @@ def scatter(
     log: tuple[bool, bool] = (False, False),
     front: Sequence[Point] = (),
 ) -> str:
-    """Points with their names, and a line through those of a front, in the order of x."""
+    """Draw points with their names, and a line through the points of a front."""
     return _points(points, x, y, log, joined=False, front=sorted(front))
 
 
@@ -116,7 +116,7 @@ def _points(
 
 
 def bars(values: Sequence[float], names: Sequence[str], y: str, log: bool = False) -> str:
-    """A thin bar for each value, in order; its name shows where the pointer rests."""
+    """Draw a thin bar for each value, in order. The pointer shows its name."""
     shown = [v for v in values if _shown(v, log)]
     if not shown:
         return ""

@@ -1,4 +1,4 @@
-"""`leco compress`: from a recipe to a folder with the file, the recipe and the report."""
+"""`leco compress`: does a recipe, and makes a folder with the file, the recipe and the report."""
 
 import json
 import platform
@@ -58,7 +58,7 @@ def prepared(recipe: Recipe) -> Job:
 
 
 def _samples(inputs: list[Any]) -> int:
-    """About how many tokens or rows the inputs have."""
+    """Return about how many tokens or rows the inputs have."""
     total = 0
     for batch in inputs:
         first = next(iter(batch.values())) if isinstance(batch, dict) else batch
@@ -68,7 +68,7 @@ def _samples(inputs: list[Any]) -> int:
 
 
 def compress(job: Job, out: Path, console: Console, bar: bool) -> dict[str, Any]:
-    """Do a job, and make its folder. Where it is interrupted, the same call goes on.
+    """Do a job, and make its folder. After an interruption, the same call goes on.
 
     Returns:
         What `result.json` holds.
@@ -96,7 +96,7 @@ def compress(job: Job, out: Path, console: Console, bar: bool) -> dict[str, Any]
 
 
 def _worked(job: Job, place: Workplace, log: Log, bar: bool) -> dict[str, Any]:
-    """The compressed net in the result folder, and what there is to tell of it."""
+    """Write the compressed net into the result folder; return what `result.json` holds."""
     recipe, model, start = job.recipe, job.source.model, time.perf_counter()
     before = _judged(job, log, "before", bar)
     # the tasks
@@ -139,14 +139,14 @@ def _judged(job: Job, log: Log, when: str, bar: bool) -> float | None:
 
 
 def _ordered(job: Job, tasks: dict[str, Task]) -> dict[str, Task]:
-    """The tasks in the order of the model's parameters."""
+    """Return the tasks in the order of the model's parameters."""
     order = {row.name: i for i, row in enumerate(job.plan.rows)}
     return dict(sorted(tasks.items(), key=lambda item: order[item[1].params[0]]))
 
 
 @dataclass(frozen=True)
 class _Ran:
-    """What the work gave."""
+    """The results of the work on a net."""
 
     lc: LC
     best: Snapshot | None = None
@@ -155,7 +155,7 @@ class _Ran:
 
 
 def _run(job: Job, tasks: dict[str, Task], part: Path, log: Log, bar: bool) -> _Ran:
-    """Calibration, training, both, or direct compression."""
+    """Calibrate, train, do both, or compress directly."""
     recipe, model = job.recipe, job.source.model
     lc = LC(model, tasks, multipliers=recipe.train is not None)
     ran = _Ran(lc)
@@ -175,7 +175,7 @@ def _run(job: Job, tasks: dict[str, Task], part: Path, log: Log, bar: bool) -> _
 
 
 def _accompany(job: Job, folder: Path) -> None:
-    """The recipe, and what a folder of Hugging Face has beside the weights."""
+    """Write the recipe, and the files that a folder of Hugging Face has beside the weights."""
     recipe, source_ = job.recipe, job.source
     reference = str(Path(source_.reference).resolve()) if source_.folder else source_.reference
     recipes.write(folder / "recipe.yaml", recipe.model_copy(update={"model": reference}))
@@ -188,7 +188,7 @@ def _accompany(job: Job, folder: Path) -> None:
 
 
 def _setting(job: Job, seconds: float) -> dict[str, Any]:
-    """Versions, data, seed and machine."""
+    """Return versions, data, seed and machine."""
     return {
         "model": job.source.reference,
         "class": type(job.source.model).__name__,
@@ -206,7 +206,7 @@ def _setting(job: Job, seconds: float) -> dict[str, Any]:
 
 
 def leco_version() -> str:
-    """The version of the installed package, or "source"."""
+    """Return the version of the installed package, or "source"."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -216,7 +216,7 @@ def leco_version() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
+    """Return the value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _plain(own) for name, own in value.items()}
     if isinstance(value, list | tuple):

@@ -34,7 +34,7 @@ def export_net(given: str, to: str, out: Path, inputs: str | None) -> Held:
 
 
 def examples(found: Source, inputs: str | None) -> dict[str, Any]:
-    """The example inputs of a net for ONNX and OpenVINO, as the arguments of `export_onnx`.
+    """Return example inputs of a net for ONNX and OpenVINO, as arguments of `export_onnx`.
 
     Args:
         inputs: a function that returns them, or None for those of a model of transformers: texts
@@ -95,7 +95,7 @@ def _gguf(found: Source, file: Path, out: Path, inputs: str | None) -> Held:
 
 
 def _dense(found: Source, file: Path, out: Path, inputs: str | None) -> Held:
-    """The weights Delta(Theta) as an ordinary safetensors file or folder of Hugging Face."""
+    """Write Delta(Theta) as an ordinary safetensors file or folder of Hugging Face."""
     if found.folder is not None:
         model: Any = found.model
         model.config.quantization_config = None

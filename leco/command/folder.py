@@ -1,4 +1,4 @@
-"""The folder of a job: it appears at once and whole, and an interrupted job goes on."""
+"""The folder of a job. It appears when it is whole; an interrupted job goes on."""
 
 import os
 import shutil
@@ -42,11 +42,11 @@ class Workplace:
 
     @property
     def result(self) -> Path:
-        """What becomes the folder."""
+        """The folder that is renamed to `OUT` at the end."""
         return self.part / "result"
 
     def finish(self) -> None:
-        """Make the result the folder, by one rename, and remove the rest."""
+        """Rename the result to `OUT`, and remove the rest."""
         if self.out.exists():
             self.out.rmdir()
         os.replace(self.result, self.out)
@@ -73,7 +73,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 class Log:
-    """What a job says: lines to the terminal, and with their times to a file.
+    """Writes the lines of a job to the terminal, and with their times to a file.
 
     Args:
         console: of the terminal.
@@ -85,12 +85,12 @@ class Log:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def say(self, text: str) -> None:
-        """A line for people, and for the file."""
+        """Write a line to the terminal and to the file."""
         self.console.print(text, markup=False, highlight=False)
         self.write(text)
 
     def write(self, text: str) -> None:
-        """Lines for the file alone."""
+        """Write lines to the file alone."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._file.writelines(f"{stamp} {line}\n" for line in text.splitlines())
         self._file.flush()
@@ -101,7 +101,7 @@ class Log:
 
 @contextmanager
 def logged(console: Console, path: Path) -> Iterator[Log]:
-    """A log, which also gets the warnings and the traceback of what is raised inside."""
+    """Open a log. It also gets the warnings inside, and the traceback of an error."""
     log = Log(console, path)
 
     def warn(message: Any, category: Any, *_: Any, **__: Any) -> None:

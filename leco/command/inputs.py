@@ -17,7 +17,7 @@ JUDGED = 32  # sequences of the text that judges
 
 
 def batches(given: Calibrate, source: Source, device: str) -> list[Any]:
-    """The batches of calibration inputs.
+    """Return the batches of calibration inputs.
 
     Raises:
         ValueError: no such data, too little of it, or data of a kind that the model does not take.
@@ -37,7 +37,7 @@ def batches(given: Calibrate, source: Source, device: str) -> list[Any]:
 
 
 def moved(batch: Any, device: str) -> Any:
-    """A batch on a device."""
+    """Return a batch on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
@@ -46,7 +46,7 @@ def moved(batch: Any, device: str) -> Any:
 
 
 def sequences(path: Path, source: Source, length: int, most: int) -> Tensor:
-    """The first sequences of a text, tokens (n, length).
+    """Return the first sequences of a text, tokens (n, length).
 
     Raises:
         ValueError: a model without a tokenizer, or a text shorter than one sequence.
@@ -110,7 +110,7 @@ def _from_function(name: str) -> list[Any]:
 
 
 class Judge:
-    """What `--evaluate` names: a number of the net, the smaller the better.
+    """Measures the error of a net, as `--evaluate` says: a number, the smaller the better.
 
     Args:
         given: a text, for the perplexity of at most 32 sequences, or a function.
@@ -135,12 +135,12 @@ class Judge:
 
     @property
     def tokens(self) -> int:
-        """Of the text; 0 of a function."""
+        """How many tokens the text has; 0 of a function."""
         return 0 if self._ids is None else self._ids.numel()
 
     def __call__(self, model: nn.Module, bar: bool = False) -> float:
-        """The number. Raises ValueError where it is none, or where the net gives no logits of the
-        next token."""
+        """Return the number. Raises ValueError where a function gives none, or where the net gives
+        no logits of the next token."""
         with torch.no_grad():
             if self._ids is not None:
                 return perplexity(model, self._ids, bar)
@@ -152,7 +152,7 @@ class Judge:
 
 
 def perplexity(model: Any, ids: Tensor, bar: bool = False) -> float:
-    """exp of the mean cross-entropy of the next token, over sequences (n, length)."""
+    """Return exp of the mean cross-entropy of the next token, over sequences (n, length)."""
     total = 0.0
     for row in track(ids, "judge", disable=not bar, transient=True):
         logits = getattr(model(row[None]), "logits", None)

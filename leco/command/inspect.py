@@ -1,4 +1,4 @@
-"""`leco inspect`: what each byte of a file is for."""
+"""`leco inspect`: prints what each byte of a file is for."""
 
 import shutil
 from typing import Annotated

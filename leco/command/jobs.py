@@ -46,7 +46,8 @@ def work(
 
 
 def _done(folder: Path, recipe: Recipe) -> bool:
-    """Whether a folder has this recipe's result. Raises ValueError where it has another's."""
+    """Return whether a folder has the result of this recipe. Raises ValueError where it has that
+    of another one."""
     if not (folder / RESULT).is_file():
         return False
     if recipes.checked(result_of(folder)["recipe"], str(folder)) != recipe:
@@ -57,7 +58,7 @@ def _done(folder: Path, recipe: Recipe) -> bool:
 def _processes(
     made: Mapping[Path, Recipe], titles: Mapping[Path, str], jobs: int, console: Console
 ) -> None:
-    """Do recipes in processes of their own, some at a time, which share the threads."""
+    """Do each recipe in its own process, `jobs` at a time. They share the threads."""
     threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))}
 
     def one(folder: Path) -> str:
@@ -83,7 +84,7 @@ def _processes(
 
 
 def result_of(folder: Path) -> dict[str, Any]:
-    """What a job has written of itself.
+    """Return the numbers in a folder's result.json.
 
     Raises:
         ValueError: a folder without it, or a damaged file.
@@ -98,7 +99,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def point(word: str, folder: Path) -> dict[str, Any]:
-    """A folder as a point of error against bytes.
+    """Return the bytes and the error of a folder, as a point of a sweep.
 
     The value is what `--evaluate` measured, or else the mean relative error of a layer.
     """
@@ -115,6 +116,6 @@ def point(word: str, folder: Path) -> dict[str, Any]:
 
 
 def measured(folder: Path) -> str:
-    """What the value of a point is."""
+    """Return the name of a point's value."""
     found = result_of(folder)["measured"]
     return found["name"] if found else "mean relative error of a layer"

@@ -60,7 +60,7 @@ Seed = Annotated[int | None, typer.Option(help="of the random numbers [0]")]
 
 @dataclass(frozen=True)
 class Given:
-    """The options that say what a job is, as they were given."""
+    """The options that describe a job; None where an option is not given."""
 
     model: Model = None
     to: To = None
@@ -79,7 +79,7 @@ class Given:
 
 
 def of_a_job(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of `Given` in place of its first parameter.
+    """Replace the first parameter of a command by the options of `Given`.
 
     Args:
         command: a function of a `Given` and of options of its own, which have defaults.
@@ -99,7 +99,7 @@ def of_a_job(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def recipe_of(given: Given, **parts: Any) -> Recipe:
-    """The recipe of the file, if one is given, with the options that are given.
+    """Return the recipe of the file, if one is given, with the options that are given.
 
     Args:
         given: the options.
@@ -134,7 +134,7 @@ def recipe_of(given: Given, **parts: Any) -> Recipe:
 
 
 def search_of(given: Given, trials: int | None, asked: bool) -> Recipe | None:
-    """The recipe of a search: of the file, or of `--optimize` with the words of `--to`; or None.
+    """Return the recipe of a search, from the file or from `--optimize` and `--to`; else None.
 
     Raises:
         ValueError: --optimize without words, --trials without a search; as `recipe_of`.
@@ -155,7 +155,7 @@ def search_of(given: Given, trials: int | None, asked: bool) -> Recipe | None:
 
 
 def alternatives(to: list[str]) -> list[str] | dict[str, list[str]]:
-    """The words to choose from, or those of each pattern.
+    """Return the words to choose from, or those of each pattern.
 
     >>> from leco.command.options import alternatives
     >>> alternatives(["2bit", "3bit"])
@@ -175,7 +175,7 @@ def alternatives(to: list[str]) -> list[str] | dict[str, list[str]]:
 
 
 def words(to: list[str]) -> str | dict[str, str]:
-    """A word, or words by pattern.
+    """Return a word, or words by pattern.
 
     >>> from leco.command.options import words
     >>> words(["3bit"]), words(["*.mlp.*=2bit", "others=3bit"])

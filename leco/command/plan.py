@@ -1,4 +1,4 @@
-"""The plan of a job: which parameter is compressed how, what is left and why, and what it costs."""
+"""The plan of a job: how each parameter is compressed or why it is left, bytes, time, memory."""
 
 import math
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Plan:
 
 
 def plan(source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0) -> Plan:
-    """The plan of a recipe, from names and shapes alone.
+    """Plan a recipe, from names and shapes alone.
 
     Args:
         tokens, judged: of all calibration inputs, and of the text that judges, for the estimate of
@@ -111,7 +111,7 @@ def plan(source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0) -> Pl
 def _row(
     name: str, weight: Weight, word: str, scheme: Scheme | Search | None, made: Any, itemsize: int
 ) -> Row:
-    """The row of a parameter, of `itemsize` bytes a number before."""
+    """Return the row of a parameter, which has `itemsize` bytes a number before."""
     before = weight.count * itemsize
     if isinstance(made, str):
         left = math.ceil(weight.count * coded(weight.dtype) / 8)
@@ -126,14 +126,14 @@ def _row(
 
 
 def _seconds(scheme: Scheme | Search, weight: Weight, steps: int) -> float:
-    """About how long the C steps of a weight take."""
+    """Return about how many seconds the C steps of a weight take."""
     if isinstance(scheme, Search):
         return 8e-7 * len(scheme.words) * weight.count
     return scheme.seconds * weight.count * steps / 40
 
 
 def rest_type(source: Source, recipe: Recipe) -> torch.dtype:
-    """The float type of what is not compressed."""
+    """Return the float type of parameters that are not compressed."""
     return source.dtype if recipe.rest == "auto" else FLOATS[recipe.rest]
 
 
@@ -142,7 +142,7 @@ def _polish(recipe: Recipe) -> int:
 
 
 def _kept(p: nn.Parameter, rest: torch.dtype) -> torch.dtype:
-    """The type in which the file keeps a parameter's numbers."""
+    """Return the type in which the file keeps a parameter's numbers."""
     return rest if p.is_floating_point() and rest.itemsize < p.itemsize else p.dtype
 
 
@@ -153,7 +153,8 @@ def _joint(word: str, weight: Weight) -> Any:
 
 
 def _made(scheme: Scheme | Search, weight: Weight) -> Any:
-    """The view and the compression of a weight, None of a search, or why it can't have them."""
+    """Return the view and the compression of a weight, None for a search, or why it can't have
+    them."""
     if isinstance(scheme, Search):
         return None
     try:
@@ -177,7 +178,8 @@ def _check(
 
 
 def _memory(model: nn.Module, weights: Mapping[str, Weight], tokens: int, recipe: Recipe) -> int:
-    """The net, Delta(Theta), multipliers and a copy in training, hidden states of two widths."""
+    """Return the bytes of the net, Delta(Theta), multipliers and a copy in training, and hidden
+    states."""
     net, numbers = sum(p.nbytes for p in model.parameters()), sum(w.count for w in weights.values())
     width = max((min(p.shape) for p in model.parameters() if p.dim() >= 2), default=0)
     copies = 1 + 3 * bool(recipe.train)

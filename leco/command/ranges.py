@@ -27,11 +27,11 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Whether it is searched by its logarithm."""
+        """Whether the search is by the logarithm."""
         return self.low > 0 and self.high >= WIDE * self.low
 
     def at(self, value: float) -> str:
-        """The word at a number, to three digits.
+        """Return the word at a number, to three digits.
 
         >>> from leco.command.ranges import ranged
         >>> ranged("rank:8..64").at(20), ranged("l0:1e-6..1e-2").at(0.00012345)
@@ -42,7 +42,7 @@ class Range:
 
 
 def ranged(word: str) -> Range | None:
-    """The range in a word, or None.
+    """Return the range in a word, or None.
 
     Raises:
         ValueError: an end that makes no word, ends in the wrong order, or a range of group sizes.
@@ -62,6 +62,6 @@ def ranged(word: str) -> Range | None:
 
 
 def check_word(word: str) -> None:
-    """Raise ValueError where a word is none that a layer can get."""
+    """Raise ValueError for a word that no single layer can get."""
     if isinstance(parse(word), Search):
         raise ValueError(f"{word!r} is a search of its own; give words such as 3bit")

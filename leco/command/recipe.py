@@ -1,4 +1,4 @@
-"""The recipe of a job: what `leco compress` does, as a YAML file that pydantic checks."""
+"""The recipe of a job, a YAML file. pydantic checks it."""
 
 import difflib
 from pathlib import Path
@@ -101,7 +101,7 @@ PARTS = {"calibrate": Calibrate, "train": Train, "optimize": Optimize}
 
 
 def checked(values: Any, where: str) -> Recipe:
-    """A recipe of plain values.
+    """Check plain values, and return them as a recipe.
 
     Raises:
         ValueError: one line that names the key, what is wrong, and the nearest key.
@@ -115,7 +115,7 @@ def checked(values: Any, where: str) -> Recipe:
 
 
 def _line(error: ValidationError) -> str:
-    """The first error of a recipe, in one line."""
+    """Return the first error of a recipe, in one line."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     kinds = ("str", "dict[str,str]", "list[str]", "dict[str,list[str]]")
@@ -131,7 +131,7 @@ def _line(error: ValidationError) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML file.
+    """Return the plain values of a YAML file.
 
     Raises:
         ValueError: a file that is no YAML, or has a key twice.
@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def write(path: Path, recipe: Recipe) -> None:
-    """Write a recipe, without what is at its default."""
+    """Write a recipe without the keys that are at their defaults."""
     values = {"model": recipe.model, "to": recipe.to} | recipe.model_dump(exclude_defaults=True)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -168,5 +168,5 @@ def write(path: Path, recipe: Recipe) -> None:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a recipe."""
+    """Return the JSON schema of a recipe."""
     return Recipe.model_json_schema()

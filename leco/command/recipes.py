@@ -1,4 +1,4 @@
-"""The recipes that come with leco: files of YAML whose first line says what they are for."""
+"""The recipes that come with leco: YAML files. The first line of each says what it is for."""
 
 import difflib
 from importlib.resources import files
@@ -6,13 +6,13 @@ from importlib.resources.abc import Traversable
 
 
 def every() -> dict[str, str]:
-    """What each recipe is for, by name."""
+    """Return what each recipe is for, by name."""
     found = {path.name.removesuffix(".yaml"): path for path in _folder().iterdir()}
     return {name: _about(found[name]) for name in sorted(found)}
 
 
 def text(name: str) -> str:
-    """A recipe as YAML.
+    """Return a recipe as YAML.
 
     Raises:
         ValueError: no recipe of this name; the nearest one is named.

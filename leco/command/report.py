@@ -1,4 +1,4 @@
-"""The report of a job: one HTML page that needs nothing else, and its twin in Markdown."""
+"""The report of a job: an HTML page without other files, and the same in Markdown."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,13 +21,13 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def render(result: dict[str, Any]) -> dict[str, str]:
-    """The two texts of a result, by their file names."""
+    """Return the two texts of a result, by file name."""
     values = {**result, **_derived(result)}
     return {name: _fill(f"{name}.j2", values) for name in ("report.html", "report.md")}
 
 
 def sweep(points: Sequence[dict[str, Any]], title: str, measured: str) -> dict[str, str]:
-    """The two texts of a sweep: a curve of error against bytes, and a table.
+    """Return the two texts of a sweep: a curve of error against bytes, and a table.
 
     Args:
         points: with word, folder, bytes, ratio and value; those of a search with their choices.
@@ -49,7 +49,7 @@ def sweep(points: Sequence[dict[str, Any]], title: str, measured: str) -> dict[s
 
 
 def _front(rows: Sequence[dict[str, Any]], measured: str) -> str:
-    """The points, and a line through the best ones; of many points these alone have names."""
+    """Draw the points and a line through the best ones. Among many points only these have names."""
     unit, name = (1e6, "MB") if rows[-1]["bytes"] >= 1e6 else (1e3, "kB")
     found, front = list[Point](), list[Point]()
     for row in rows:
@@ -62,7 +62,7 @@ def _front(rows: Sequence[dict[str, Any]], measured: str) -> str:
 
 
 def pareto(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points that no other one beats in bytes and value."""
+    """Return the points that no other one beats in bytes and value."""
     known = [p for p in points if p["value"] is not None]
     return [
         p
@@ -77,7 +77,7 @@ def pareto(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fill(name: str, values: dict[str, Any]) -> str:
-    """A template with values. HTML is escaped."""
+    """Fill a template with values. HTML is escaped."""
     texts = files("leco.command").joinpath("templates")
     loader = jinja2.FunctionLoader(lambda n: texts.joinpath(n).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
@@ -100,7 +100,7 @@ def _fill(name: str, values: dict[str, Any]) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people.
+    """Return a number of bytes for people.
 
     >>> from leco.command.report import size
     >>> size(1_234_000), size(950)
@@ -113,7 +113,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """Return a time for people.
 
     >>> from leco.command.report import duration
     >>> duration(0.4), duration(75), duration(7300)
@@ -125,7 +125,7 @@ def duration(seconds: float) -> str:
 
 
 def _digits(value: float | None) -> str:
-    """Three digits of a number."""
+    """Return a number to three digits."""
     return "" if value is None else f"{value:.3g}"
 
 
@@ -138,12 +138,12 @@ def _ms(seconds: float) -> str:
 
 
 def _cell(text: Any) -> str:
-    """A text in a cell of a Markdown table."""
+    """Return a text for a cell of a Markdown table."""
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def _derived(result: dict[str, Any]) -> dict[str, Any]:
-    """The charts and sums of a result."""
+    """Return the charts and sums of a result."""
     layers = [row for row in result["layers"] if row.get("how")]
     known = [row for row in layers if row.get("error") is not None]
     total = sum(part["bytes"] for part in result["parts"]) or 1
@@ -162,7 +162,7 @@ def _derived(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Layers whose names differ by numbers alone, as one row."""
+    """Return one row for all layers whose names differ only in numbers."""
     kinds = dict[str, list[dict[str, Any]]]()
     for row in layers:
         kinds.setdefault(kind_of(row["name"]), []).append(row)
@@ -185,7 +185,7 @@ def _kinds(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _curve(records: Sequence[dict[str, Any]]) -> str:
-    """The error of the compressed net by LC step, or the gap where no error is known."""
+    """Draw the error of the compressed net by LC step, or the gap where no error is known."""
     for key, name in (("compressed_error", "error"), ("relative_gap", "relative gap")):
         points = [Point(r["step"], r[key]) for r in records if r.get(key) is not None]
         if len(points) > 1:

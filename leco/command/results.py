@@ -1,4 +1,4 @@
-"""What a compressed file has to tell: its layers and its parts."""
+"""The layers and the parts of a compressed file, and its speed, for the report."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ PARTS = {
     "zero_point": "scales",
     "codebook": "scales",
 }
-"""What a field of a Theta is for, in words; the other fields are values."""
+"""The purpose of a field of a Theta; other fields are values."""
 
 
 def layers_of(
@@ -36,7 +36,7 @@ def layers_of(
     dense: Mapping[str, int],
     calibration: Calibration | None,
 ) -> list[dict[str, Any]]:
-    """A row for each parameter: what it became, its bytes, and its error where it is known."""
+    """Return a row for each parameter: its compression, its bytes, and its error if it is known."""
     found = breakdown(file)
     owner = {name: task for task, row in found.tasks.items() for name in row.params}
     errors = {r.task: r for r in calibration.records} if calibration else {}
@@ -80,7 +80,7 @@ def _count(shape: tuple[int, ...]) -> int:
 
 
 def parts_of(file: Path) -> list[dict[str, Any]]:
-    """The bytes of a file by what they are for, the largest first."""
+    """Return the bytes of a file by purpose, the largest first."""
     sizes = dict[str, int]()
     for row in breakdown(file).tensors:
         if row.kind == "overhead":
@@ -96,8 +96,8 @@ def parts_of(file: Path) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def latency_of(model: nn.Module, lc: LC, batch: Any) -> dict[str, float]:
-    """Seconds of a batch, of the net with dense weights, which is as fast as before compression,
-    and with packed weights: the median of up to 5 calls in turns, for about 10 seconds."""
+    """Return the seconds of a batch with dense weights, as before compression, and with packed
+    weights: the medians of up to 5 calls in turns, within about 10 seconds."""
     nets = {"dense": model.eval(), "packed": pack(model, lc).eval()}
     times: dict[str, list[float]] = {name: [] for name in nets}
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a word of `--to` makes of a weight, and about how many bytes it takes."""
+"""The compressions that the words of `--to` name, and about how many bytes they need."""
 
 import math
 from collections.abc import Callable
@@ -39,12 +39,12 @@ class Weight:
 
     @property
     def row(self) -> int:
-        """Weights of an output."""
+        """How many weights an output has."""
         return self.count // self.shape[self.outputs]
 
     @property
     def scale(self) -> int:
-        """Bits of a scale."""
+        """How many bits a scale has."""
         return 8 * self.dtype.itemsize
 
     @property
@@ -54,14 +54,14 @@ class Weight:
 
 
 def coded(dtype: torch.dtype) -> float:
-    """About how many bits the file takes for a number of this type."""
+    """Return about how many bits the file takes for a number of this type."""
     share = CODED.get(dtype, 0.85) if dtype.is_floating_point else 1.0
     return 8 * dtype.itemsize * share
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a word stands for.
+    """The compression that a word names.
 
     Args:
         word: as the user wrote it.
@@ -77,7 +77,7 @@ class Scheme:
 
 
 def _int(word: str, bits: str, group: str | None) -> Scheme:
-    """A grid without zero points, with 0 in its middle."""
+    """Return a grid without zero points, with 0 in its middle."""
     if not 2 <= int(bits) <= 8:
         raise ValueError(f"{word!r}: bits must be 2 to 8")
     return _grid(word, bits, group, zero_point=False)
@@ -101,8 +101,8 @@ def _grid(word: str, bits: str, group: str | None, zero_point: bool = True) -> S
 
 
 def _groups(weight: Weight, size: int, exact: bool) -> View:
-    """Groups of `size` along the inputs. Where the size does not divide a row and is the default,
-    the largest divisor that is at least 8; else a group for each row."""
+    """Return groups of `size` along the inputs. If the default size does not divide a row, return
+    the largest divisor that is at least 8, or else a group for each row."""
     if weight.outputs != 0:
         return Rows(weight.outputs)
     if weight.row % size == 0:
@@ -181,7 +181,7 @@ def _ranks(word: str, alpha: str) -> Scheme:
 
 
 def _dense(weight: Weight) -> float:
-    """The bits of all weights: what a penalty leaves of them is known after the work."""
+    """Return the bits of all weights. Only the work shows how many a penalty leaves."""
     return weight.number
 
 

@@ -90,7 +90,7 @@ class Search:
         recipes.write(kept, own)
 
     def _opened(self) -> Any:
-        """The study of the folder's journal. A new one begins with one word for all groups."""
+        """Open the study of the folder's journal. A new one begins with one word for all groups."""
         journals = optional("optuna.storages.journal", "leco sweep", "optuna", "search")
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         backend = journals.JournalFileBackend(str(self._out / JOURNAL))
@@ -108,7 +108,7 @@ class Search:
     # --- the trials
 
     def _next(self, most: int) -> list[Any]:
-        """Trials to do: those that were interrupted, then choices that were not tried."""
+        """Return the trials to do: interrupted ones first, then choices that were not tried."""
         found = list[Any]()
         for trial in self._study.get_trials(states=[self._states.RUNNING]):
             if "folder" in trial.user_attrs:
@@ -131,13 +131,13 @@ class Search:
         return found[:most]
 
     def _ask(self) -> Any:
-        """A new trial. Its number gives the seed, so a search that goes on asks for the same."""
+        """Ask for a trial. Its number gives the seed, so a search that goes on repeats itself."""
         seed = 1000 * self._recipe.seed + len(self._study.trials)
         self._study.sampler = self._optuna.samplers.TPESampler(seed=seed)
         return self._study.ask()
 
     def _tell(self, trial: Any) -> None:
-        """Tell the study what a trial gave."""
+        """Tell the study the bytes and the error of a trial."""
         found = point("", self._out / trial.user_attrs["folder"])
         if found["value"] is None:  # no finite number
             self._study.tell(trial.number, state=self._states.FAIL)

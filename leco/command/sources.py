@@ -25,12 +25,12 @@ BESIDE = (
     *("vocab.txt", "merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja"),
     *("generation_config.json", "preprocessor_config.json", "processor_config.json"),
 )
-"""What a folder of Hugging Face has beside the weights and config.json."""
+"""The files of a Hugging Face folder beside the weights and config.json."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model, and where it is from.
+    """A model and its origin.
 
     Args:
         model: in evaluation mode.
@@ -46,7 +46,7 @@ class Source:
 
 
 def source(given: str, device: str = "cpu") -> Source:
-    """The model that MODEL names, with its weights.
+    """Load the model that MODEL names.
 
     Raises:
         ValueError: nothing of this name, or a model that can't be loaded.
@@ -77,7 +77,7 @@ def copy_beside(found: Source, out: Path) -> None:
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function of `package.module:function`; modules of this folder count.
+    """Return the function of `package.module:function`. Modules of the present folder count.
 
     Raises:
         ValueError: no such module or function, or a module that fails.
@@ -100,7 +100,7 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def called(name: str, *arguments: Any) -> Any:
-    """What a function gives. What it raises becomes a ValueError that names it."""
+    """Call a function. Its errors become a ValueError that names it."""
     call = function(name)
     try:
         return call(*arguments)
@@ -119,7 +119,7 @@ def _function(name: str) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    """A model of a Hugging Face folder, in float32."""
+    """Load the model of a Hugging Face folder, in float32."""
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: the folder has no config.json, so it is no model's folder")
     try:
@@ -162,7 +162,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _packed_folder(path: Path, device: str) -> Source | None:
-    """The net of a folder that `leco compress`, or `save_pretrained`, wrote; or None."""
+    """Load the net of a folder that `leco compress` or `save_pretrained` wrote, or return None."""
     file, config = path / "model.safetensors", path / "config.json"
     ours = (path / "recipe.yaml").is_file()
     if not ours and config.is_file():
@@ -172,8 +172,8 @@ def _packed_folder(path: Path, device: str) -> Source | None:
 
 
 def _file(path: Path, device: str) -> Source:
-    """The compressed net of a file, with the architecture that stands beside it: a config.json, or
-    the model that a recipe.yaml names."""
+    """Load the compressed net of a file. Its architecture stands beside it: a config.json, or the
+    model that a recipe.yaml names."""
     beside = path.parent / "recipe.yaml"
     if (path.parent / "config.json").exists():
         found = _architecture(path.parent)
@@ -189,7 +189,7 @@ def _file(path: Path, device: str) -> Source:
 
 
 def _architecture(path: Path) -> Source:
-    """The net of a config.json, with random weights in float32."""
+    """Make the net of a config.json, with random weights in float32."""
     kind, dtype = _kind(path)
     transformers = optional("transformers", "leco: a model's folder", "transformers", "trainers")
     config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
@@ -199,7 +199,7 @@ def _architecture(path: Path) -> Source:
 
 
 def _kind(path: Path) -> tuple[Any, torch.dtype]:
-    """The class of a folder's model, and the float type of its weights."""
+    """Return the class of a folder's model, and the float type of its weights."""
     transformers = optional("transformers", "leco: a model's folder", "transformers", "trainers")
     described = json.loads((path / "config.json").read_text(encoding="utf-8"))
     name = (described.get("architectures") or ["AutoModel"])[0]

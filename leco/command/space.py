@@ -32,8 +32,8 @@ class Group:
 
 
 def groups_of(model: nn.Module, recipe: Recipe) -> list[Group]:
-    """The groups of a recipe's search: a group for each pattern, where it has patterns; else for
-    each layer of a net with at most 12, or for each kind of layer: names that differ in numbers.
+    """Return the groups of a search: one for each pattern of the recipe, if it has patterns. Else
+    one for each layer, up to 12, or for each kind of layer: names that differ only in numbers.
 
     Raises:
         ValueError: patterns that match nothing or the same; nothing that a word for all compresses.
@@ -57,14 +57,14 @@ def groups_of(model: nn.Module, recipe: Recipe) -> list[Group]:
 
 
 def _patterns(model: nn.Module, kind: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The kind as one pattern where it matches these names alone, or else the names."""
+    """Return the kind as one pattern if it matches these names alone, or else the names."""
     shapes = {name: p.dim() for name, p in named_parameters(model).items()}
     found = [name for name in match(model, kind) if shapes[name] > 1]
     return (kind,) if found == list(names) else tuple(names)
 
 
 def suggested(trial: Any, groups: Sequence[Group]) -> dict[str, str]:
-    """The word of each group in a trial of optuna, by the group's name."""
+    """Return the word of each group in a trial of optuna, by the group's name."""
     found = dict[str, str]()
     for group in groups:
         word = group.words[0]
@@ -83,13 +83,13 @@ def suggested(trial: Any, groups: Sequence[Group]) -> dict[str, str]:
 
 
 def recipe_of(recipe: Recipe, groups: Sequence[Group], words: dict[str, str]) -> Recipe:
-    """The recipe of one choice, which `leco compress` does."""
+    """Return the recipe of one choice, which `leco compress` does."""
     to = {pattern: words[group.name] for group in groups for pattern in group.patterns}
     return recipe.model_copy(update={"to": to, "optimize": None})
 
 
 def plain(groups: Sequence[Group]) -> list[dict[str, str]]:
-    """Choices to begin with: the first word for all groups, the second one, and so on."""
+    """Return the first choices: the first word for all groups, the second one, and so on."""
     most = max(len(group.words) for group in groups)
     return [
         {g.name: g.words[min(i, len(g.words) - 1)] for g in groups if len(g.words) > 1}
@@ -98,7 +98,7 @@ def plain(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def spoken(words: dict[str, str]) -> str:
-    """A choice in one line: each word, and which groups have it. Names lose what all share.
+    """Return a choice in one line: each word, and its groups. Names lose the parts that all share.
 
     >>> from leco.command.space import spoken
     >>> spoken({"0.weight": "2bit", "2.weight": "4bit", "4.weight": "2bit"})

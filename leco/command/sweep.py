@@ -67,5 +67,5 @@ def _written(points: list[dict[str, Any]], out: Path, recipe: Recipe) -> list[di
 
 
 def _name(word: str) -> str:
-    """A folder's name for a word."""
+    """Return a folder's name for a word."""
     return "".join(c if c.isalnum() or c in ".-" else "-" for c in word.replace("%", "percent"))

@@ -12,7 +12,7 @@ from leco.measure.tables import render
 
 
 def plan_text(job: Job) -> str:
-    """The plan: what is compressed how, what is left and why, bytes, time and memory."""
+    """Return the plan as a table: how each parameter is compressed or why it is left, and sums."""
     plan = job.plan
     groups = dict[tuple[str, ...], list[Row]]()
     for row in plan.rows:
@@ -32,7 +32,7 @@ def plan_text(job: Job) -> str:
 
 
 def plan_json(job: Job) -> dict[str, Any]:
-    """The plan for programs."""
+    """Return the plan for programs."""
     plan = job.plan
     return {
         "bytes": {"before": plan.before, "after": plan.after},
@@ -43,7 +43,7 @@ def plan_json(job: Job) -> dict[str, Any]:
 
 
 def result_text(result: dict[str, Any]) -> str:
-    """The table at the end of a job."""
+    """Return the table at the end of a job."""
     table = Table("", "before", "after", "")
     before, after = result["bytes"]["before"], result["bytes"]["after"]
     table.add_row("bytes", f"{before:,}", f"{after:,}", f"{before / after:.2f} times fewer")
@@ -60,7 +60,7 @@ def result_text(result: dict[str, Any]) -> str:
 
 
 def points_text(points: Sequence[dict[str, Any]], measured: str) -> str:
-    """The points of a sweep, by size; those of a search with their choices, the best ones alone."""
+    """Return the points of a sweep as a table, by size; of a search the best ones alone."""
     table = Table("", "bytes", "times fewer", measured, "")
     if any("choice" in p for p in points):
         table.add_column("choice")
@@ -74,7 +74,7 @@ def points_text(points: Sequence[dict[str, Any]], measured: str) -> str:
 
 
 def comparison(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
-    """Two results side by side."""
+    """Return a table of two results side by side."""
     table = Table("", *names)
     table.add_row("bytes", *(f"{r['bytes']['after']:,}" for r in results))
     table.add_row(
@@ -96,7 +96,7 @@ def comparison(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
 
 
 def _what(row: dict[str, Any]) -> str:
-    """A layer of a result in a cell."""
+    """Return a layer of a result for a cell."""
     if not row:
         return "not there"
     error = f", error {number(row['error'])}" if row.get("error") is not None else ""
@@ -108,6 +108,6 @@ def number(value: float | None) -> str:
 
 
 def _names(rows: Sequence[Row]) -> str:
-    """The names of rows, shortened."""
+    """Return the names of rows, shortened."""
     names = [row.name for row in rows]
     return ", ".join(names) if len(names) <= 2 else f"{names[0]}, ..., {names[-1]} ({len(names)})"

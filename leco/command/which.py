@@ -15,7 +15,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def words_of(model: nn.Module, recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
-    """The word of each parameter that has one; and why the others have none."""
+    """Return the word of each parameter that has one, and why each other one has none."""
     usual, reasons = _usual(model, recipe.smallest)
     if isinstance(recipe.to, str):
         return dict.fromkeys(usual, recipe.to), reasons
@@ -45,7 +45,7 @@ def words_of(model: nn.Module, recipe: Recipe) -> tuple[dict[str, str], dict[str
 
 
 def kind_of(name: str) -> str:
-    """A parameter's name with a star for each number between dots.
+    """Return a parameter's name with a star for each number between dots.
 
     >>> from leco.command.which import kind_of
     >>> kind_of("model.layers.12.mlp.up_proj.weight"), kind_of("0.weight")
@@ -55,7 +55,7 @@ def kind_of(name: str) -> str:
 
 
 def _usual(model: nn.Module, smallest: int) -> tuple[list[str], dict[str, str]]:
-    """The weights that a word for all stands for, and why each other parameter is left."""
+    """Return the weights that a word for all compresses, and why each other parameter is left."""
     kinds = {name: kind for name, kind, _ in places_of(model)}
     head = _head(model)
     found, reasons = list[str](), dict[str, str]()
@@ -77,15 +77,15 @@ def _usual(model: nn.Module, smallest: int) -> tuple[list[str], dict[str, str]]:
 
 
 def _head(model: nn.Module) -> Any:
-    """The weight of a transformers model's output layer, or None."""
+    """Return the weight of a transformers model's output layer, or None."""
     get = getattr(model, "get_output_embeddings", None)
     layer = get() if callable(get) else None
     return getattr(layer, "weight", None)
 
 
 def places_of(model: nn.Module) -> Iterator[tuple[str, str, int]]:
-    """Of each weight of a layer or embedding: its name, "layer" or "embedding", and the dimension
-    of its outputs."""
+    """Yield the name of each weight of a layer or embedding, "layer" or "embedding", and the
+    dimension of its outputs."""
     first = {id(p): name for name, p in named_parameters(model).items()}
     seen = set[str]()
     for module in model.modules():

@@ -26,7 +26,7 @@ class Search:
 
 
 def parse(word: str) -> Scheme | Search | None:
-    """What a word stands for; None for "keep".
+    """Return the compression or the search that a word names; None for "keep".
 
     Raises:
         ValueError: an unknown word, or a number out of bounds.
@@ -52,7 +52,7 @@ def parse(word: str) -> Scheme | Search | None:
 
 
 def fixed(word: str) -> Scheme:
-    """The scheme of a word that is no search and not "keep"."""
+    """Return the scheme of a word that is no search and not "keep"."""
     found = parse(word)
     if not isinstance(found, Scheme):
         raise ValueError(f"{word!r} does not name one compression; the words are {HELP}")
@@ -60,7 +60,7 @@ def fixed(word: str) -> Scheme:
 
 
 def size_of(text: str) -> int:
-    """Bytes of a size such as 20MB (a million bytes each).
+    """Return the bytes of a size such as 20MB, with a million bytes in each MB.
 
     >>> size_of("20MB"), size_of("1500")
     (20000000, 1500)

@@ -28,7 +28,7 @@ Made = dict[str, Any]
 def chosen(
     model: nn.Module, plan: Plan, batches: list[Any], part: Path, rest: Any, log: Log, bar: bool
 ) -> tuple[dict[str, Task], dict[str, str]]:
-    """The tasks of a plan's search, and their words.
+    """Choose the words of a plan's search; return its tasks and their words.
 
     Raises:
         ValueError: a budget below the smallest choice.
@@ -70,7 +70,7 @@ def _table(
     log: Log,
     bar: bool,
 ) -> Sensitivity:
-    """The errors and sizes of each candidate; of an earlier start where there are such."""
+    """Measure the error and size of each candidate, or read those of an interrupted job."""
     if kept.exists():
         return Sensitivity.load(kept)
     log.say(f"measuring {len(search.words)} schemes on {len(weights)} weights")
@@ -98,7 +98,7 @@ def _candidates(search: Search, weight: Weight) -> Made:
 
 
 def calibrated(lc: LC, recipe: Recipe, batches: list[Any], part: Path, bar: bool) -> Calibration:
-    """Calibrate, with checkpoints in the part folder."""
+    """Calibrate, with checkpoints in the folder `part`."""
     given = recipe.calibrate
     assert given is not None
     return calibrate(
@@ -112,7 +112,7 @@ def calibrated(lc: LC, recipe: Recipe, batches: list[Any], part: Path, bar: bool
 
 
 def trained(lc: LC, recipe: Recipe, part: Path, bar: bool) -> tuple[list[Any], Snapshot]:
-    """Train with the function of the recipe; the records, and the best net.
+    """Train with the function of the recipe; return the records and the best net.
 
     Raises:
         ValueError: a function that returns no L step.

@@ -43,7 +43,7 @@ LOGGER = logging.getLogger("transformers.modeling_utils")
 
 
 class _NoTies(logging.Filter):
-    """Drops the warning that a tied weight is in no file, while the file of leco is not read."""
+    """Drops the warning about a missing tied weight, before the file of leco is read."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "The tied weights mapping" not in record.getMessage()
@@ -83,8 +83,7 @@ class LecoQuantizer(base.HfQuantizer):
             )
 
     def _process_model_before_weight_loading(self, model: Any, **given: Any) -> Any:
-        """Note the files. transformers finds none of the names that it expects in them, and must
-        not warn of that."""
+        """Note the files. transformers finds none of its names in them; suppress its warnings."""
         self._files = list(given.get("checkpoint_files") or [])
         self._quiet = _NoTies()
         LOGGER.addFilter(self._quiet)
@@ -129,7 +128,7 @@ class LecoQuantizer(base.HfQuantizer):
         return not self.quantization_config.packed
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The entries of the files that the model is from.
+        """Return the entries of the files that the model was loaded from.
 
         Raises:
             ValueError: a model that was changed since, or files that are gone.
@@ -142,7 +141,7 @@ class LecoQuantizer(base.HfQuantizer):
         return _entries(self._files), {}
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        """The model as an ordinary one: dense weights are so already."""
+        """Return the model as an ordinary one. Dense weights are already as they must be."""
         if self.quantization_config.packed:
             raise ValueError("a packed model has no dense weights; set packed to false to load it")
         return model
@@ -195,7 +194,7 @@ def save_pretrained(
 
 
 def _read(files: list[str]) -> tuple[dict[str, Tensor], dict[str, Compressed]]:
-    """Every tensor of the net, by name, and the tasks."""
+    """Return every tensor of the net, by name, and the tasks."""
     if len(files) != 1:
         return _read_shards(files)
     values, tasks = dict[str, Tensor](), dict[str, Compressed]()
@@ -210,7 +209,7 @@ def _read(files: list[str]) -> tuple[dict[str, Tensor], dict[str, Compressed]]:
 
 
 def _read_shards(files: list[str]) -> tuple[dict[str, Tensor], dict[str, Compressed]]:
-    """The same of a file that transformers has written in several."""
+    """Do the same for a file that transformers has split into several."""
     if not files:
         raise ValueError("from_pretrained gave no files; leco needs transformers 5 or newer")
     from safetensors.torch import save_file
@@ -222,15 +221,15 @@ def _read_shards(files: list[str]) -> tuple[dict[str, Tensor], dict[str, Compres
 
 
 def _entries(files: Iterable[str]) -> dict[str, Tensor]:
-    """The safetensors entries of files."""
+    """Return the safetensors entries of files."""
     from safetensors.torch import load_file
 
     return {name: t.clone() for file in files for name, t in load_file(file).items()}
 
 
 def _own_names(model: Any, names: Iterable[str]) -> dict[str, str]:
-    """The model's name for each name of the file that it has: the same one, or with the prefix of
-    the base model more or less."""
+    """Return the model's name for each name in the file: the same one, or one with or without the
+    prefix of the base model."""
     own, prefix = set(model.state_dict()), f"{model.base_model_prefix}."
     found = dict[str, str]()
     for name in names:
@@ -254,7 +253,7 @@ def _pack_(model: nn.Module, tasks: Mapping[str, Compressed], names: Mapping[str
 
 
 def _replace_(model: nn.Module, packed: nn.Module) -> None:
-    """Take over the layers of a packed copy that are of another class."""
+    """Put the layers of a packed copy that have another class into the model."""
     for name, child in packed._modules.items():
         own = model._modules[name]
         if child is None or own is None:
@@ -266,5 +265,5 @@ def _replace_(model: nn.Module, packed: nn.Module) -> None:
 
 
 def _versions(model: nn.Module) -> dict[str, int]:
-    """How often each parameter was written to."""
+    """Return how often each parameter was written to."""
     return {name: p._version for name, p in model.named_parameters()}

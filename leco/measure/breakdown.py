@@ -1,5 +1,5 @@
-"""What each byte of a file is for: the tasks, every tensor with its coding beside the entropy of
-its symbols, and what is not compressed."""
+"""The purpose of each byte of a file: the tasks, every tensor with its coding and the entropy of
+its symbols, and the parameters that are not compressed."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What `breakdown` found; `print` it for the tables.
+    """The result of `breakdown`; `print` it for the tables.
 
     Attributes:
         file: its path.
@@ -60,7 +60,7 @@ class Breakdown:
         return self.dense_bytes / self.bytes
 
     def json(self) -> dict[str, Any]:
-        """All of it, in plain dicts, lists, strings and numbers."""
+        """Return all of it in plain dicts, lists, strings and numbers."""
         return {
             **{
                 "file": self.file,
@@ -83,7 +83,7 @@ class Breakdown:
         }
 
     def text(self, width: int = 160) -> str:
-        """The tables, for a page of `width` columns."""
+        """Return the tables, for a page of `width` columns."""
         tables = {
             "Tasks": tasks_table(self.tasks),
             "Their tensors": thetas_table(self.tensors, self.bytes),
@@ -109,8 +109,8 @@ class Breakdown:
 def breakdown(
     path: str | os.PathLike[str], forms: Sequence[type] = (), views: Sequence[type] = ()
 ) -> Breakdown:
-    """What each byte of a file of `leco.save` is for. All tensors are read, and their checksums
-    compared; nothing is decompressed.
+    """Return what each byte of a file of `leco.save` is for. It reads all tensors and checks their
+    checksums, and decompresses nothing.
 
     Args:
         forms: Theta classes of your own that the file uses, beside the library's.
@@ -155,7 +155,7 @@ def breakdown(
 
 
 def entropy(x: Tensor) -> float:
-    """Of the integers in x, by how often each occurs, in bits: sum of p log2(1/p).
+    """Return the entropy of the integers in x by their frequencies, in bits: sum of p log2(1/p).
 
     >>> import torch
     >>> from leco.measure.breakdown import entropy
@@ -208,7 +208,7 @@ def _written(described: Any) -> str:
 
 
 def _form(theta: Any) -> str:
-    """The form of a Theta, and in brackets those of the Thetas in it."""
+    """Return the form of a Theta, with the forms of the Thetas inside it in brackets."""
     inner = [term.theta for term in theta.terms] if isinstance(theta, Sum) else list(_thetas(theta))
     forms = dict.fromkeys(_form(own) for own in inner)
     return type(theta).__name__ + (f"({', '.join(forms)})" if forms else "")

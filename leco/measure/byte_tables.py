@@ -45,7 +45,7 @@ def _some(names: list[str]) -> str:
 
 
 def tasks_table(tasks: Mapping[str, TaskRow]) -> Table:
-    """A row for each task."""
+    """Return a table with a row for each task."""
     table = _table("task", "parameters", "weights>", "bytes>", "bits>", "compression of view: form")
     for name, row in tasks.items():
         bits = f"{8 * row.bytes / max(row.weights, 1):.3f}"
@@ -55,7 +55,7 @@ def tasks_table(tasks: Mapping[str, TaskRow]) -> Table:
 
 
 def thetas_table(tensors: Sequence[TensorRow], total: int) -> Table:
-    """A row for each tensor of the tasks, in a file of `total` bytes."""
+    """Return a table with a row for each tensor of the tasks, in a file of `total` bytes."""
     columns = ("type", "shape", "bytes>", "share>", "coding", "bits>", "entropy>", "over>")
     table = _table("task", "tensor", *columns)
     for row in tensors:
@@ -67,7 +67,7 @@ def thetas_table(tensors: Sequence[TensorRow], total: int) -> Table:
 
 
 def rest_table(tensors: Sequence[TensorRow], tied: Mapping[str, str], total: int) -> Table:
-    """A row for each tensor in no task, and for each name that shares one."""
+    """Return a table with a row for each tensor in no task, and for each name that shares one."""
     table = _table("tensor", "type", "shape", "bytes>", "share>", "coding", "bits>")
     for row in tensors:
         if row.kind == "rest":
@@ -90,7 +90,7 @@ def _columns(row: TensorRow, total: int) -> tuple[str, ...]:
 
 
 def totals_table(tensors: Sequence[TensorRow], total: int) -> Table:
-    """The bytes of the parts of a file, and of all of it."""
+    """Return a table of the bytes of each part of a file, and of the whole file."""
     table = _table("part", "bytes>", "share>")
     kinds = {"tensors of the tasks": "theta", "not compressed": "rest"}
     parts = {

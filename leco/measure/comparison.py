@@ -1,4 +1,4 @@
-"""What changes from one net to another, and its tables."""
+"""The changes from one net to another, and their tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` measured; `print` it for the tables.
+    """The result of `compare`; `print` it for the tables.
 
     Attributes:
         memory: bytes of the distinct tensors that the modules hold after they have run: parameters,
@@ -119,7 +119,7 @@ def by_layer(c: Comparison) -> str:
 
 
 def _others(c: Comparison, rest: Sequence[LayerChange]) -> list[str]:
-    """The row of all layers that are as they were."""
+    """Return the row of all layers that did not change."""
     times = []
     for batch in c.speeds:
         before = sum(layer.speeds[batch].before for layer in rest)

@@ -79,7 +79,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def calls_for_a_sample(call: Callable[[], object]) -> int:
-    """How many calls last `SAMPLE` seconds; after two to warm up."""
+    """Return how many calls last `SAMPLE` seconds, after two calls to warm up."""
     for _ in range(2):
         call()
     return max(1, math.ceil(SAMPLE / max(seconds(call), SAMPLE / 1000)))
@@ -126,7 +126,7 @@ def clocked(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, float]]:
 
 
 def net_speed(before: nn.Module, after: nn.Module, inputs: Given, repeats: int) -> Speed:
-    """The two nets, in evaluation mode, on the same inputs."""
+    """Return the speed of two nets, in evaluation mode, on the same inputs."""
     with evaluating(before, after), torch.inference_mode():
         return speed(
             *in_turns(

@@ -1,4 +1,4 @@
-"""Tables for people: of a plan, of a run."""
+"""Tables of a plan and of a run."""
 
 import math
 from typing import Any
@@ -19,8 +19,8 @@ def render(table: Table, width: int = 160) -> str:
 
 
 def plan(lc: LC) -> str:
-    """A table of what would be compressed, and how: each parameter of the model with its task,
-    shape, view and compression, or with none.
+    """Return a table of the plan: each parameter of the model with its task, shape, view and
+    compression, or with none.
 
     >>> import leco, torch
     >>> lc = leco.LC(torch.nn.Linear(4, 2), leco.each(["weight"], leco.Vector(), leco.Binary()))
@@ -54,7 +54,7 @@ def _shape(array: Any) -> str:
 
 
 def history(records: list[Record]) -> str:
-    """A table of a run's records."""
+    """Return a table of a run's records."""
     columns = (
         "step",
         "mu",
