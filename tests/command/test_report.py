@@ -102,6 +102,9 @@ def test_a_result_with_little_in_it():
 
 def test_the_best_points_of_a_sweep():
     assert [p["word"] for p in pareto(POINTS)] == ["2bit", "3bit"]
+    ties = [{**POINTS[1], "bytes": 151}, {**POINTS[1], "value": 1.5}]  # worse in one of the two
+    assert pareto([*POINTS, *ties]) == pareto(POINTS)
+    assert len(pareto([*POINTS, {**POINTS[1]}])) == 3  # the same point twice
     texts = sweep(POINTS, "net", "error")
     page = Page(texts["sweep.html"])
     assert page.text.count("best at its size") == 2
@@ -129,3 +132,34 @@ def test_ticks_are_few_and_inside(high: float):
         ticks = scale.ticks()
         assert 2 <= len(ticks) <= 7, (high, log, ticks)
         assert all(-1e-6 <= scale(tick) <= 100 + 1e-6 for tick in ticks)
+
+
+def test_a_search_shows_its_best_points_first():
+    points = [
+        {
+            "word": f"trial-{k}",
+            "folder": f"trial-{k}",
+            "bytes": 1000 + 10 * k,
+            "ratio": 2.0,
+            "value": 1.0 + (k % 3) + 1 / (1 + k),
+            "choice": f"{k}bit: <up>",
+        }
+        for k in range(12)
+    ]
+    best = {p["word"] for p in pareto(points)}
+    texts = sweep(points, "a/b/net", "error of <x>")
+    page = Page(texts["sweep.html"])
+    assert page.open == []
+    assert "up" not in page.tags
+    assert len(page.links) == 12
+    first = [link.split("/")[0] for link in page.links[: len(best)]]
+    assert set(first) == best
+    assert f"{12 - len(best)} points that others beat" in page.text
+    assert "3bit: <up>" in page.text
+    names = re.findall(r">(trial-[0-9]+)</text>", texts["sweep.html"])
+    assert set(names) == best  # the chart names these alone
+    assert texts["sweep.html"].count("faint") == 12 - len(best) + 1  # and the style
+    assert texts["sweep.md"].count("best at its size") == len(best)
+    rows = [row for row in texts["sweep.md"].splitlines() if row.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 14

@@ -63,3 +63,20 @@ def test_processes(here: Path, capsys: pytest.CaptureFixture[str]):
     assert files[0].read_bytes() == files[1].read_bytes()
     assert main(command) == 0  # nothing is left to do
     assert json.loads(capsys.readouterr().out) == one
+
+
+def test_comparing_two_folders(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([*SWEEP, "--out", "s"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "s/2bit-8", "s/30percent", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["s/2bit-8", "s/30percent"]
+    assert main(["compare", "s/2bit-8", "s/30percent"]) == 0
+    text = capsys.readouterr().out
+    for result in found.values():
+        assert f"{result['bytes']['after']:,}" in text
+        assert f"{result['measured']['after']:.4g}" in text
+    assert "0.weight" in text
+    assert "4.weight" not in text  # as it was in both
+    assert main(["compare", "s/2bit-8", "s/2bit-8"]) == 0
+    assert "0.weight" not in capsys.readouterr().out  # the same
