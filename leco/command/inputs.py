@@ -31,7 +31,7 @@ def batches(given: Calibrate, source: Source, device: str) -> list[Any]:
         found = _from_function(given.data)
     else:
         raise ValueError(
-            f"{given.data!r} is no text file, no folder of images, and no package.module:function"
+            f"{given.data!r} is not a text file, a folder of images, or package.module:function"
         )
     return [moved(batch, device) for batch in found]
 
@@ -65,7 +65,7 @@ def sequences(path: Path, source: Source, length: int, most: int) -> Tensor:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: it is no text in UTF-8 ({error})") from None
+        raise ValueError(f"{path}: the file is not text in UTF-8 ({error})") from None
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"])
     count = min(most, len(ids) // length)
     if count == 0:
@@ -131,7 +131,7 @@ class Judge:
         elif ":" in given:
             self.name = given
         else:
-            raise ValueError(f"{given!r} is no text file and no package.module:function")
+            raise ValueError(f"{given!r} is neither a text file nor package.module:function")
 
     @property
     def tokens(self) -> int:
@@ -158,8 +158,8 @@ def perplexity(model: Any, ids: Tensor, bar: bool = False) -> float:
         logits = getattr(model(row[None]), "logits", None)
         if logits is None or logits.shape[:2] != (1, len(row)):
             raise ValueError(
-                f"{type(model).__name__} gives no logits of the next token, so a text can't judge "
-                "it; give --evaluate package.module:function"
+                f"{type(model).__name__} does not give logits of the next token, so a text can't "
+                "judge it; give --evaluate package.module:function"
             )
         total += float(nn.functional.cross_entropy(logits[0, :-1].float(), row[1:]))
     return math.exp(min(total / len(ids), 700.0))

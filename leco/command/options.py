@@ -189,6 +189,6 @@ def words(to: list[str]) -> str | dict[str, str]:
         if not equals:
             raise ValueError(f"--to {text!r}: give one word for all, or PATTERN=WORD for each")
         if pattern in found:
-            raise ValueError(f"--to: the pattern {pattern!r} stands twice")
+            raise ValueError(f"--to: the pattern {pattern!r} is given twice")
         found[pattern] = word
     return found

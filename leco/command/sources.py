@@ -60,7 +60,7 @@ def source(given: str, device: str = "cpu") -> Source:
         found = _function(given)
     else:
         raise ValueError(
-            f"{given!r} is no folder with a config.json, no file of leco, and no "
+            f"{given!r} is not a folder with a config.json, a file of leco, or "
             "package.module:function"
         )
     found.model.eval().to(device)
@@ -121,7 +121,9 @@ def _function(name: str) -> Source:
 def _folder(path: Path) -> Source:
     """Load the model of a Hugging Face folder, in float32."""
     if not (path / "config.json").exists():
-        raise ValueError(f"{path}: the folder has no config.json, so it is no model's folder")
+        raise ValueError(
+            f"{path}: the folder has no config.json, so it is not the folder of a model"
+        )
     try:
         with _quietly():
             kind, dtype = _kind(path)
@@ -181,8 +183,8 @@ def _file(path: Path, device: str) -> Source:
         found = source(str(recipes.read(beside).get("model", "")), device)
     else:
         raise ValueError(
-            f"{path}: a file of leco holds no architecture, and there is no recipe.yaml beside it "
-            "that names the model; give the folder that leco compress wrote"
+            f"{path}: a file of leco does not hold the architecture, and no recipe.yaml beside it "
+            "names the model; give the folder that leco compress wrote"
         )
     load(path, found.model)
     return found

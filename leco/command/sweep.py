@@ -29,7 +29,7 @@ def sweep(
     """
     folders = {word: out / _name(word) for word, _ in made}
     if len(set(folders.values())) < len(made):
-        raise ValueError("--to: a word stands twice")
+        raise ValueError("--to: a word is given twice")
     out.mkdir(parents=True, exist_ok=True)
     recipes = {folders[word]: recipe for word, recipe in made}
     titles = {folder: f"--to {word}" for word, folder in folders.items()}

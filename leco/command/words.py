@@ -48,7 +48,7 @@ def parse(word: str) -> Scheme | Search | None:
         found = re.fullmatch(pattern, word)
         if found:
             return build(word, *found.groups())
-    raise ValueError(f"{word!r} is no compression; the words are {HELP}, budget:20MB, auto")
+    raise ValueError(f"{word!r} is not a compression; the words are {HELP}, budget:20MB, auto")
 
 
 def fixed(word: str) -> Scheme:
@@ -67,7 +67,7 @@ def size_of(text: str) -> int:
     """
     found = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
     if not found or found[2] not in UNITS or found[1].count(".") > 1 or found[1] == ".":
-        raise ValueError(f"{text!r} is no size; write bytes, or 500kB, 20MB, 1.5GB")
+        raise ValueError(f"{text!r} is not a size; write bytes, or 500kB, 20MB, 1.5GB")
     return int(float(found[1]) * UNITS[found[2]])
 
 

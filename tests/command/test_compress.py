@@ -129,7 +129,7 @@ def test_a_folder_goes_on(here: Path, capsys: pytest.CaptureFixture[str]):
     lone.write_bytes((here / "first" / "model.safetensors").read_bytes())
     capsys.readouterr()
     assert main(["compress", str(lone), "--to", "2bit", "--out", "no"]) == 1
-    assert "holds no architecture" in capsys.readouterr().err
+    assert "does not hold the architecture" in capsys.readouterr().err
 
 
 def test_an_interrupted_job_goes_on(

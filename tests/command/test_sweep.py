@@ -41,7 +41,7 @@ def test_what_is_done_is_not_done_again(
     assert main([*SWEEP, "--seed", "1", "--out", "s"]) == 1
     assert "2bit-8 is of another recipe; remove it" in capsys.readouterr().err
     assert main([*SWEEP, "--to", "2bit:8", "--out", "s"]) == 1
-    assert "a word stands twice" in capsys.readouterr().err
+    assert "a word is given twice" in capsys.readouterr().err
     (here / "s" / "1bit" / "result.json").write_text("{")
     assert main([*SWEEP, "--to", "1bit", "--out", "s"]) == 1
     assert "result.json: damaged" in capsys.readouterr().err
