@@ -106,3 +106,25 @@ def test_a_folder_goes_on_without_its_source(small: Path, tmp_path: Path):
     assert main(command) == 0
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert len(again.model.layers[0].mlp.up_proj.weight[0].unique()) <= 4
+
+
+def test_a_folder_in_half_precision(
+    language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Bytes are counted, and the rest is kept, in the type of the folder."""
+    auto = transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(language_model / "model", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    command = ["compress", str(tmp_path / "half"), "--to", "4bit:32", "--json"]
+    assert main([*command, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert main([*command, "--out", str(tmp_path / "small")]) == 0
+    made = json.loads(capsys.readouterr().out)
+    numbers = sum(p.numel() for p in model.parameters())
+    assert made["bytes"]["before"] == plan["bytes"]["before"]
+    assert 0 <= plan["bytes"]["before"] - 2 * numbers < 200  # buffers
+    written = sum(p["bytes"] for p in made["parts"] if "description" not in p["part"])
+    assert plan["bytes"]["after"] == pytest.approx(written, rel=0.06)
+    loaded = auto.from_pretrained(tmp_path / "small")
+    assert loaded.dtype == torch.bfloat16
+    assert torch.equal(loaded.model.embed_tokens.weight, model.model.embed_tokens.weight)

@@ -93,6 +93,11 @@ def test_images_are_those_of_the_processor(place: Path, monkeypatch: pytest.Monk
     assert torch.equal(found, wanted["pixel_values"])
 
 
+def test_a_text_can_not_judge_an_encoder(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["evaluate", "bert", "test.txt", "--length", "16"]) == 1
+    assert "BertModel does not give logits of the next token" in capsys.readouterr().err
+
+
 def test_images_that_are_none(place: Path, capsys: pytest.CaptureFixture[str]):
     command = ["compress", "--to", "4bit:16", "--calibrate", "images"]
     (place / "images" / "a.png").write_text("no image")
