@@ -39,7 +39,7 @@ def export_openvino(
 
     The file asks the runtime to compute with the inputs as they are, so that the outputs are those
     of Delta(Theta). `compile_model(path, "CPU", {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 32})` overrules
-    it: inputs are then rounded to 8 bits, which is faster.
+    it: inputs are then rounded to 8 bits.
 
     Args:
         path: the file, "*.xml"; the weights go to the file "*.bin" beside it.
