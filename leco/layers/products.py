@@ -1,4 +1,4 @@
-"""Which packed weights have products by compiled loops, without a dense copy of the weight."""
+"""Which packed weights the compiled library decodes and multiplies."""
 
 from collections.abc import Sequence
 
@@ -11,44 +11,41 @@ from leco.native.matrix import BYTES, DIGITS, SIGNED, Matrix
 
 
 def matrix_of(content: nn.Module, shape: Sequence[int]) -> Matrix | None:
-    """A packed weight (rows, columns) for its products; None where it is decoded first.
+    """A packed weight of this shape, as a matrix (shape[0], product of the others); None where
+    torch decodes it.
 
-    That is so for sparse weights, sums, codewords, codebooks of more than 256 values, groups that
-    do not fill whole bytes or are no part of a row, other types than float32, other devices than
-    the CPU, and where no compiler is found.
+    That is so for sparse weights, sums, codewords, codebooks of more than 256 values or of more
+    than 16 for each row, values and scales that are not of rows or of parts of rows, other types
+    than float32, other devices than the CPU, and where no compiler is found.
     """
-    if not isinstance(content, Lookup | Levels) or len(shape) != 2 or not min(shape):
+    if not isinstance(content, Lookup | Levels) or len(shape) < 2 or not min(shape):
         return None
-    found = _of_lookup(content, shape) if isinstance(content, Lookup) else _of(content, shape)
+    matrix = (shape[0], torch.Size(shape[1:]).numel())
+    found = _of_lookup(content, matrix) if isinstance(content, Lookup) else _of(content, matrix)
     return found if found is not None and library() is not None else None
 
 
-def _of(content: Levels, shape: Sequence[int]) -> Matrix | None:
+def _of(content: Levels, shape: tuple[int, int]) -> Matrix | None:
     scale, shift = content.affine.scale, content.affine.shift
     assert scale is not None, "a grid has a scale"
     parts = (content.codes, scale.new_zeros(1, 1), scale, shift)
-    groups = _groups(shape, parts[1:])
-    if not groups or not _plain(parts):
+    if not _groups(shape, parts[1:]) or not _plain(parts):
         return None
-    return Matrix(parts[0], shape[0], groups, SIGNED, 1, 256, *parts[1:])
+    return Matrix(parts[0], shape, shape[1], SIGNED, 1, 256, *parts[1:])
 
 
-def _of_lookup(content: Lookup, shape: Sequence[int]) -> Matrix | None:
+def _of_lookup(content: Lookup, shape: tuple[int, int]) -> Matrix | None:
     per, values = content.indices.per, content.values
     if not per or values.shape[2] != 1 or (per == 1 and len(values) > 1):
         return None
     parts = (content.indices.codes, values[..., 0], content.affine.scale, content.affine.shift)
-    groups = _groups(shape, parts[1:])
-    if not groups or not _plain(parts):
+    if not (groups := _groups(shape, parts[1:])) or not _plain(parts):
         return None
-    # whole bytes: row by row, or group by group
-    rowwise = content.by_rows and groups == 1
-    if not rowwise and (content.by_rows or (shape[1] // groups) % per):
+    if content.by_rows and groups > 1:
         return None
     kind = BYTES if per == 1 else DIGITS
-    if kind == BYTES:  # bytes name values up to the last
-        parts = (parts[0], nn.functional.pad(parts[1], (0, 256 - values.shape[1])), *parts[2:])
-    return Matrix(parts[0], shape[0], groups, kind, per, BASES[per], *parts[1:])
+    row_bytes = -(-shape[1] // per) if content.by_rows else 0
+    return Matrix(parts[0], shape, row_bytes, kind, per, BASES[per], *parts[1:])
 
 
 def groups_of(content: Lookup, shape: Sequence[int]) -> int:
@@ -62,7 +59,7 @@ def groups_of(content: Lookup, shape: Sequence[int]) -> int:
 
 
 def _plain(parts: Sequence[Tensor | None]) -> bool:
-    """Whether the tensors are where and what the loops take."""
+    """Whether the tensors are where and what the library takes."""
     own = [part for part in parts if part is not None]
     floats = [part for part in own if part.is_floating_point()]
     return all(t.device.type == "cpu" and t.is_contiguous() for t in own) and all(

@@ -16,8 +16,11 @@ from typing import Any
 
 from leco.atomic import atomically
 
-SOURCES = tuple(Path(__file__).parent / name for name in ("products.c", "streams.c"))
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC")
+SOURCES = tuple(
+    Path(__file__).parent / name for name in ("decode.c", "few.c", "many.c", "streams.c")
+)
+HEADERS = tuple(Path(__file__).parent / name for name in ("lanes.h", "packed.h"))
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-Wno-psabi")
 SECONDS = 60  # for the compiler
 
 
@@ -48,7 +51,8 @@ def _compiled() -> Path:
         raise OSError(f"there is no C compiler {words[:1]} on {sys.platform}")
     command = [compiler, *words[1:], *FLAGS]
     # what it depends on
-    parts = [*(source.read_bytes() for source in SOURCES), shlex.join(command).encode()]
+    texts = (file.read_bytes() for file in (*SOURCES, *HEADERS))
+    parts = [*texts, shlex.join(command).encode()]
     parts += [platform.platform().encode(), _processor()]
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
     path = _folder() / f"{name}.so"

@@ -1,28 +1,30 @@
-"""A packed matrix as the compiled library takes it, and its products."""
+"""A packed matrix for the compiled library: its products and its weights."""
 
 import ctypes
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from leco.native.build import library, pool
 
 LANES = 16
-FEW = 4  # vectors: up to so many, each product decodes the weights by itself
-BLOCK = 2**17  # weights that are decoded at a time for products with more vectors
-SHARE = 2**18  # weights that are worth a thread
+FEW = 4
+"""Up to so many vectors, each product reads the codes by itself."""
+SHARE = 2**18
+"""So many weights are worth a thread."""
 DIGITS, SIGNED, BYTES = range(3)
 
 
 class Fields(ctypes.Structure):
-    """`Matrix` of products.c."""
+    """`Matrix` of packed.h."""
 
     _fields_ = [
         ("codes", ctypes.c_void_p),
-        ("bytes", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("row_bytes", "columns", "group")),
         *((name, ctypes.c_int32) for name in ("kind", "per", "base", "count")),
         *(
             field
@@ -37,10 +39,11 @@ class Matrix:
     divide a row.
 
     Args:
-        codes: uint8 or int8, row by row; each group fills whole bytes.
-        rows: how many.
-        groups: of a row.
-        kind: DIGITS (`per` digits of a base to a byte), SIGNED (int8), BYTES (uint8, 256 values).
+        codes: uint8 or int8, row by row.
+        shape: rows and columns.
+        row_bytes: from one row's codes to the next one's; 0 where the codes of all rows follow each
+            other without a gap.
+        kind: DIGITS (`per` digits of a base to a byte), SIGNED (int8), BYTES (uint8).
         per: codes to a byte.
         base: of the digits.
         values: float32 (groups of all rows or 1, count).
@@ -51,8 +54,8 @@ class Matrix:
     def __init__(
         self,
         codes: Tensor,
-        rows: int,
-        groups: int,
+        shape: tuple[int, int],
+        row_bytes: int,
         kind: int,
         per: int,
         base: int,
@@ -60,59 +63,73 @@ class Matrix:
         scale: Tensor | None,
         shift: Tensor | None,
     ):
-        self.rows, self.groups = rows, groups
-        size = codes.numel() // (rows * groups)
-        self.columns = size * groups * per
-        self.width = -(-size // LANES) * LANES * groups * per
+        self.rows, self.columns = shape
+        groups = max(len(own) for own in (values, scale, shift) if own is not None)
+        group = self.columns if groups == 1 else self.rows * self.columns // groups
+        values, count = _repeated(values, kind, base), values.shape[1]
         self.held = (codes, values, scale, shift)  # the memory that the pointers are of
-        named = {"values": values, "scale": scale, "shift": shift}
-        self.fields = Fields(codes.data_ptr(), size, groups, kind, per, base, values.shape[-1])
-        for name, tensor in named.items():
+        self.fields = Fields(
+            codes.data_ptr(), row_bytes, self.columns, group, kind, per, base, count
+        )
+        for name, tensor in {"values": values, "scale": scale, "shift": shift}.items():
             if tensor is not None:
                 setattr(self.fields, name, tensor.data_ptr())
                 step = tensor.shape[-1] if len(tensor) > 1 else 0
                 setattr(self.fields, f"{name}_step", step)
         self._native, self._reference = _typed(), ctypes.addressof(self.fields)
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x W^T + bias, for x (..., columns or, in the last byte of a row, fewer), float32."""
-        x = x.contiguous()
-        count, columns = x.numel() // x.shape[-1], x.shape[-1]
-        if count > FEW:
-            return self._by_blocks(x.view(count, columns), bias).view(*x.shape[:-1], self.rows)
-        out = torch.empty(*x.shape[:-1], self.rows)
-        start = None if bias is None else bias.data_ptr()
-        vectors = (x.data_ptr(), count, columns, self.width)
-        threads = min(torch.get_num_threads(), max(1, self.rows * self.columns // SHARE))
+    def dense(self) -> Tensor:
+        """All weights, float32."""
+        out = torch.empty(self.rows, self.columns)
 
-        def run(first: int, last: int) -> None:
-            where = (first, last, self.rows, start, out.data_ptr())
-            if not self._native.leco_products(self._reference, *vectors, *where):
-                raise MemoryError(f"no memory for {self.width} numbers")
+        def run(first: int, last: int) -> bool:
+            at = out.data_ptr() + out.element_size() * self.columns * first
+            self._native.leco_weights(self._reference, first, last, at)
+            return True
 
-        if threads == 1:
-            run(0, self.rows)
-            return out
-        borders = [self.rows * i // threads for i in range(threads + 1)]
-        list(pool(torch.get_num_threads()).map(run, borders[:-1], borders[1:]))
+        self._in_threads(run)
         return out
 
-    def _by_blocks(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Some rows of the weight are decoded at a time."""
-        count, columns = x.shape
-        planes = torch.empty(count, self.width)
-        vectors = (x.data_ptr(), count, columns, self.width, planes.data_ptr())
-        self._native.leco_planes(self._reference, *vectors)
-        planes, out = planes.T.contiguous(), torch.empty(self.rows, count)
-        step = max(LANES, BLOCK // self.width)
-        weights = torch.empty(min(step, self.rows), self.width)
-        for start in range(0, self.rows, step):
-            stop = min(start + step, self.rows)
-            self._native.leco_weights(self._reference, start, stop, weights.data_ptr())
-            torch.mm(weights[: stop - start], planes, out=out[start:stop])
-        if bias is not None:
-            out.add_(bias.detach().unsqueeze(1))
-        return out.T.contiguous()
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + bias, for x (..., columns), float32."""
+        x = x.contiguous()
+        count, out = x.numel() // self.columns, torch.empty(*x.shape[:-1], self.rows)
+        start = None if bias is None else bias.data_ptr()
+        multiply, vectors = self._native.leco_few, x
+        if count > FEW:
+            multiply = self._native.leco_many
+            vectors = torch.empty(-(-count // LANES) * LANES * self.columns)
+            self._native.leco_blocked(x.data_ptr(), count, self.columns, vectors.data_ptr())
+
+        def run(first: int, last: int) -> bool:
+            where = (first, last, self.rows, start, out.data_ptr())
+            return multiply(self._reference, vectors.data_ptr(), count, *where)
+
+        self._in_threads(run)
+        return out
+
+    def _in_threads(self, run: Callable[[int, int], bool]) -> None:
+        """Call `run` for parts of the rows."""
+        threads = min(torch.get_num_threads(), max(1, self.rows * self.columns // SHARE))
+        if threads == 1:
+            done = [run(0, self.rows)]
+        else:
+            borders = [self.rows * i // threads for i in range(threads + 1)]
+            done = list(pool(torch.get_num_threads()).map(run, borders[:-1], borders[1:]))
+        if not all(done):
+            raise MemoryError(f"no memory for a product with a matrix {self.rows, self.columns}")
+
+
+def _repeated(values: Tensor, kind: int, base: int) -> Tensor:
+    """Values that are the same for all groups, as the library reads them: repeated to LANES for
+    digits, which are fewer than the lanes of a look-up; zeros up to 256 for bytes."""
+    if len(values) > 1 or kind == SIGNED:
+        return values
+    count = values.shape[1]
+    if kind == BYTES:
+        return pad(values, (0, 256 - count))
+    at = torch.arange(LANES) % base
+    return values[:, torch.where(at < count, at, 0)]
 
 
 @functools.cache
@@ -121,7 +138,8 @@ def _typed() -> Any:
     native = library()
     assert native is not None, "a Matrix is made only where there is a library"
     at, number = ctypes.c_void_p, ctypes.c_int64
-    native.leco_products.argtypes = [at, at, *[number] * 6, at, at]
-    native.leco_planes.argtypes = [at, at, *[number] * 3, at]
+    for product in (native.leco_few, native.leco_many):
+        product.argtypes = [at, at, *[number] * 4, at, at]
+    native.leco_blocked.argtypes = [at, number, number, at]
     native.leco_weights.argtypes = [at, number, number, at]
     return native
