@@ -1,4 +1,6 @@
 /* The weights of a packed matrix, in their order. */
+#include <stddef.h>
+
 #include "packed.h"
 
 #define CHUNK 480 /* digits: whole bytes of each base */
@@ -15,55 +17,63 @@ __attribute__((constructor)) static void fill(void) {
                 spread[which][byte] |= (uint64_t)(left % bases[which]) << 8 * j;
 }
 
-/* `count` weights whose codes are whole bytes. */
+/* `count` weights whose codes are bytes. */
 INLINE void from_bytes(const Matrix *m, const Group *own, const uint8_t *codes, int64_t count,
                        float *out, int kind) {
+    if (kind == BYTES) {
+        leco_look_up(m->values, 0, codes, 1, count, out);
+        for (int64_t i = 0; i < count; i++) out[i] = (out[i] - own->shift) * own->scale;
+        return;
+    }
     int64_t i = 0;
     for (; i + LANES <= count; i += LANES) {
-        Floats w = kind == SIGNED   ? levels(codes + i) - own->shift
-                   : kind == DIGITS ? look_up(own->table, widened(codes + i))
-                                    : gathered(m->values, widened(codes + i)) - own->shift;
+        Floats w = kind == SIGNED ? levels(codes + i) - own->shift
+                                  : look_up(own->table, widened(codes + i));
         store(out + i, w * own->scale);
     }
-    for (; i < count; i++) {
-        float w = kind == SIGNED   ? (int8_t)codes[i] - own->shift
-                  : kind == DIGITS ? own->table[codes[i] & 15]
-                                   : m->values[codes[i]] - own->shift;
-        out[i] = w * own->scale;
-    }
+    for (; i < count; i++)
+        out[i] = own->scale * (kind == SIGNED ? (int8_t)codes[i] - own->shift
+                                              : own->table[codes[i] & (LANES - 1)]);
 }
 
-/* `count` weights whose codes are the digits of bytes, but for the first `skip`. */
-INLINE void from_digits(const Matrix *m, const Group *own, const uint8_t *codes, int skip,
-                        int64_t count, float *out, int per, int base) {
-    const int bits = base == 2 ? 1 : base == 4 ? 2 : base == 16 ? 4 : 0;
-    if (bits && !skip)
-        for (; count >= LANES; count -= LANES, codes += LANES / per, out += LANES)
-            store(out, look_up(own->table, digits(codes, bits)) * own->scale);
-    while (count) {
-        uint8_t apart[CHUNK + 8];
-        int64_t now = count < CHUNK - skip ? count : CHUNK - skip;
-        for (int64_t at = 0; at < skip + now; at += per) memcpy(apart + at, spread[place(base)] + *codes++, 8);
-        from_bytes(m, own, apart + skip, now, out, DIGITS);
-        count -= now, out += now, skip = 0;
-    }
+/* `count` weights whose codes are digits from a whole byte on. */
+INLINE void from_bits(const Group *own, const uint8_t *codes, int64_t count, float *out, int per,
+                      int bits) {
+    for (; count >= LANES; count -= LANES, codes += LANES / per, out += LANES)
+        store(out, look_up(own->table, digits(codes, bits)) * own->scale);
+    for (int64_t i = 0; i < count; i++)
+        out[i] = own->table[codes[i / per] >> (i % per * bits) & (LANES - 1)] * own->scale;
 }
 
 /* kind, per and base are constants of each caller. */
 INLINE void decode(const Matrix *m, int64_t row, int64_t from, int64_t count, float *out, int kind,
                    int per, int base) {
-    int64_t part = from / m->group, end = (part + 1) * m->group, last = from + count;
-    int64_t g = row * (m->columns / m->group) + part;
-    for (; from < last; g++, end += m->group) {
+    const int bits = base == 2 ? 1 : base == 4 ? 2 : base == 16 ? 4 : 0;
+    int64_t end = (from / m->group + 1) * m->group, last = from + count, left = 0;
+    int64_t g = row * (m->columns / m->group) + from / m->group;
+    uint8_t apart[CHUNK + 8], *next = apart;
+    int skip = 0;
+    Group own = group_of(m, g, kind, base);
+    while (from < last) {
         int64_t now = (end < last ? end : last) - from;
-        int skip;
-        const uint8_t *codes = codes_of(m, row, from, per, &skip);
-        Group own = group_of(m, g, kind, base);
-        if (kind == DIGITS)
-            from_digits(m, &own, codes, skip, now, out, per, base);
-        else
+        const uint8_t *codes = left ? NULL : codes_of(m, row, from, per, &skip);
+        if (kind != DIGITS) {
             from_bytes(m, &own, codes, now, out, kind);
+        } else if (bits && !left && !skip) {
+            from_bits(&own, codes, now, out, per, bits);
+        } else {
+            if (!left) { /* the digits of some bytes, apart */
+                left = last - from < CHUNK - skip ? last - from : CHUNK - skip;
+                for (int64_t at = 0; at < skip + left; at += per)
+                    memcpy(apart + at, spread[place(base)] + *codes++, 8);
+                next = apart + skip;
+            }
+            now = now < left ? now : left;
+            from_bytes(m, &own, next, now, out, kind);
+            left -= now, next += now;
+        }
         from += now, out += now;
+        if (from == end && from < last) move_to(m, ++g, kind, base, &own), end += m->group;
     }
 }
 

@@ -14,7 +14,7 @@ typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 
 INLINE Floats load(const float *p) { Floats a; memcpy(&a, p, sizeof a); return a; }
 INLINE void store(float *p, Floats a) { memcpy(p, &a, sizeof a); }
-INLINE Floats all(float a) { return (Floats){} + a; }
+INLINE Floats all(float a) { return a - (Floats){}; }
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
@@ -28,9 +28,6 @@ INLINE Ints widened(const uint8_t *p) {
 INLINE Floats levels(const uint8_t *p) {
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
-INLINE Floats gathered(const float *v, Ints at) {
-    return (Floats)_mm512_i32gather_ps((__m512i)at, v, 4);
-}
 /* `low` in the first 8 lanes, `high` in the others */
 INLINE Words halves(uint32_t low, uint32_t high) {
     return (Words)_mm512_mask_set1_epi32(_mm512_set1_epi32((int)low), 0xFF00, (int)high);
@@ -41,7 +38,6 @@ INLINE float total(Floats a) { return _mm512_reduce_add_ps((__m512)a); }
 INLINE Floats look_up(Floats t, Ints at) { Floats r; EACH r[i] = t[at[i] & 15]; return r; }
 INLINE Ints widened(const uint8_t *p) { Ints r; EACH r[i] = p[i]; return r; }
 INLINE Floats levels(const uint8_t *p) { Floats r; EACH r[i] = (int8_t)p[i]; return r; }
-INLINE Floats gathered(const float *v, Ints at) { Floats r; EACH r[i] = v[at[i]]; return r; }
 INLINE Words halves(uint32_t low, uint32_t high) {
     Words r;
     EACH r[i] = i < LANES / 2 ? low : high;

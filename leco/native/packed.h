@@ -23,9 +23,9 @@ typedef struct {
     const float *values;     /* at least LANES or, of BYTES, 256 where they are the same for all */
     int64_t values_step;     /* from one group to the next; 0: the same for all */
     const float *scale;
-    int64_t scale_step;
+    int64_t scale_step;      /* 0 or 1 */
     const float *shift;
-    int64_t shift_step;
+    int64_t shift_step;      /* 0 or 1 */
 } Matrix;
 
 typedef struct {
@@ -48,12 +48,22 @@ INLINE Group group_of(const Matrix *m, int64_t g, int kind, int base) {
     return found;
 }
 
-/* Where the codes of a row begin: a byte, and a digit of it. */
+/* Likewise for a later group: `own` is that of an earlier one. */
+INLINE void move_to(const Matrix *m, int64_t g, int kind, int base, Group *own) {
+    if ((kind == DIGITS && m->values_step) || m->shift_step)
+        *own = group_of(m, g, kind, base);
+    else if (m->scale_step)
+        own->scale = m->scale[g];
+}
+
+/* Where the code of column `from` is: a byte, and a digit of it. */
 INLINE const uint8_t *codes_of(const Matrix *m, int64_t row, int64_t from, int per, int *skip) {
-    int64_t at = (m->row_bytes ? 0 : row * m->columns) + from;
+    uint64_t at = (m->row_bytes ? 0 : row * m->columns) + from;
     *skip = (int)(at % per);
     return m->codes + row * m->row_bytes + at / per;
 }
 
+void leco_look_up(const float *values, int64_t step, const uint8_t *indices, int64_t problems,
+                  int64_t n, float *out);
 void leco_decode(const Matrix *m, int64_t row, int64_t from, int64_t count, float *out);
 #endif

@@ -22,6 +22,9 @@ FORMS = {
     "2 bits, groups": (leco.Groups(32), leco.Uniform(2, zero_point=True)),
     "8 bits": (leco.Rows(), leco.Uniform(8)),
     "8 bits, groups": (leco.Groups(32), leco.Uniform(8, zero_point=True)),
+    "3 values, groups": (leco.Groups(16), leco.Ternary()),
+    "4 values, groups": (leco.Groups(48), leco.Codebook(4)),
+    "2 values, groups of no whole bytes": (leco.Groups(12), leco.Codebook(2)),
     "40 values": (leco.Vector(), leco.Codebook(40)),
 }
 
@@ -40,7 +43,8 @@ def packed(view, compression, columns: int = 96, bias: bool = True):
 def test_products(form, bias):
     net, weight = packed(*FORMS[form], bias=bias)
     b = None if net.bias is None else net.bias.double()
-    for shape in ((96,), (1, 96), (2, 3, 96), (0, 96)):
+    # few vectors, tiles of each width, several blocks
+    for shape in ((96,), (1, 96), (2, 3, 96), (20, 96), (40, 96), (121, 96), (0, 96)):
         x = torch.randn(*shape)
         with torch.no_grad():
             y = net(x)
@@ -72,7 +76,6 @@ def test_what_has_no_products_is_decoded():
     for view, compression, columns in (
         (leco.Rows(1), leco.Codebook(4), 96),  # a codebook for each column
         (leco.Vector(), leco.TopK(100), 96),
-        (leco.Groups(9), leco.Codebook(2), 90),  # groups of no whole bytes
         (leco.Vector(), leco.Hashed(50), 96),
     ):
         net, weight = packed(view, compression, columns)
