@@ -27,6 +27,7 @@ class PackedWeight(nn.Module):
         self.register_buffer("like", weight.new_empty(0, device=device), persistent=False)
         self._kept: Tensor | None = None
         self._made: tuple[Matrix | None] | None = None
+        """The weight for the compiled library, where it was looked for."""
         # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
         if any(b.is_floating_point() and b.dtype != weight.dtype for b in content.buffers()):
             decoded = content()
@@ -45,21 +46,25 @@ class PackedWeight(nn.Module):
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """x W^T + bias by compiled loops, for x (..., columns), without gradients; None where the
         weight is decoded first."""
-        matrix = self._matrix() if self._made is None else self._made[0]
         plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[-1] == self.shape[1]
         if bias is not None and not (bias.dtype == torch.float32 and bias.is_contiguous()):
             return None
-        if matrix is None or not plain or not x.numel() or torch.is_autocast_enabled("cpu"):
+        if self.cache != "none" or not plain or not x.numel() or torch.is_autocast_enabled("cpu"):
             return None
-        return matrix.product(x, bias)
+        matrix = self.matrix()
+        return None if matrix is None else matrix.product(x, bias)
 
-    def _matrix(self) -> Matrix | None:
-        """The weight for products, kept until the buffers change."""
-        packed = self.cache == "none" and self.dtype == torch.float32
-        self._made = (matrix_of(self.content, self.shape) if packed else None,)
+    def matrix(self) -> Matrix | None:
+        """The weight for the compiled library, kept until the buffers change; None where torch
+        decodes it."""
+        if self._made is None:
+            plain = self.dtype == torch.float32
+            self._made = (matrix_of(self.content, self.shape) if plain else None,)
         return self._made[0]
 
     def _decoded(self) -> Tensor:
+        if not torch.compiler.is_compiling() and (matrix := self.matrix()) is not None:
+            return matrix.dense().view(self.shape)
         return self.content().to(self.like.dtype).view(self.shape)
 
     @property

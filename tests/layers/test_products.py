@@ -52,7 +52,7 @@ def test_products(form, bias):
         assert y.shape == expected.shape
         assert y.dtype == torch.float32
         assert torch.allclose(y.double(), expected, rtol=0, atol=1e-5)
-    assert net.packed._matrix() is not None
+    assert net.packed.matrix() is not None
     # with a gradient the weight is decoded
     x = torch.randn(2, 96, requires_grad=True)
     (grad,) = torch.autograd.grad(net(x).sum(), x)
@@ -82,7 +82,7 @@ def test_what_has_no_products_is_decoded():
         x = torch.randn(3, columns)
         with torch.no_grad():
             assert torch.equal(net(x), nn.functional.linear(x, weight.float(), net.bias))
-        assert net.packed._matrix() is None
+        assert net.packed.matrix() is None
 
 
 @native
