@@ -14,6 +14,10 @@ from leco.native.build import library, pool
 LANES = 16
 FEW = 4
 """Up to so many vectors, each product reads the codes by itself."""
+MANY = 256
+"""From more vectors on, torch multiplies, with some rows that are decoded at a time."""
+BLOCK = 2**20
+"""So many weights are decoded at a time for torch."""
 SHARE = 2**18
 """So many weights are worth a thread."""
 DIGITS, SIGNED, BYTES = range(3)
@@ -80,20 +84,25 @@ class Matrix:
 
     def dense(self) -> Tensor:
         """All weights, float32."""
-        out = torch.empty(self.rows, self.columns)
+        return self._decoded(0, torch.empty(self.rows, self.columns))
+
+    def _decoded(self, start: int, out: Tensor) -> Tensor:
+        """The rows from `start` on, in `out`."""
 
         def run(first: int, last: int) -> bool:
             at = out.data_ptr() + out.element_size() * self.columns * first
-            self._native.leco_weights(self._reference, first, last, at)
+            self._native.leco_weights(self._reference, start + first, start + last, at)
             return True
 
-        self._in_threads(run)
+        self._in_threads(run, len(out))
         return out
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + bias, for x (..., columns), float32."""
         x = x.contiguous()
         count, out = x.numel() // self.columns, torch.empty(*x.shape[:-1], self.rows)
+        if count > MANY:
+            return self._by_torch(x.view(count, -1), bias, out.view(count, -1)).view(out.shape)
         start = None if bias is None else bias.data_ptr()
         multiply, vectors = self._native.leco_few, x
         if count > FEW:
@@ -105,16 +114,29 @@ class Matrix:
             where = (first, last, self.rows, start, out.data_ptr())
             return multiply(self._reference, vectors.data_ptr(), count, *where)
 
-        self._in_threads(run)
+        self._in_threads(run, self.rows)
         return out
 
-    def _in_threads(self, run: Callable[[int, int], bool]) -> None:
+    def _by_torch(self, x: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+        """x W^T + bias in `out`, by torch's products with some rows at a time."""
+        step = min(self.rows, max(LANES, BLOCK // self.columns))
+        weights = torch.empty(step, self.columns)
+        for start in range(0, self.rows, step):
+            own = self._decoded(start, weights[: self.rows - start])
+            part = out[:, start : start + step]
+            if bias is None:
+                torch.mm(x, own.T, out=part)
+            else:
+                torch.addmm(bias.detach()[start : start + step], x, own.T, out=part)
+        return out
+
+    def _in_threads(self, run: Callable[[int, int], bool], rows: int) -> None:
         """Call `run` for parts of the rows."""
-        threads = min(torch.get_num_threads(), max(1, self.rows * self.columns // SHARE))
+        threads = min(torch.get_num_threads(), max(1, rows * self.columns // SHARE))
         if threads == 1:
-            done = [run(0, self.rows)]
+            done = [run(0, rows)]
         else:
-            borders = [self.rows * i // threads for i in range(threads + 1)]
+            borders = [rows * i // threads for i in range(threads + 1)]
             done = list(pool(torch.get_num_threads()).map(run, borders[:-1], borders[1:]))
         if not all(done):
             raise MemoryError(f"no memory for a product with a matrix {self.rows, self.columns}")

@@ -44,7 +44,7 @@ def test_products(form, bias):
     net, weight = packed(*FORMS[form], bias=bias)
     b = None if net.bias is None else net.bias.double()
     # few vectors, tiles of each width, several blocks
-    for shape in ((96,), (1, 96), (2, 3, 96), (20, 96), (40, 96), (121, 96), (0, 96)):
+    for shape in ((96,), (1, 96), (2, 3, 96), (20, 96), (40, 96), (121, 96), (257, 96), (0, 96)):
         x = torch.randn(*shape)
         with torch.no_grad():
             y = net(x)
