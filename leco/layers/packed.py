@@ -18,7 +18,7 @@ from leco.layers.packed_layers import PackedEmbedding as PackedEmbedding
 from leco.layers.packed_layers import PackedLinear as PackedLinear
 from leco.layers.packed_many import MANY, packed_among
 from leco.layers.packed_weight import Cache, PackedWeight
-from leco.layers.replace import rebuilt, users_of
+from leco.layers.replace import Users, rebuilt, users
 from leco.modules import check_copyable
 
 
@@ -86,6 +86,7 @@ def _plan(
     replaced: dict[Any, nn.Module] = {}
     weights: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
+    found = users(model)
     for task in tasks.values():
         layers = factored(model, task)
         if not isinstance(layers, str):
@@ -94,7 +95,7 @@ def _plan(
         dense = {}
         for which, name in enumerate(task.shapes):
             try:
-                replaced |= _packed(model, task, which, name, cache, replaced)
+                replaced |= _packed(model, task, which, cache, replaced, found)
             except UnpackableError as reason:
                 dense[name] = str(reason)
         if dense:
@@ -107,17 +108,18 @@ def _packed(
     model: nn.Module,
     task: Compressed,
     which: int,
-    name: str,
     cache: Cache,
     known: dict[Any, nn.Module],
+    found: Users,
 ) -> dict[Any, nn.Module]:
-    """The layers that have the parameter `name`, each with a packed one. They share the packed
-    weight."""
-    weight, users = model.get_parameter(name), users_of(model, name)
-    for module, own in users:
+    """The layers that have the parameter number `which` of a task, each with a packed one. They
+    share the packed weight."""
+    weight = model.get_parameter(list(task.shapes)[which])
+    layers = found[id(weight)]
+    for module, own in layers:
         _check(module, own)
     shapes = list(task.shapes.values())
-    by_rows = any(isinstance(module, nn.Embedding | nn.Linear) for module, _ in users)
+    by_rows = any(isinstance(module, nn.Embedding | nn.Linear) for module, _ in layers)
     decoder = content(task.theta, task.view, shapes, which, weight.shape[1] if by_rows else 0)
     packed = PackedWeight(decoder, weight.detach(), type(task.theta).__name__, cache)
     if packed.bits() >= 8 * weight.itemsize:
@@ -128,7 +130,7 @@ def _packed(
         module: packed_among(module, own, packed, known.get(module))
         if type(module) in MANY
         else packed_layer(module, packed)
-        for module, own in users
+        for module, own in layers
     }
 
 

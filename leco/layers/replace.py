@@ -31,15 +31,22 @@ OWN = frozenset(vars(nn.Module()))
 """The attributes of every module."""
 
 
+Users = dict[int, list[tuple[Any, str]]]
+
+
+def users(model: nn.Module) -> Users:
+    """The modules that have each parameter, by its id, each with its own name for it."""
+    found: Users = {}
+    for module in model.modules():
+        for own, p in module._parameters.items():
+            if p is not None:
+                found.setdefault(id(p), []).append((module, own))
+    return found
+
+
 def users_of(model: nn.Module, name: str) -> list[tuple[Any, str]]:
     """The modules that have the parameter `name`, each with its own name for it."""
-    weight = model.get_parameter(name)
-    return [
-        (module, own)
-        for module in model.modules()
-        for own, p in module._parameters.items()
-        if p is weight
-    ]
+    return users(model)[id(model.get_parameter(name))]
 
 
 def not_replaceable(module: nn.Module) -> str:

@@ -64,3 +64,10 @@ __attribute__((optimize("no-tree-vectorize"))) void leco_look_up(const float *va
     for (int64_t p = 0; p < problems; p++, values += step)
         for (int64_t i = 0; i < n; i++) *out++ = values[*indices++];
 }
+
+/* out[p, i] = (indices[p, i] - zero[p]) scale[p] for `problems` of `n` indices. */
+void leco_grid(const uint8_t *indices, const float *scale, const uint8_t *zero, int64_t problems,
+               int64_t n, float *out) {
+    for (int64_t p = 0; p < problems; p++)
+        for (int64_t i = 0; i < n; i++) *out++ = ((float)*indices++ - zero[p]) * scale[p];
+}

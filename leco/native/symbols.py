@@ -1,4 +1,4 @@
-"""Symbols of an asymmetric numeral system, and look-ups, by the compiled library."""
+"""Symbols of an asymmetric numeral system, look-ups and grids, by the compiled library."""
 
 import ctypes
 
@@ -9,6 +9,8 @@ from torch import Tensor
 from leco.native.build import library
 
 PRECISION, BUCKET = 24, 13
+LEAST = 2**14
+"""Fewer indices are left to torch."""
 
 
 def symbols(
@@ -55,10 +57,10 @@ def looked_up(values: Tensor, indices: Tensor) -> Tensor | None:
         values: float32 (problems or 1, K).
         indices: uint8 (problems, n), below K.
     """
-    plain = values.device.type == indices.device.type == "cpu" and not values.requires_grad
-    typed = values.dtype == torch.float32 and indices.dtype == torch.uint8
-    native = library() if plain and typed and not torch.compiler.is_compiling() else None
-    if native is None or indices.numel() < 2**14:
+    if indices.numel() < LEAST or not _plain(values, indices):
+        return None
+    native = library()
+    if native is None:
         return None
     values, indices = values.contiguous(), indices.contiguous()
     out = torch.empty(indices.shape, dtype=torch.float32)
@@ -71,6 +73,41 @@ def looked_up(values: Tensor, indices: Tensor) -> Tensor | None:
         ctypes.c_void_p(out.data_ptr()),
     )
     return out
+
+
+def on_grid(indices: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor | None:
+    """scale[p] (indices[p, i] - zero_point[p]); None where the library does not do it, as by
+    `looked_up`.
+
+    Args:
+        indices: uint8 (..., n).
+        scale: float32 (...).
+        zero_point: uint8 (...).
+    """
+    same = scale.shape == zero_point.shape == indices.shape[:-1]
+    whole = zero_point.dtype == torch.uint8 and zero_point.device == indices.device
+    if indices.numel() < LEAST or not (same and whole and _plain(scale, indices)):
+        return None
+    native = library()
+    if native is None:
+        return None
+    indices, scale, zero_point = (x.contiguous() for x in (indices, scale, zero_point))
+    out = torch.empty(indices.shape, dtype=torch.float32)
+    native.leco_grid(
+        *(ctypes.c_void_p(x.data_ptr()) for x in (indices, scale, zero_point)),
+        ctypes.c_int64(scale.numel()),
+        ctypes.c_int64(indices.shape[-1]),
+        ctypes.c_void_p(out.data_ptr()),
+    )
+    return out
+
+
+def _plain(floats: Tensor, indices: Tensor) -> bool:
+    """Whether the tensors are what the library takes, where nothing records what is done to
+    them."""
+    on_cpu = floats.device.type == indices.device.type == "cpu" and not floats.requires_grad
+    typed = floats.dtype == torch.float32 and indices.dtype == torch.uint8
+    return on_cpu and typed and not torch.compiler.is_compiling()
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

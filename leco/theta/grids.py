@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leco.native.symbols import on_grid
 from leco.theta.index_coded import IndexCoded, taken
 from leco.theta.protocol import check_indices, integers, is_count, require
 
@@ -28,6 +29,9 @@ class Affine(NamedTuple):
         return integers("indices", self.indices)
 
     def decompress(self) -> Tensor:
+        found = on_grid(self.indices, self.scale, self.zero_point)
+        if found is not None:
+            return found
         zero_point = self.zero_point.to(self.scale.dtype).unsqueeze(-1)
         levels = self.indices.to(self.scale.dtype, copy=True).sub_(zero_point)
         return levels.mul_(self.scale.unsqueeze(-1))

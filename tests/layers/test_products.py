@@ -9,6 +9,7 @@ import leco
 from leco.coding import frequencies
 from leco.coding.tensors import decode, encode
 from leco.native import build
+from leco.native.symbols import on_grid
 
 native = pytest.mark.skipif(build.library() is None, reason="there is no C compiler")
 FORMS = {
@@ -178,3 +179,17 @@ def test_plain_c_gives_the_same(monkeypatch, tmp_path):
     finally:
         build.library.cache_clear()
         matrix._typed.cache_clear()
+
+
+@native
+def test_a_grid_is_decoded_to_the_bit():
+    torch.manual_seed(0)
+    theta = leco.Uniform(4, zero_point=True).compress(torch.randn(40, 1000), mu=1.0)
+    expected = theta.indices.float().sub(theta.zero_point.float().unsqueeze(-1))
+    found = on_grid(theta.indices, theta.scale, theta.zero_point)
+    assert found is not None
+    assert torch.equal(found, expected * theta.scale.unsqueeze(-1))
+    assert torch.equal(theta.decompress(), found)
+    # what is left to torch
+    assert on_grid(theta.indices, theta.scale.double(), theta.zero_point) is None
+    assert on_grid(theta.indices, theta.scale.requires_grad_(), theta.zero_point) is None
