@@ -45,6 +45,11 @@ INLINE void from_bits(const Group *own, const uint8_t *codes, int64_t count, flo
         out[i] = own->table[codes[i / per] >> (i % per * bits) & (LANES - 1)] * own->scale;
 }
 
+/* `count` digits, one to a byte; up to 7 bytes behind them are written. */
+INLINE void unpack(const uint8_t *codes, int64_t count, uint8_t *out, int per, int base) {
+    for (int64_t at = 0; at < count; at += per) memcpy(out + at, spread[place(base)] + *codes++, 8);
+}
+
 /* kind, per and base are constants of each caller. */
 INLINE void decode(const Matrix *m, int64_t row, int64_t from, int64_t count, float *out, int kind,
                    int per, int base) {
@@ -64,8 +69,7 @@ INLINE void decode(const Matrix *m, int64_t row, int64_t from, int64_t count, fl
         } else {
             if (!left) { /* the digits of some bytes, apart */
                 left = last - from < CHUNK - skip ? last - from : CHUNK - skip;
-                for (int64_t at = 0; at < skip + left; at += per)
-                    memcpy(apart + at, spread[place(base)] + *codes++, 8);
+                unpack(codes, skip + left, apart, per, base);
                 next = apart + skip;
             }
             now = now < left ? now : left;
@@ -94,4 +98,22 @@ void leco_decode(const Matrix *m, int64_t row, int64_t from, int64_t count, floa
 void leco_weights(const Matrix *m, int64_t start, int64_t stop, float *out) {
     for (int64_t row = start; row < stop; row++, out += m->columns)
         leco_decode(m, row, 0, m->columns, out);
+}
+
+/* The digits of a row, one to a byte, in `out` of columns + 16 bytes; returns the first. */
+const uint8_t *leco_digits(const Matrix *m, int64_t row, uint8_t *out) {
+    int skip = 0;
+#define UNPACK(PER, BASE)                                                                         \
+    do {                                                                                          \
+        const uint8_t *codes = codes_of(m, row, 0, PER, &skip);                                   \
+        unpack(codes, skip + m->columns, out, PER, BASE);                                         \
+    } while (0)
+    switch (m->base) {
+        case 2: UNPACK(8, 2); break;
+        case 3: UNPACK(5, 3); break;
+        case 4: UNPACK(4, 4); break;
+        case 6: UNPACK(3, 6); break;
+        default: UNPACK(2, 16); break;
+    }
+    return out + skip;
 }

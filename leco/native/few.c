@@ -5,23 +5,18 @@
 
 #define ROWS 4 /* that are multiplied side by side */
 
-/* Four rows times x, without the weights in memory: whole groups of a multiple of 16, or rows of one
- * group, whose codes begin with a byte. `one`: all groups have the same values and shift. The arguments from
+/* Some rows times x, without the weights in memory: groups of a multiple of 16 weights, or rows of
+ * one group. `codes` are those of each row: levels (SIGNED), or digits of `bits`, 8 / `bits` to a byte. `one`: all groups have the same values and shift. The arguments from
  * `kind` on are constants of each caller. */
-INLINE void fused(const Matrix *m, const float *x, int64_t row, float *out, int kind, int per,
-                  int base, int bits, int rows, int one) {
+INLINE void fused(const Matrix *m, const float *x, int64_t row, const uint8_t **codes, float *out,
+                  int kind, int base, int bits, int rows, int one) {
     const int64_t parts = m->columns / m->group, whole = m->group / LANES * LANES;
-    const uint8_t *codes[ROWS];
     Floats sum[ROWS];
     float rest[ROWS];
-    int skip;
-    for (int r = 0; r < rows; r++) {
-        codes[r] = codes_of(m, row + r, 0, per, &skip);
-        sum[r] = all(0), rest[r] = 0;
-    }
     Group own[ROWS];
     const float *scale[ROWS];
     for (int r = 0; r < rows; r++) {
+        sum[r] = all(0), rest[r] = 0;
         own[r] = group_of(m, (row + r) * parts, kind, base);
         scale[r] = m->scale && m->scale_step ? m->scale + (row + r) * parts : &own[r].scale;
     }
@@ -37,9 +32,10 @@ INLINE void fused(const Matrix *m, const float *x, int64_t row, float *out, int 
             for (int r = 0; r < rows; r++) {
                 const Group *g = own + (one ? 0 : r);
                 Floats w = kind == SIGNED ? levels(codes[r]) - g->shift
+                           : bits == 8    ? look_up(g->table, widened(codes[r]))
                                           : look_up(g->table, digits(codes[r], bits));
                 now[r] += w * by;
-                codes[r] += LANES / per;
+                codes[r] += LANES * bits / 8;
             }
         }
         for (int r = 0; r < rows; r++) sum[r] += now[r] * scale[r][m->scale_step * part];
@@ -65,32 +61,53 @@ static float dot(const float *weights, const float *x, int64_t columns) {
     return total((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-#define EACH_ROW(KIND, PER, BASE, BITS, ONE)                                                      \
-    do {                                                                                          \
-        for (; row + ROWS <= stop; row += ROWS, out += ROWS)                                      \
-            fused(m, x, row, out, KIND, PER, BASE, BITS, ROWS, ONE);                              \
-        for (; row < stop; row++) fused(m, x, row, out++, KIND, PER, BASE, BITS, 1, ONE);         \
-    } while (0)
-#define FUSED(KIND, PER, BASE, BITS)                                                              \
-    if (m->shift_step || (KIND == DIGITS && m->values_step))                                      \
-        EACH_ROW(KIND, PER, BASE, BITS, 0);                                                       \
-    else                                                                                          \
-        EACH_ROW(KIND, PER, BASE, BITS, 1);                                                       \
-    return 1
+/* Where the codes of some rows are: in the matrix, or, unpacked, in `own`. */
+INLINE void find(const Matrix *m, int64_t row, int rows, const uint8_t **codes, int bits,
+                 uint8_t *own) {
+    int skip;
+    for (int r = 0; r < rows; r++)
+        codes[r] = own ? leco_digits(m, row + r, own + r * (m->columns + 16))
+                       : codes_of(m, row + r, 0, 8 / bits, &skip);
+}
 
-/* y[row] = sum_i w_i x_i for the rows from `start` to `stop`; returns 0 where the codes are in no
- * order for that. */
-static int direct(const Matrix *m, const float *x, int64_t start, int64_t stop, float *y) {
+#define EACH_ROW(KIND, BASE, BITS, ONE, ROWS_)                                                    \
+    for (; row + ROWS_ <= stop; row += ROWS_, out += ROWS_) {                                     \
+        find(m, row, ROWS_, codes, BITS, own);                                                    \
+        fused(m, x, row, codes, out, KIND, BASE, BITS, ROWS_, ONE);                               \
+    }
+#define FUSED(KIND, BASE, BITS)                                                                   \
+    if (m->shift_step || (KIND == DIGITS && m->values_step)) {                                    \
+        EACH_ROW(KIND, BASE, BITS, 0, ROWS)                                                       \
+        EACH_ROW(KIND, BASE, BITS, 0, 1)                                                          \
+    } else {                                                                                      \
+        EACH_ROW(KIND, BASE, BITS, 1, ROWS)                                                       \
+        EACH_ROW(KIND, BASE, BITS, 1, 1)                                                          \
+    }                                                                                             \
+    break
+
+/* y[row] = sum_i w_i x_i for the rows from `start` to `stop`; `own` has memory for the codes of some
+ * rows where they are unpacked first. */
+static void direct(const Matrix *m, const float *x, int64_t start, int64_t stop, uint8_t *own,
+                   float *y) {
     int64_t row = start;
     float *out = y + start;
-    if (m->group != m->columns && m->group % LANES) return 0;
-    if (m->kind == DIGITS && !m->row_bytes && m->columns % m->per) return 0;
-    switch (m->kind == DIGITS ? m->base : -m->kind) {
-        case 2: FUSED(DIGITS, 8, 2, 1);
-        case 4: FUSED(DIGITS, 4, 4, 2);
-        case 16: FUSED(DIGITS, 2, 16, 4);
-        case -SIGNED: FUSED(SIGNED, 1, 256, 8);
-        default: return 0;
+    const uint8_t *codes[ROWS];
+    switch (m->kind == SIGNED ? SIGNED : own ? 0 : -m->base) {
+        case SIGNED: FUSED(SIGNED, 256, 8);
+        case -2: FUSED(DIGITS, 2, 1);
+        case -4: FUSED(DIGITS, 4, 2);
+        case -16: FUSED(DIGITS, 16, 4);
+        default: FUSED(DIGITS, m->base, 8);
+    }
+}
+
+/* Likewise by way of the weights of each row: codes of 256 values, small groups. */
+static void decoded(const Matrix *m, const float *x, int64_t count, int64_t start, int64_t stop,
+                    float *weights, int64_t all_rows, float *out) {
+    for (int64_t row = start; row < stop; row++) {
+        leco_decode(m, row, 0, m->columns, weights);
+        for (int64_t n = 0; n < count; n++)
+            out[n * all_rows + row] = dot(weights, x + n * m->columns, m->columns);
     }
 }
 
@@ -98,19 +115,19 @@ static int direct(const Matrix *m, const float *x, int64_t start, int64_t stop, 
  * `stop`; `out` has `all_rows` for each vector. Returns 0 where there is no memory. */
 int leco_few(const Matrix *m, const float *x, int64_t count, int64_t start, int64_t stop,
              int64_t all_rows, const float *bias, float *out) {
-    int64_t done = 0;
-    while (done < count && direct(m, x + done * m->columns, start, stop, out + done * all_rows))
-        done++;
-    if (!done) {
-        float *weights = malloc(sizeof(float) * m->columns);
-        if (!weights) return 0;
-        for (int64_t row = start; row < stop; row++) {
-            leco_decode(m, row, 0, m->columns, weights);
-            for (int64_t n = 0; n < count; n++)
-                out[n * all_rows + row] = dot(weights, x + n * m->columns, m->columns);
-        }
-        free(weights);
+    const int whole = m->group == m->columns || m->group % LANES == 0;
+    const int bytes = m->row_bytes || m->columns % m->per == 0; /* rows begin with whole bytes */
+    const int apart = m->kind == DIGITS && (m->base == 3 || m->base == 6 || !bytes);
+    void *own = NULL;
+    if (!whole || m->kind == BYTES) {
+        if (!(own = malloc(sizeof(float) * m->columns))) return 0;
+        decoded(m, x, count, start, stop, own, all_rows, out);
+    } else {
+        if (apart && !(own = malloc(ROWS * (m->columns + 16)))) return 0;
+        for (int64_t n = 0; n < count; n++)
+            direct(m, x + n * m->columns, start, stop, own, out + n * all_rows);
     }
+    free(own);
     for (int64_t n = 0; bias && n < count; n++)
         for (int64_t row = start; row < stop; row++) out[n * all_rows + row] += bias[row];
     return 1;

@@ -66,4 +66,5 @@ INLINE const uint8_t *codes_of(const Matrix *m, int64_t row, int64_t from, int p
 void leco_look_up(const float *values, int64_t step, const uint8_t *indices, int64_t problems,
                   int64_t n, float *out);
 void leco_decode(const Matrix *m, int64_t row, int64_t from, int64_t count, float *out);
+const uint8_t *leco_digits(const Matrix *m, int64_t row, uint8_t *out);
 #endif
