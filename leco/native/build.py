@@ -21,7 +21,7 @@ SOURCES = tuple(
 )
 HEADERS = tuple(Path(__file__).parent / name for name in ("lanes.h", "packed.h"))
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-Wno-psabi")
-SECONDS = 60  # for the compiler
+SECONDS = 120  # for the compiler
 
 
 @functools.cache

@@ -71,9 +71,14 @@ INLINE void find(const Matrix *m, int64_t row, int rows, const uint8_t **codes, 
 }
 
 #define EACH_ROW(KIND, BASE, BITS, ONE, ROWS_)                                                    \
-    for (; row + ROWS_ <= stop; row += ROWS_, out += ROWS_) {                                     \
+    for (; row + ROWS_ <= stop; row += ROWS_) {                                                   \
         find(m, row, ROWS_, codes, BITS, own);                                                    \
-        fused(m, x, row, codes, out, KIND, BASE, BITS, ROWS_, ONE);                               \
+        for (int64_t n = 0; n < count; n++) {                                                     \
+            const uint8_t *at[ROWS];                                                              \
+            memcpy(at, codes, sizeof at);                                                         \
+            fused(m, x + n * m->columns, row, at, out + n * all_rows + row, KIND, BASE, BITS,     \
+                  ROWS_, ONE);                                                                    \
+        }                                                                                         \
     }
 #define FUSED(KIND, BASE, BITS)                                                                   \
     if (m->shift_step || (KIND == DIGITS && m->values_step)) {                                    \
@@ -85,13 +90,12 @@ INLINE void find(const Matrix *m, int64_t row, int rows, const uint8_t **codes, 
     }                                                                                             \
     break
 
-/* y[row] = sum_i w_i x_i for the rows from `start` to `stop`; `own` has memory for the codes of some
- * rows where they are unpacked first. */
-static void direct(const Matrix *m, const float *x, int64_t start, int64_t stop, uint8_t *own,
-                   float *y) {
+/* The products by way of the codes; `own` has memory for those of some rows where they are unpacked
+ * first. */
+static void direct(const Matrix *m, const float *x, int64_t count, int64_t start, int64_t stop,
+                   uint8_t *own, int64_t all_rows, float *out) {
     int64_t row = start;
-    float *out = y + start;
-    const uint8_t *codes[ROWS];
+    const uint8_t *codes[ROWS] = {};
     switch (m->kind == SIGNED ? SIGNED : own ? 0 : -m->base) {
         case SIGNED: FUSED(SIGNED, 256, 8);
         case -2: FUSED(DIGITS, 2, 1);
@@ -118,14 +122,13 @@ int leco_few(const Matrix *m, const float *x, int64_t count, int64_t start, int6
     const int whole = m->group == m->columns || m->group % LANES == 0;
     const int bytes = m->row_bytes || m->columns % m->per == 0; /* rows begin with whole bytes */
     const int apart = m->kind == DIGITS && (m->base == 3 || m->base == 6 || !bytes);
-    void *own = NULL;
+    void *own = NULL; /* weights of a row, or codes of some */
     if (!whole || m->kind == BYTES) {
         if (!(own = malloc(sizeof(float) * m->columns))) return 0;
         decoded(m, x, count, start, stop, own, all_rows, out);
     } else {
         if (apart && !(own = malloc(ROWS * (m->columns + 16)))) return 0;
-        for (int64_t n = 0; n < count; n++)
-            direct(m, x + n * m->columns, start, stop, own, out + n * all_rows);
+        direct(m, x, count, start, stop, own, all_rows, out);
     }
     free(own);
     for (int64_t n = 0; bias && n < count; n++)
