@@ -1,5 +1,6 @@
 """Nodes of an ONNX graph that make a weight of its codes, in the place of its initializer."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -116,30 +117,36 @@ class Decoder:
         return self.node("Reshape", x, runs)
 
     def dequantize(self, grid: Grid) -> tuple[str, Any] | None:
-        """DequantizeLinear of the tensor, of its rows, or of blocks of its last dimension; None
-        where the runs are none of these."""
-        grid = grid.widened(4 if grid.bits <= 4 else 8)
-        block, attributes, size = grid.block(self.shape), {}, ()
+        """DequantizeLinear of the tensor, of its rows, or of blocks of the last dimension, after
+        which a kernel gets its shape back; None where the runs are none of these."""
         if self.kind == self.ir.DataType.DOUBLE:
             return None
-        if block == self.shape:
-            repeats = 1
-        elif block is not None and block[1:] == self.shape[1:]:
-            repeats, size, attributes = block[0], (self.shape[0],), {"axis": 0}
-        elif block is not None and set(block[:-1]) == {1}:
-            repeats, size = 1, (*self.shape[:-1], self.shape[-1] // block[-1])
-            attributes: dict[str, Any] = {"axis": len(self.shape) - 1, "block_size": block[-1]}
-        else:
-            return None
+        grid = grid.widened(4 if grid.bits <= 4 else 8)
+        part, length = grid.block(self.shape), grid.levels.shape[1]
+        shape, repeats, size, attributes = self.shape, 1, (), dict[str, Any]()
+        if part is not None and part[1:] == self.shape[1:] and part != self.shape:
+            repeats, size, attributes = part[0], (self.shape[0],), {"axis": 0}
+        elif part != self.shape:
+            # runs of a row, which may go over several dimensions
+            columns = math.prod(self.shape[1:])
+            if columns % length:
+                return None
+            shape = self.shape if self.shape[-1] % length == 0 else (self.shape[0], columns)
+            size = (*shape[:-1], shape[-1] // length)
+            attributes = {"axis": len(shape) - 1, "block_size": length}
+        # the node and its inputs
         kind = self.ir.DataType.UINT4 if grid.bits == 4 else self.ir.DataType.UINT8
         fields = (x.repeat_interleave(repeats).reshape(size) for x in (grid.scale, grid.zero_point))
         scale, zero = fields
         inputs = (
-            self.constant("levels", grid.levels.view(self.shape).to(torch.uint8), kind),
+            self.constant("levels", grid.levels.view(shape).to(torch.uint8), kind),
             self.constant("scale", scale),
             self.constant("zero_point", zero.to(torch.uint8), kind),
         )
         value = self.node("DequantizeLinear", *inputs, **attributes)
+        if shape != self.shape:
+            own = self.constant("shape", np.array(self.shape, dtype=np.int64))
+            value = self.node("Reshape", value, own)
         return f"DequantizeLinear, {grid.bits} bits", value
 
     def matmul(self, grid: Grid, accuracy_level: int) -> str:

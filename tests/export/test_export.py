@@ -193,6 +193,31 @@ def test_dequantized_weights_are_delta(name, shape, tmp_path):
     assert torch.equal(weight, delta)
 
 
+def test_runs_over_several_dimensions_are_dequantized(tmp_path):
+    """Runs of 18 in rows of 36, which are kernels of 4 channels."""
+    how, weight, delta = decoded("uniform, groups", (36, 4, 3, 3), tmp_path / "w.onnx", "qdq")
+    assert how == "DequantizeLinear, 8 bits"
+    assert torch.equal(weight, delta)
+
+
+def test_an_embedding_and_a_convolution_in_blocks(tmp_path):
+    torch.manual_seed(0)
+    kernel = nn.Conv1d(8, 6, 4)
+    net = nn.Sequential(nn.Embedding(40, 16), nn.Conv1d(9, 12, 4), nn.Unflatten(1, (2, 6)))
+    net = nn.Sequential(*net, nn.Flatten(1, 2), nn.Conv1d(12, 8, 3), kernel).eval()
+    tasks = leco.each(["0.weight"], leco.Groups(8), leco.Uniform(4))
+    tasks |= leco.each(["1.weight"], leco.Groups(12), leco.Uniform(4, zero_point=True))
+    tasks |= leco.each(["5.weight"], leco.Groups(16), leco.Uniform(8))
+    lc = leco.LC(net, tasks)
+    lc.mu = 1.0
+    tokens, path = torch.randint(40, (3, 9)), tmp_path / "net.onnx"
+    held = leco.export_onnx(path, net, lc, tokens, weights="qdq")
+    assert list(held.values()) == [f"DequantizeLinear, {bits} bits" for bits in (4, 4, 8)]
+    assert relative(run(path, tokens), expected(lc, tokens)) <= 1e-5
+    kept = {n.op_type for n in onnx.load(path).graph.node}
+    assert "DequantizeLinear" in kept
+
+
 def test_codes_that_are_not_smaller_stay_dense(tmp_path):
     how, weight, _ = decoded("codebooks of rows", (6, 3), tmp_path / "w.onnx", "codes")
     assert how == "dense (codes are not smaller)"
