@@ -160,6 +160,7 @@ def tables() -> dict[str, str]:
         "gguf": markdown(gguf.layers()),
         "gguf-nets": markdown(gguf.nets()),
         "runtimes": markdown(serving.runtimes()),
+        "kernels": markdown(serving.kernels()),
         "layerwise": markdown(layerwise.table()),
         "results": markdown(methods(README)),
     }
@@ -187,6 +188,7 @@ def numbers() -> dict[str, list[Row]]:
         "gguf": gguf.every_layer(),
         "gguf-nets": records.read("serving", "gguf"),
         "runtimes": serving.every(),
+        "kernels": serving.products(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],

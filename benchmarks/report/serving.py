@@ -1,4 +1,5 @@
-"""Nets in several runtimes: the table of docs/export.md."""
+"""Nets in several runtimes, and products with packed weights: tables of docs/export.md and
+docs/layers.md."""
 
 from typing import Any
 
@@ -24,6 +25,38 @@ def runtimes() -> list[Row]:
         }
         for row in every()
     ]
+
+
+def kernels() -> list[Row]:
+    """A line for each form and way: how many times as fast as the dense layer, by vectors."""
+    return [
+        {
+            "weights": form,
+            "way": way,
+            **{
+                _vectors(batch): f"{own[batch]['times_faster']:.2g}" if batch in own else ""
+                for batch in dict.fromkeys(row["batch"] for row in products())
+            },
+            "largest error": f"{max(row['error'] for row in own.values()):.1g}",
+        }
+        for (form, way), own in _by_way().items()
+    ]
+
+
+def products() -> list[Row]:
+    """All rows of the newest record of products."""
+    return records.read("serving", "kernels")[-1]["rows"]
+
+
+def _by_way() -> dict[tuple[str, str], dict[int, Row]]:
+    found: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in products():
+        found.setdefault((row["form"], row["way"]), {})[row["batch"]] = row
+    return found
+
+
+def _vectors(count: int) -> str:
+    return f"{count} vector{'s' if count > 1 else ''}"
 
 
 def every() -> list[Row]:

@@ -12,7 +12,7 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -80,15 +80,19 @@ def int4(side: int, group: int, dtype: torch.dtype) -> Way:
     return lambda x: kernel(x, packed, group, both), weight, dtype
 
 
-def least(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+def least(
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.thread_time,
+) -> dict[str, float]:
     """The least seconds of the processor of each call, in turns."""
     found = dict.fromkeys(calls, float("inf"))
     for _ in range(repeats):
         for name, call in calls.items():
             for _ in range(3):
-                start = time.thread_time()
+                start = clock()
                 call()
-                found[name] = min(found[name], time.thread_time() - start)
+                found[name] = min(found[name], clock() - start)
     return found
 
 
