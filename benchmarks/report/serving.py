@@ -17,7 +17,8 @@ def runtimes() -> list[Row]:
             "net": NAMES[row["net"]],
             "runtime": row["variant"],
             "file, MB": f"{row['bytes'] / 1e6:.1f}",
-            "in memory, MB": _megabytes(row["held_bytes"]),
+            # torchao's tensors give the size of the floats that they stand for
+            "in memory, MB": _megabytes(row["held_bytes"] if row["variant"] != "torchao" else None),
             "load, s": f"{row['load_seconds']:.2f}",
             "batch 1, ms": f"{1e3 * row['batch 1 seconds']:.1f}",
             "batch 64, ms": f"{1e3 * row['batch 64 seconds']:.0f}",

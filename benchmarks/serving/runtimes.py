@@ -22,6 +22,7 @@ import onnxruntime
 import openvino  # pyright: ignore[reportMissingImports]
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass as is_wrapper
 
 import leco
 from benchmarks import nets, records, timing
@@ -183,8 +184,8 @@ def variant_rows(net: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def held(run: Any) -> int | None:
-    """Bytes of the distinct tensors of a net of torch."""
-    if not isinstance(run, nn.Module):
+    """Bytes of the distinct tensors of a net of torch; None where they have tensors inside."""
+    if not isinstance(run, nn.Module) or any(map(is_wrapper, run.parameters())):
         return None
     return leco.dense_bytes(run)
 

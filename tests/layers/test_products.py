@@ -8,7 +8,7 @@ from torch import nn
 import leco
 from leco.coding import frequencies
 from leco.coding.tensors import decode, encode
-from leco.native import build
+from leco.native import build, matrix
 from leco.native.symbols import on_grid
 
 native = pytest.mark.skipif(build.library() is None, reason="there is no C compiler")
@@ -165,7 +165,6 @@ def test_plain_c_gives_the_same(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "FLAGS", ("-O1", "-std=gnu11", "-shared", "-fPIC"))
     build.library.cache_clear()
-    from leco.native import matrix
 
     matrix._typed.cache_clear()
     try:
@@ -193,3 +192,30 @@ def test_a_grid_is_decoded_to_the_bit():
     # what is left to torch
     assert on_grid(theta.indices, theta.scale.double(), theta.zero_point) is None
     assert on_grid(theta.indices, theta.scale.requires_grad_(), theta.zero_point) is None
+
+
+@native
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_vectors_with_some_rows_at_a_time(bias, monkeypatch):
+    monkeypatch.setattr(matrix, "BLOCK", 96 * 16)
+    net, weight = packed(*FORMS["4 bits, groups"], bias=bias)
+    x = torch.randn(300, 96)
+    b = None if net.bias is None else net.bias.double()
+    with torch.no_grad():
+        expected = nn.functional.linear(x.double(), weight, b)
+        assert torch.allclose(net(x).double(), expected, rtol=0, atol=1e-5)
+
+
+@native
+@pytest.mark.parametrize("form", ["3 values", "16 values", "8 bits", "4 bits, groups of rows"])
+def test_a_convolution_is_decoded_to_the_bit(form):
+    """Rows of 27 weights, which fill no whole bytes."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 10, 3)
+    view, compression = {**FORMS, "4 bits, groups of rows": (leco.Vector(), leco.Uniform(4))}[form]
+    lc = leco.LC(conv, leco.each(["weight"], view, compression))
+    lc.mu = 1.0
+    net = leco.pack(conv, lc)
+    assert net.packed.matrix() is not None
+    assert torch.equal(net.weight, lc.delta["weight"])
+    assert torch.equal(net.weight, net.packed.content().view(net.weight.shape))
