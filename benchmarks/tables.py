@@ -226,7 +226,7 @@ def filled(text: str, parts: dict[str, str]) -> str:
 def made() -> dict[Path, str]:
     """What each file must say, but for the figures."""
     pages = [
-        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers", "export")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers", "export", "layers")),
         ROOT / "README.md",
     ]
     parts = tables()

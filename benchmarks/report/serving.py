@@ -45,8 +45,12 @@ def kernels() -> list[Row]:
 
 
 def products() -> list[Row]:
-    """All rows of the newest record of products."""
-    return records.read("serving", "kernels")[-1]["rows"]
+    """All rows of products, of the newest record of each form."""
+    newest: dict[str, list[Row]] = {}
+    for run in records.read("serving", "kernels"):
+        for form in dict.fromkeys(row["form"] for row in run["rows"]):
+            newest[form] = [row for row in run["rows"] if row["form"] == form]
+    return [row for rows in newest.values() for row in rows]
 
 
 def _by_way() -> dict[tuple[str, str], dict[int, Row]]:
