@@ -36,7 +36,7 @@ def check_contents(source: Path, wheel: Path, sdist: Path) -> None:
     wanted = {
         path.relative_to(source).as_posix()
         for path in (source / "leco").rglob("*")
-        if path.suffix in (".py", ".c")
+        if path.suffix in (".py", ".c", ".h")
         or path.name == "py.typed"
         or path.parent.relative_to(source / "leco").as_posix() in DATA
     }
