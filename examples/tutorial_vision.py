@@ -20,8 +20,10 @@ import leco
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, NullFormatter
 
-STEPS, EPOCHS = 50, 2  # LC steps, and epochs of training in each L step
+STEPS, EPOCHS = 30, 2  # LC steps, and epochs of training in each L step
 
 
 # --- your training script: data, net, epoch, error
@@ -132,7 +134,7 @@ def compress(dense: nn.Module, values: int, steps: int, path: Path) -> Found:
         direct = error(model)
 
     # LC: L steps and C steps in turns, while mu grows
-    schedule = leco.exponential(1e-3, 1.15, steps)
+    schedule = leco.exponential(1e-3, 1.25, steps)
     result = leco.run(lc, schedule=schedule, progress=False, **train(model, lc))
     assert result.best is not None
     lc.restore_(result.best)
@@ -148,19 +150,29 @@ def compress(dense: nn.Module, values: int, steps: int, path: Path) -> Found:
 def draw_curve(rows: list[Found], dense_error: float, dense_bytes: int, path: Path) -> None:
     """Error against bytes."""
     figure, axes = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
-    sizes = [row.bytes for row in rows]
+    sizes = [row.bytes / 1000 for row in rows]
     axes.plot(sizes, [row.direct for row in rows], "x--", label="direct compression")
     axes.plot(sizes, [row.error for row in rows], "o-", label="LC")
-    axes.plot(dense_bytes, dense_error, "s", color="gray", label="dense net")
+    axes.plot(dense_bytes / 1000, dense_error, "s", color="gray", label="dense net")
     for row in rows:
-        axes.annotate(f"{row.values} values", (row.bytes, row.direct), (4, 6), textcoords="offset points")
-    axes.set(xlabel="bytes of the file", ylabel="test error, %", xscale="log", yscale="log")
+        at = row.bytes / 1000, row.direct
+        axes.annotate(f"{row.values} values", at, (8, 2), textcoords="offset points")
+    axes.set(xlabel="kB of the file", ylabel="test error, %", xscale="log", yscale="log")
     axes.legend()
+    plain(axes.xaxis, (5, 10, 20, 50, 100))
+    plain(axes.yaxis, (1, 2, 5, 10, 20, 50))
     figure.savefig(path, dpi=130)
 
 
+def plain(axis: Axis, ticks: tuple[int, ...]) -> None:
+    """Numbers as they are spoken on a logarithmic axis."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def draw_run(found: Found, path: Path) -> None:
-    """What happens in a run: the loss of the compressed net, and the gap."""
+    """What happens in a run: the error of the compressed net, and the gap."""
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(5.4, 4.6), layout="constrained"
     )
@@ -168,6 +180,7 @@ def draw_run(found: Found, path: Path) -> None:
     top.plot(steps, [record.compressed_error for record in found.records], "o-", ms=4)
     top.set(ylabel="validation error of\nthe compressed net, %", yscale="log")
     bottom.plot(steps, [record.relative_gap for record in found.records], "o-", ms=4)
+    plain(top.yaxis, (2, 5, 10, 20, 50))
     bottom.set(ylabel="gap, relative to w", xlabel="LC step (0: direct compression)", yscale="log")
     figure.savefig(path, dpi=130)
 
