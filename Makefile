@@ -35,6 +35,9 @@ examples: $(READY)  ## every example, made short
 	$(BIN)/python examples/mnist.py --smoke --net lenet5 --compression tensors --out $$(mktemp -d)
 	$(BIN)/python examples/mnist.py --smoke --net lenet300-relu --compression units "5 %, 4 values" --bytes 9000 --methods DC LC --out $$(mktemp -d)
 	$(BIN)/python examples/language_model.py --smoke --out $$(mktemp -d)/model.safetensors
+	$(BIN)/python examples/tutorial_vision.py --smoke --out $$(mktemp -d)
+	$(BIN)/python examples/tutorial_language_model.py --smoke --out $$(mktemp -d)
+	$(BIN)/python examples/tutorial_compression.py --smoke --out $$(mktemp -d)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 examples/ranks.py --smoke --out $$(mktemp -d)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 examples/ranks.py --smoke --shard --out $$(mktemp -d)
 

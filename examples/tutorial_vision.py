@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, NullFormatter
 
-STEPS, EPOCHS = 30, 2  # LC steps, and epochs of training in each L step
+STEPS, EPOCHS = 50, 2  # LC steps, and epochs of training in each L step
 
 
 # --- your training script: data, net, epoch, error
@@ -134,7 +134,7 @@ def compress(dense: nn.Module, values: int, steps: int, path: Path) -> Found:
         direct = error(model)
 
     # LC: L steps and C steps in turns, while mu grows
-    schedule = leco.exponential(1e-3, 1.25, steps)
+    schedule = leco.exponential(1e-3, 1.15, steps)
     result = leco.run(lc, schedule=schedule, progress=False, **train(model, lc))
     assert result.best is not None
     lc.restore_(result.best)

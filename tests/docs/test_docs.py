@@ -1,4 +1,5 @@
-"""Each page's ```python blocks run, in order, in one namespace. Lists and links are complete."""
+"""Each page's ```python blocks run, in order, in one namespace; those of the tutorials are parts of
+their scripts, which `make examples` runs. Lists and links are complete."""
 
 import re
 from pathlib import Path
@@ -17,10 +18,16 @@ NAMES = (
     "trainers",
     "file",
     "export",
+    "how-to",
+    "tutorial-vision",
+    "tutorial-language-model",
+    "tutorial-compression",
 )
 PAGES = [
     path for path in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md") if path.exists()
 ]
+TUTORIALS = [path for path in PAGES if path.stem.startswith("tutorial-")]
+RUN = [path for path in PAGES if path not in TUTORIALS]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCE = re.compile(r"`((?:leco|tests|examples|benchmarks)/[\w/.-]+\.py)`")
 ANCHOR = re.compile(r"\]\(([\w./-]*)#([\w-]+)\)")
@@ -41,12 +48,20 @@ def test_every_page_has_blocks():
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's own
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.name)
 def test_blocks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for block in blocks(path):
         exec(compile(block, path, "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.name)
+def test_tutorials_show_their_scripts(path: Path):
+    name = f"examples/{path.stem.replace('-', '_')}.py"
+    assert f"`{name}`" in path.read_text(encoding="utf-8")
+    script = (ROOT / name).read_text(encoding="utf-8")
+    assert [block for block in blocks(path) if block.lstrip("\n") not in script] == []
 
 
 def anchors(path: Path) -> set[str]:
