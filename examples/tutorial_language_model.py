@@ -96,17 +96,15 @@ def tokens(tokenizer: Any, text: str) -> Tensor:
 
 
 def problem(model: Any) -> leco.LC:
-    """4 bits for the blocks and 8 for the embedding, on the grids that llama.cpp stores."""
-    blocks = leco.match(model, "*_proj.weight")
-    tasks = leco.each(blocks, *leco.gguf_grid("Q4_0"))
-    tasks |= leco.each(["model.embed_tokens.weight"], *leco.gguf_grid("Q8_0"))
-    return leco.LC(model, tasks, multipliers=False)
+    """4 bits for the matrices of the blocks, on a grid that llama.cpp stores."""
+    names = leco.match(model, "*_proj.weight")
+    return leco.LC(model, leco.each(names, *leco.gguf_grid("Q4_0")), multipliers=False)
 
 
 def draw(result: Any, path: Path) -> None:
     """The error of each layer's outputs, by block and kind of layer."""
     figure, axes = plt.subplots(figsize=(5.4, 3.8), layout="constrained")
-    records = [r for r in result.records if "_proj" in r.task]
+    records = result.records
     axes.plot([100 * r.direct for r in records], "x", ms=4, label="direct compression")
     axes.plot([100 * r.error for r in records], "o", ms=3, label="LC without training")
     axes.set(xlabel="layers, from the first to the last", ylabel="error of the outputs, %")
@@ -145,14 +143,16 @@ def main() -> None:
     draw(result, given.out / "layers.png")
 
     # a folder for transformers
-    size = save_pretrained(given.out / "small", model, lc, tokenizer=tokenizer)
+    half = torch.float16  # of what is in no task: the embedding
+    size = save_pretrained(given.out / "small", model, lc, dtype=half, tokenizer=tokenizer)
     small = AutoModelForCausalLM.from_pretrained(given.out / "small")
     print(f"folder: perplexity {perplexity(small, test):.2f}, {size:,} bytes")
     print(complete(small, tokenizer))
 
     # a file for llama.cpp
     path = given.out / "small.gguf"
-    held = leco.export_gguf(path, model, lc, tokenizer, pre=None if given.smoke else "smollm")
+    pre = None if given.smoke else "smollm"
+    held = leco.export_gguf(path, model, lc, tokenizer, half=True, pre=pre)
     kinds = {kind: list(held.values()).count(kind) for kind in set(held.values())}
     print(f"{path}: {kinds}, {path.stat().st_size:,} bytes")
 
