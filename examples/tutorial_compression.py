@@ -163,9 +163,9 @@ def compress(dense: nn.Module, b: int, steps: int, path: Path) -> tuple[float, f
 
 def draw(dense: nn.Module, lc: leco.LC, path: Path) -> None:
     """A part of the first layer: as trained, directly compressed, and after LC."""
-    name, b = "1.weight", lc.tasks["1.weight"].compression.b
+    name = "1.weight"
     weight = dense.get_parameter(name).detach()
-    direct = CirculantBlocks(b).compress(weight, 1.0).decompress()
+    direct = lc.tasks[name].compression.compress(weight, 1.0).decompress()
     figure, axes = plt.subplots(1, 3, figsize=(5.4, 2.2), layout="constrained")
     titles = ("trained", "direct compression", "LC")
     for ax, title, w in zip(axes, titles, (weight, direct, lc.delta[name]), strict=True):
