@@ -98,7 +98,7 @@ def tokens(tokenizer: Any, text: str) -> Tensor:
 def problem(model: Any) -> leco.LC:
     """4 bits for the matrices of the blocks, on a grid that llama.cpp stores."""
     names = leco.match(model, "*_proj.weight")
-    return leco.LC(model, leco.each(names, *leco.gguf_grid("Q4_0")), multipliers=False)
+    return leco.LC(model, leco.each(names, *leco.gguf_grid("Q4_0")))
 
 
 def draw(result: Any, path: Path) -> None:
