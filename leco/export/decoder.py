@@ -123,7 +123,8 @@ class Decoder:
             return None
         grid = grid.widened(4 if grid.bits <= 4 else 8)
         part, length = grid.block(self.shape), grid.levels.shape[1]
-        shape, repeats, size, attributes = self.shape, 1, (), dict[str, Any]()
+        shape, repeats, size = self.shape, 1, ()
+        attributes: dict[str, Any] = {}
         if part is not None and part[1:] == self.shape[1:] and part != self.shape:
             repeats, size, attributes = part[0], (self.shape[0],), {"axis": 0}
         elif part != self.shape:
