@@ -54,8 +54,8 @@ def calibrate(
         blocks: modules or their names, each of which takes the output of the one before; found
             where the net has one list of them; () for none, one pass over the whole net.
         steps: LC steps of each task, about: the schedule spends them where Theta's choices change
-            (`leco.layerwise.solve.Schedule`), and ends when they do not. Half of them raise the
-            errors by about 2 %.
+            (`leco.layerwise.solve.Schedule`), and ends when they do not. Fewer take less time and
+            give somewhat larger errors.
         mu: its first and last value, in units of the mean eigenvalue of H with a unit diagonal.
         damping: what is added to H, as a share of its mean diagonal.
         polish: epochs of training what Theta leaves free in a block, its norms and biases, towards
