@@ -179,7 +179,7 @@ class LC(Variables):
         self.check_current()
         probe = self
         if not self.thetas:
-            probe = LC(self.model, self.tasks, multipliers=False, metric=self._metric)
+            probe = LC(self.model, self.tasks, metric=self._metric)
             probe.mu = mu
         return mean_curvature(
             self.model, self._params, probe.delta, probe.compressed, backward, self._metric

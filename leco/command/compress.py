@@ -157,7 +157,7 @@ class _Ran:
 def _run(job: Job, tasks: dict[str, Task], part: Path, log: Log, bar: bool) -> _Ran:
     """Calibrate, train, do both, or compress directly."""
     recipe, model = job.recipe, job.source.model
-    lc = LC(model, tasks, multipliers=recipe.train is not None)
+    lc = LC(model, tasks)
     ran = _Ran(lc)
     if recipe.calibrate:
         log.say(f"calibrating {len(tasks)} tasks on {len(job.inputs)} batches")

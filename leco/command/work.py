@@ -41,7 +41,7 @@ def chosen(
         room = sum(fixed("3bit").bits(w) * w.count / 8 for w in weights.values())
     else:
         smallest = {n: _task(n, "1bit", w) for n, w in weights.items()}
-        probe = LC(model, {**smallest, **plan.tasks}, multipliers=False)
+        probe = LC(model, {**smallest, **plan.tasks})
         probe.mu = 1.0
         overhead = file_overhead(probe, rest) + 200 * len(names)
         fixed_bytes = sum(row.after for row in plan.rows if row.name in plan.tasks)

@@ -166,10 +166,7 @@ def sensitivity(
     if not candidates:
         raise ValueError("sensitivity: candidates is empty; give at least one")
     names = list(params)
-    every = {
-        name: LC(model, {n: Task(n, *how) for n in names}, multipliers=False)
-        for name, how in candidates.items()
-    }
+    every = {name: LC(model, {n: Task(n, *how) for n in names}) for name, how in candidates.items()}
     lc = next(iter(every.values()))
     with quiet(lc.model):
         stream, kept = Stream(lc.model, blocks_of(lc, blocks), batches), Checkpoint(None, None)
