@@ -17,7 +17,6 @@ from leco.theta.tree import free_leaves, with_free_leaves
 
 RATE = 0.01  # of Adam, as a share of the root mean square of each tensor
 TOKENS = 3  # dimensions of hidden states (batch, tokens, features)
-FLOOR = 1e-6  # of a token's energy, as a share of the mean
 
 
 @dataclass
@@ -132,10 +131,10 @@ def error_of(output: Tensor, target: Tensor) -> Tensor:
     tokens, features); for other shapes that ratio of the whole batch.
 
     Few tokens have a hundred times the norm of the others (Sun et al., arXiv 2402.17762). In a
-    ratio of the whole batch the others do not count.
+    ratio of the whole batch the others do not count. Tokens whose target is 0 do not count.
     """
     gap, energy = (output - target).float().square(), target.float().square()
     if target.dim() != TOKENS:
         return gap.sum() / energy.sum()
-    floor = FLOOR * energy.sum(-1).mean()  # for tokens of 0
-    return (gap.sum(-1) / (energy.sum(-1) + floor)).mean()
+    energy = energy.sum(-1)
+    return (gap.sum(-1) / energy.where(energy > 0, torch.inf)).mean()

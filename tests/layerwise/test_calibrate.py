@@ -10,6 +10,7 @@ from torch import nn
 import leco
 from leco.layerwise import solver
 from leco.layerwise.layouts import Plain
+from leco.layerwise.polish import error_of
 from leco.layerwise.quadratic import Layer, Moments
 from leco.layerwise.solve import Problem, Schedule, solve
 from leco.layerwise.units import Units
@@ -283,6 +284,26 @@ def test_polish_brings_the_outputs_nearer():
     for name, p in lc.params.items():
         assert torch.equal(p, lc.delta[name])
         assert len(p.view(-1, 8)[0].unique()) <= 4
+
+
+def test_polish_counts_each_token_relative_to_its_own_norm():
+    generator = torch.Generator().manual_seed(0)
+    output, target = torch.randn(2, 2, 5, 8, generator=generator)
+    parts = (output - target).square().sum(-1) / target.square().sum(-1)
+    assert float(error_of(output, target)) == pytest.approx(float(parts.mean()), rel=1e-6)
+
+    # one of a large norm counts like the others, and one of 0 not at all
+    output[0, 0], target[0, 0] = 1000 * output[0, 0], 1000 * target[0, 0]
+    assert float(error_of(output, target)) == pytest.approx(float(parts.mean()), rel=1e-6)
+    target[0, 0] = 0
+    assert float(error_of(output, target)) == pytest.approx(
+        float(parts.flatten()[1:].sum()) / parts.numel(), rel=1e-6
+    )
+
+    # images have no tokens
+    image, wanted = torch.randn(2, 2, 3, 4, 4, generator=generator)
+    ratio = (image - wanted).square().sum() / wanted.square().sum()
+    assert float(error_of(image, wanted)) == pytest.approx(float(ratio), rel=1e-6)
 
 
 def test_the_metric_and_the_cache_of_keys_are_left_alone():
