@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import records, timing
-from benchmarks.layerwise import methods, smollm2, stream
+from benchmarks import records
+from benchmarks.layerwise import methods, smollm2
 from benchmarks.layerwise.rows import ROWS, Row
 
 NAME, KIND = "layerwise", "cell"
@@ -29,8 +29,8 @@ FEW = 16  # test sequences of the second perplexity
 
 def bits(net: Any, row: Row) -> float:
     """Of all compressed matrices in the row's format."""
-    layers = [layer for block in net.model.layers for layer in stream.linears(block).values()]
-    return sum(row.bits((layer.out_features, layer.in_features)) for layer in layers)
+    weights = methods.matrices(net, net.model.layers).values()
+    return sum(row.bits((len(p), p[0].numel())) for p in weights)
 
 
 def run_(net: Any, row: Row, method: str, calibration: Tensor, kept: Path | None) -> Found:
@@ -38,20 +38,10 @@ def run_(net: Any, row: Row, method: str, calibration: Tensor, kept: Path | None
 
     LC keeps its checkpoint in the folder `kept`.
     """
-    found: Found = {}
-
-    def solve() -> None:
-        if method in methods.POLISH:
-            found.update(methods.lc_(net, row, calibration, methods.POLISH[method], kept))
-            return
-        layer = methods.by_layers(row)[method]
-        if method in methods.WITHOUT_INPUTS:
-            found.update(methods.compress_without_inputs_(net, layer))
-        else:
-            found.update(methods.compress_(net, layer, calibration))
-
-    memory = timing.peak_bytes(solve)
-    return {**found, "memory_bytes": memory, "bytes": bits(net, row) / 8}
+    found = methods.run_(
+        net, list(net.model.layers), row, method, smollm2.batches(calibration), kept
+    )
+    return {**found, "bytes": bits(net, row) / 8}
 
 
 def judged(net: Any, test: Tensor) -> dict[str, float]:

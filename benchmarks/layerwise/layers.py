@@ -51,7 +51,7 @@ def dense_moments(net: Any, sequences: Tensor, names: tuple[str, ...]) -> dict[s
     found: dict[str, Any] = {}
     last = max(int(name.split(".")[0]) for name in names)
     blocks: list[nn.Module] = list(net.model.layers)[: last + 1]
-    hidden, others = stream.inputs(net, blocks[0], sequences)
+    hidden, others = stream.inputs(net, blocks[0], smollm2.batches(sequences))
     for k, layers, moments in stream.blockwise(blocks, hidden, others):
         for name, layer in layers.items():
             if f"{k}.{name}" in names:

@@ -1,16 +1,19 @@
 """Methods that compress the blocks of a net: those of others, direct compression, and LC."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import leco
+from benchmarks import timing
 from benchmarks.baselines.oneshot import layer_error
 from benchmarks.layerwise import stream
 from benchmarks.layerwise.rows import Layer, Row
+from benchmarks.layerwise.stream import Batch
 
 WITHOUT_INPUTS = ("RTN", "HQQ", "magnitude", "DC", "dense")
 POLISH = {"LC": 0, "LC, polished": 4}  # epochs of each block
@@ -42,10 +45,41 @@ def by_layers(row: Row) -> dict[str, Layer]:
 
 def of(row: Row) -> tuple[str, ...]:
     """The names of all methods of a row."""
-    return (*by_layers(row), *POLISH)
+    return (*POLISH,) if row.mixed else (*by_layers(row), *POLISH)
 
 
-def compress_(net: Any, layer: Layer, sequences: Tensor) -> Found:
+def run_(
+    net: nn.Module,
+    blocks: Sequence[nn.Module],
+    row: Row,
+    method: str,
+    batches: Sequence[Batch],
+    checkpoint: Path | None = None,
+    table: Path | None = None,
+) -> Found:
+    """Compress the net by a method in the format of a row; its seconds, errors and memory.
+
+    The arguments are those of `lc_`.
+    """
+    found: Found = {}
+
+    def solve() -> None:
+        if method in POLISH:
+            found.update(lc_(net, blocks, row, batches, POLISH[method], checkpoint, table))
+            return
+        layer = by_layers(row)[method]
+        if method in WITHOUT_INPUTS:
+            found.update(compress_without_inputs_(blocks, layer))
+        else:
+            found.update(compress_(net, blocks, layer, batches))
+
+    memory = timing.peak_bytes(solve)
+    return {**found, "memory_bytes": memory}
+
+
+def compress_(
+    net: nn.Module, blocks: Sequence[nn.Module], layer: Layer, batches: Sequence[Batch]
+) -> Found:
     """Replace the weights of all blocks, with inputs from the compressed blocks before.
 
     Returns: processor seconds of the solves and of the whole, and the mean relative error of each
@@ -58,56 +92,62 @@ def compress_(net: Any, layer: Layer, sequences: Tensor) -> Found:
         errors.setdefault(name.rsplit(".", 1)[-1], []).append(layer_error(found, w0, h))
         return found
 
-    times = stream.compress_(net, sequences, compress)
+    times = stream.compress_(net, blocks, batches, compress)
     means = {kind: sum(every) / len(every) for kind, every in errors.items()}
     return {**times, "errors": means}
 
 
 @torch.no_grad()
-def compress_without_inputs_(net: Any, layer: Layer) -> Found:
+def compress_without_inputs_(blocks: Sequence[nn.Module], layer: Layer) -> Found:
     """The same for methods that look at the weights alone."""
     start = time.process_time()
-    for block in net.model.layers:
-        for module in stream.linears(block).values():
-            identity = torch.eye(module.in_features)
-            module.weight.copy_(layer(module.weight, identity))
+    for block in blocks:
+        for module in stream.layers_of(block).values():
+            w0 = module.weight.flatten(1)
+            module.weight.copy_(layer(w0, torch.eye(w0.shape[1])).view_as(module.weight))
     seconds = time.process_time() - start
     return {"solve_cpu_seconds": seconds, "cpu_seconds": seconds, "errors": {}}
 
 
 def lc_(
-    net: Any, row: Row, sequences: Tensor, polish: int, checkpoint: Path | None = None
+    net: nn.Module,
+    blocks: Sequence[nn.Module],
+    row: Row,
+    batches: Sequence[Batch],
+    polish: int,
+    checkpoint: Path | None = None,
+    table: Path | None = None,
 ) -> Found:
     """Replace the weights of all blocks by those of `leco.calibrate`.
 
     Args:
         net: overwritten.
-        row: its view and compression make a task for each matrix.
-        sequences: of tokens (count, length).
+        blocks: of the net, in order.
+        row: its view and compression make a task for each matrix; or it has tasks for all.
+        batches: named arguments of the net.
         polish: epochs of each block.
         checkpoint: a folder; a later call goes on from there.
+        table: a file for the sensitivities of all matrices; a later call reads it.
 
     Returns: like `compress_`; the solves have the share of the processor time that they have of the
     seconds, and a resumed calibration has no times. `coded_bytes` is what the Thetas take in a
-    file.
+    file. Rows with tasks for all matrices count the time in which they find these in the whole.
     """
     resumed = checkpoint is not None and any(checkpoint.glob("*.pt"))
-    tasks = {
-        name: leco.Task(name, row.view, row.compression((p.shape[0], p.shape[1])))
-        for name, p in matrices(net).items()
-    }
-    lc = leco.LC(net, tasks)
-    batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
     start = time.process_time()
-    found = leco.calibrate(lc, batches, polish=polish, progress=False, checkpoint=checkpoint)
-    seconds = time.process_time() - start
+    lc = leco.LC(net, tasks_of(net, blocks, row, batches, table))
+    begin = time.process_time()
+    found = leco.calibrate(
+        lc, batches, blocks=blocks, polish=polish, progress=False, checkpoint=checkpoint
+    )
+    seconds = time.process_time() - begin
 
     # errors by kinds of layers
     errors: dict[str, list[float]] = {}
     for record in found.records:
         errors.setdefault(record.task.split(".")[-2], []).append(record.error)
     solves = sum(record.seconds for record in found.records) / found.seconds
-    times = {"solve_cpu_seconds": solves * seconds, "cpu_seconds": seconds}
+    times = {"solve_cpu_seconds": solves * seconds, "cpu_seconds": time.process_time() - start}
     return {
         **({} if resumed else times),
         "errors": {kind: sum(every) / len(every) for kind, every in errors.items()},
@@ -115,7 +155,34 @@ def lc_(
     }
 
 
-def matrices(net: Any) -> dict[str, torch.nn.Parameter]:
-    """The weights of all Linear layers of the blocks by their names in the net."""
-    of_blocks = {id(m) for block in net.model.layers for m in stream.linears(block).values()}
+def tasks_of(
+    net: nn.Module,
+    blocks: Sequence[nn.Module],
+    row: Row,
+    batches: Sequence[Batch],
+    kept: Path | None = None,
+) -> dict[str, leco.Task]:
+    """The tasks of a row: one for each matrix in its format, or by the sensitivity of all."""
+    own = matrices(net, blocks)
+    if row.mixed is None:
+        return {
+            name: leco.Task(name, row.view, row.compression((len(p), p[0].numel())))
+            for name, p in own.items()
+        }
+    if kept is not None and kept.exists():
+        table = leco.Sensitivity.load(kept)
+    else:
+        table = leco.sensitivity(
+            net, own, row.mixed.candidates, batches, blocks=blocks, progress=False
+        )
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            table.save(kept)
+    limit = sum(sizes[row.mixed.size_of] for sizes in table.bits.values()) / 8
+    return table.tasks(row.mixed.candidates, limit)
+
+
+def matrices(net: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """The weights of all layers of the blocks by their names in the net."""
+    of_blocks = {id(m) for block in blocks for m in stream.layers_of(block).values()}
     return {f"{n}.weight": m.weight for n, m in net.named_modules() if id(m) in of_blocks}

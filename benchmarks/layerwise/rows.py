@@ -1,5 +1,6 @@
 """The rows of the comparison: a format, the task of LC for it, and the methods of others."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,9 +17,22 @@ from leco.views import View
 
 GROUP = 64
 FLOAT = 16
+GRIDS = {b: leco.Uniform(b, zero_point=True) for b in range(2, 6)}
 Shape = tuple[int, int]
 Layer = Callable[[Tensor, Tensor], Tensor]
 """W0 (out, in) and H (in, in) to new weights."""
+
+
+class Mixed(NamedTuple):
+    """A format for each layer, of several: the choice of least error in all at a size in bytes.
+
+    Args:
+        candidates: a view and a compression by name.
+        size_of: the candidate whose coded size, in all layers, is the limit.
+    """
+
+    candidates: Mapping[str, tuple[View, leco.Compression[Any]]]
+    size_of: str
 
 
 class Row(NamedTuple):
@@ -29,12 +43,15 @@ class Row(NamedTuple):
         view: of LC's task for each matrix.
         compression: of LC's task for a matrix of a shape.
         peers: methods of others by their names.
+        mixed: the formats among which each matrix has its own, in place of the view and the
+            compression.
     """
 
     bits: Callable[[Shape], float]
     view: View
     compression: Callable[[Shape], leco.Compression[Any]]
     peers: Mapping[str, Layer] = {}
+    mixed: Mixed | None = None
 
 
 def always(compression: leco.Compression[Any]) -> Callable[[Shape], leco.Compression[Any]]:
@@ -57,6 +74,22 @@ def grid(bits: int, zero_point: bool) -> Row:
     }
     compression = always(leco.Uniform(bits, zero_point=zero_point))
     return Row(lambda s: each * weights(s), leco.Groups(GROUP), compression, peers)
+
+
+def channels(bits: int) -> Row:
+    """A scale and a zero point for each row, an output channel of a convolution."""
+
+    def sizes(shape: Shape) -> float:
+        return bits * weights(shape) + (FLOAT + bits) * shape[0]
+
+    def within(w0: Tensor) -> Grid:
+        return Grid(bits, w0.shape[1], zero_point=True)
+
+    peers = {
+        "RTN": lambda w0, h: rtn(w0, within(w0)),
+        "GPTQ": lambda w0, h: gptq(w0, h, within(w0)),
+    }
+    return Row(sizes, leco.Rows(), always(leco.Uniform(bits, zero_point=True)), peers)
 
 
 def float_zero(bits: int) -> Row:
@@ -91,6 +124,26 @@ def coded(levels_bits: float, scales: int, view: View, compression: leco.Compres
         return levels_bits * weights(shape) + FLOAT * scales * rows
 
     return Row(bits, view, always(compression))
+
+
+def levels(count: int) -> tuple[View, leco.Compression[Any]]:
+    """An odd number of integers around 0, with a scale for each row; the file codes them by their
+    frequencies."""
+    values = range(-(count // 2), count // 2 + 1)
+    return leco.Rows(), leco.FixedCodebook(tuple(map(float, values)), scale=True)
+
+
+def in_levels(count: int) -> Row:
+    return coded(math.log2(count), 1, *levels(count))
+
+
+def budget(bits: int) -> Row:
+    """Grids in groups and coded levels, in the bytes of the grid of so many bits."""
+    grids = {f"{b} bits": (leco.Groups(GROUP), GRIDS[b]) for b in range(2, 6)}
+    coded = {f"{2**b} levels": (leco.Rows(), leco.Uniform(b)) for b in range(2, 6)}
+    few = {"3 levels": (leco.Rows(), leco.Ternary()), "5 levels": levels(5)}
+    mixed = Mixed({**grids, **few, **coded}, f"{bits} bits")
+    return grid(bits, True)._replace(peers={}, mixed=mixed)
 
 
 def share_of_rank(share: float, shape: Shape) -> int:
@@ -147,4 +200,7 @@ ROWS: dict[str, Row] = {
     "rank 32 + 20 %": plus_rank(32, pruned(Kept(0.2))),
     "rank 32 + 3 bits": plus_rank(32, grid(3, True)),
     "rank, 30 % of the numbers": low_rank(0.3),
+    "9 levels a row, coded": in_levels(9),
+    "5 levels a row, coded": in_levels(5),
+    **{f"one budget, bytes of {b} bits": budget(b) for b in (3, 2)},
 }

@@ -83,6 +83,11 @@ def tokens(data: Path, split: str, count: int, length: int = 512) -> Tensor:
     return ids[: count * length].view(count, length)
 
 
+def batches(sequences: Tensor) -> list[dict[str, Any]]:
+    """Named arguments of the model, for each of the sequences (count, length)."""
+    return [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
+
+
 @torch.no_grad()
 def losses(net: Any, sequences: Tensor) -> Tensor:
     """The mean next-token cross-entropy of each sequence (count, length), each by itself."""
