@@ -78,8 +78,11 @@ def polished(
             errors = [error(number, found) for number in range(len(stream.hidden))]
         return distributed.mean([float(torch.stack(errors).mean())])[0]
 
-    # train
     before = total(thetas())
+    if not leaves:
+        return thetas(), dict(rest), before, before
+
+    # train
     groups = [
         {"params": [leaf], "lr": RATE * float(leaf.detach().square().mean().sqrt())}
         for leaf in leaves

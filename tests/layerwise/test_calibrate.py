@@ -306,6 +306,15 @@ def test_polish_counts_each_token_relative_to_its_own_norm():
     assert float(error_of(image, wanted)) == pytest.approx(float(ratio), rel=1e-6)
 
 
+def test_blocks_without_parameters_have_nothing_to_polish():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).double()
+    lc = leco.LC(model, leco.each(leco.match(model, nn.Linear), leco.Rows(), leco.Binary()))
+    result = calibrate(lc, [torch.randn(16, 8, dtype=DOUBLE) for _ in range(2)], polish=2)
+    (first, _), (before, after), _ = result.blocks.values()
+    assert 0 < before == after < first
+
+
 def test_the_metric_and_the_cache_of_keys_are_left_alone():
     model = net()
     model.config = type("Config", (), {"use_cache": True})()
