@@ -40,7 +40,7 @@ def subject(args: argparse.Namespace) -> Subject:
     return Subject(KIND, ROWS, nets.minilm, blocks, batches, judged)
 
 
-def blocks(net: Any) -> list[nn.Module]:
+def blocks(net: Any, row: str) -> list[nn.Module]:
     return list(net.encoder.layer)
 
 

@@ -27,7 +27,7 @@ class Subject(NamedTuple):
         kind: of its records in results/layerwise.jsonl.
         rows: the formats.
         net: a new copy of the net.
-        blocks: of a net, in order.
+        blocks: of a net, in order, that a row compresses.
         batches: so many batches of named arguments, for calibration.
         judged: what is measured of a compressed net. It may calibrate batch norms.
     """
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
     kind: str
     rows: Mapping[str, Row]
     net: Callable[[], nn.Module]
-    blocks: Callable[[Any], Sequence[nn.Module]]
+    blocks: Callable[[Any, str], Sequence[nn.Module]]
     batches: Callable[[int], list[Batch]]
     judged: Callable[[nn.Module], dict[str, float]]
 
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
             folder: for checkpoints and for the table of sensitivities.
         """
         net, own = self.net(), self.rows[row]
-        blocks, batches = self.blocks(net), self.batches(count)
+        blocks, batches = self.blocks(net, row), self.batches(count)
         table = folder and folder / f"{self.kind}, {count}.json"
         kept = folder and folder / f"{self.kind}, {row}, {method}, {count}"
         shapes = [(len(p), p[0].numel()) for p in methods.matrices(net, blocks).values()]
