@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.report import aims, cells, figure, gguf, layerwise, ranks, serving, speed
+from benchmarks.report import aims, cells, figure, formats, gguf, layerwise, ranks, serving, speed
 from benchmarks.report.cells import FROM_DELTA, TITLES, chosen, error, mean, of, others
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +162,8 @@ def tables() -> dict[str, str]:
         "runtimes": markdown(serving.runtimes()),
         "kernels": markdown(serving.kernels()),
         "layerwise": markdown(layerwise.table()),
+        "minilm-formats": markdown(formats.minilm()),
+        "minilm-sizes": markdown(formats.sizes()),
         "results": markdown(methods(README)),
     }
 

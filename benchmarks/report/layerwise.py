@@ -56,8 +56,8 @@ def table() -> list[Row]:
             "perplexity, 16 sequences": _short(run["perplexity_16"]),
             "perplexity, 32 sequences": _short(run["perplexity"]),
             "layer error, %": f"{100 * mean(run['errors'].values()):.2f}" if run["errors"] else "",
-            "solves, s": _seconds(run, "solve_cpu_seconds"),
-            "whole, s": _seconds(run, "cpu_seconds"),
+            "solves, s": seconds(run, "solve_cpu_seconds"),
+            "whole, s": seconds(run, "cpu_seconds"),
             "memory, MB": f"{run['memory_bytes'] / 1e6:,.0f}",
         }
         for run in cells()
@@ -114,7 +114,8 @@ def _short(perplexity: float) -> str:
     return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.1f}"
 
 
-def _seconds(run: Row, key: str) -> str:
+def seconds(run: Row, key: str) -> str:
+    """Whole seconds; empty for a calibration that was cut off and went on."""
     return f"{run[key]:,.0f}" if key in run else ""
 
 
