@@ -30,7 +30,7 @@ class Masked(nn.Module):
         self.inner = nn.Linear(8, 8)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return hidden + mask * torch.tanh(self.inner(hidden))
+        return hidden + mask * torch.tanh(self.inner(mask * hidden))
 
 
 class Masking(nn.Module):
