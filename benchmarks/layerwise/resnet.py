@@ -52,13 +52,8 @@ def subject(args: argparse.Namespace) -> Subject:
         return [{"input": part} for part in chosen.split(SIZE)]
 
     def judged(model: nn.Module) -> dict[str, float]:
-        before = training.evaluate(model, images, images.validation)[1]
         leco.recalibrate_(model, training.calibration(images, SIZE * args.batches, 128))
-        return {
-            "validation_error_before": before,
-            "validation_error": training.evaluate(model, images, images.validation)[1],
-            "test_error": training.evaluate(model, images, images.test)[1],
-        }
+        return {"test_error": training.evaluate(model, images, images.test)[1]}
 
     return Subject(KIND, ROWS, net, blocks, batches, judged)
 

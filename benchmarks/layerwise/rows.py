@@ -17,7 +17,7 @@ from leco.views import View
 
 GROUP = 64
 FLOAT = 16
-GRIDS = {b: leco.Uniform(b, zero_point=True) for b in range(2, 6)}
+GRIDS = {b: leco.Uniform(b, zero_point=True) for b in (2, 3, 4)}
 Shape = tuple[int, int]
 Layer = Callable[[Tensor, Tensor], Tensor]
 """W0 (out, in) and H (in, in) to new weights."""
@@ -138,10 +138,11 @@ def in_levels(count: int) -> Row:
 
 
 def budget(bits: int) -> Row:
-    """Grids in groups and coded levels, in the bytes of the grid of so many bits."""
-    grids = {f"{b} bits": (leco.Groups(GROUP), GRIDS[b]) for b in range(2, 6)}
-    coded = {f"{2**b} levels": (leco.Rows(), leco.Uniform(b)) for b in range(2, 6)}
-    few = {"3 levels": (leco.Rows(), leco.Ternary()), "5 levels": levels(5)}
+    """Grids in groups, and grids of a row, whose codes the file holds by their frequencies, in the
+    bytes of the grid in groups of so many bits."""
+    grids = {f"{b} bits": (leco.Groups(GROUP), GRIDS[b]) for b in GRIDS}
+    coded = {f"{2**b} levels a row": (leco.Rows(), leco.Uniform(b)) for b in GRIDS}
+    few = {"3 levels a row": (leco.Rows(), leco.Ternary())}
     mixed = Mixed({**grids, **few, **coded}, f"{bits} bits")
     return grid(bits, True)._replace(peers={}, mixed=mixed)
 
