@@ -163,7 +163,7 @@ def tables() -> dict[str, str]:
         "kernels": markdown(serving.kernels()),
         "layerwise": markdown(layerwise.table()),
         "minilm-formats": markdown(formats.minilm()),
-        "minilm-sizes": markdown(formats.sizes()),
+        "resnet-formats": markdown(formats.resnet()),
         "results": markdown(methods(README)),
     }
 

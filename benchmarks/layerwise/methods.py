@@ -12,6 +12,7 @@ import leco
 from benchmarks import timing
 from benchmarks.baselines.oneshot import layer_error
 from benchmarks.layerwise import stream
+from benchmarks.layerwise.effects import effects
 from benchmarks.layerwise.rows import Layer, Row
 from benchmarks.layerwise.stream import Batch
 
@@ -178,6 +179,8 @@ def tasks_of(
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             table.save(kept)
+    if row.mixed.weighed_by is not None:
+        table.weights = effects(net, blocks, batches, row.mixed.weighed_by)
     limit = sum(sizes[row.mixed.size_of] for sizes in table.bits.values()) / 8
     return table.tasks(row.mixed.candidates, limit)
 

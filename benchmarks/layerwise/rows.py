@@ -29,10 +29,13 @@ class Mixed(NamedTuple):
     Args:
         candidates: a view and a compression by name.
         size_of: the candidate whose coded size, in all layers, is the limit.
+        weighed_by: a method; each layer's error counts by what its error of this method does to
+            the net's output. None where all relative errors count alike.
     """
 
     candidates: Mapping[str, tuple[View, leco.Compression[Any]]]
     size_of: str
+    weighed_by: Layer | None = None
 
 
 class Row(NamedTuple):
@@ -137,13 +140,14 @@ def in_levels(count: int) -> Row:
     return coded(math.log2(count), 1, *levels(count))
 
 
-def budget(bits: int) -> Row:
+def budget(bits: int, weighed: bool = False) -> Row:
     """Grids in groups, and grids of a row, whose codes the file holds by their frequencies, in the
     bytes of the grid in groups of so many bits."""
     grids = {f"{b} bits": (leco.Groups(GROUP), GRIDS[b]) for b in GRIDS}
     coded = {f"{2**b} levels a row": (leco.Rows(), leco.Uniform(b)) for b in GRIDS}
     few = {"3 levels a row": (leco.Rows(), leco.Ternary())}
-    mixed = Mixed({**grids, **few, **coded}, f"{bits} bits")
+    by = partial(gptq, grid=Grid(3, GROUP)) if weighed else None
+    mixed = Mixed({**grids, **few, **coded}, f"{bits} bits", by)
     return grid(bits, True)._replace(peers={}, mixed=mixed)
 
 
@@ -204,4 +208,5 @@ ROWS: dict[str, Row] = {
     "9 levels a row, coded": in_levels(9),
     "5 levels a row, coded": in_levels(5),
     **{f"one budget, bytes of {b} bits": budget(b) for b in (3, 2)},
+    **{f"one budget, weighed, bytes of {b} bits": budget(b, weighed=True) for b in (3, 2)},
 }
