@@ -163,7 +163,6 @@ def tables() -> dict[str, str]:
         "kernels": markdown(serving.kernels()),
         "layerwise": markdown(layerwise.table()),
         "minilm-formats": markdown(formats.minilm()),
-        "resnet-formats": markdown(formats.resnet()),
         "results": markdown(methods(README)),
     }
 
