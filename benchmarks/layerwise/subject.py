@@ -88,8 +88,12 @@ def _cell(subject: Subject, row: str, method: str, count: int, folder: Path | No
     records.show(f"{subject.kind}, {row}, {method}", [found])
     if kept is not None:
         text = json.dumps(found)
+
+        def write(path: str) -> None:
+            Path(path).write_text(text, encoding="utf-8")
+
         kept.parent.mkdir(parents=True, exist_ok=True)
-        atomically(kept, lambda path: Path(path).write_text(text, encoding="utf-8"))
+        atomically(kept, write)
     return found
 
 

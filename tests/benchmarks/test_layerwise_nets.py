@@ -3,6 +3,7 @@ than their hidden states, convolutions, formats mixed by sensitivity; cells and 
 
 import argparse
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ class Masking(nn.Module):
         return x
 
 
-def moments(model: nn.Module, weights: dict[str, Tensor], batches: list[Any]) -> dict[str, Tensor]:
+def moments(
+    model: nn.Module, weights: Mapping[str, Tensor], batches: list[Any]
+) -> dict[str, Tensor]:
     """H of weights by a pass of the whole net, as leco sees them."""
     with Recorder(weights) as recorder, torch.no_grad():
         for batch in batches:
@@ -141,7 +144,7 @@ class Twice(nn.Module):
 
 def test_the_effect_of_a_layer_is_its_share_of_the_output():
     torch.manual_seed(0)
-    model = nn.Sequential(Twice()).double()
+    model: Any = nn.Sequential(Twice()).double()
     batches = [{"input": torch.randn(32, 64, dtype=torch.float64)} for _ in range(effects.JUDGED)]
     before = copy.deepcopy(model.state_dict())
     found = effects.effects(model, list(model), batches, ROWS["2 bits"].peers["GPTQ"])
@@ -149,7 +152,7 @@ def test_the_effect_of_a_layer_is_its_share_of_the_output():
     x = torch.cat([batch["input"] for batch in batches])
     with torch.no_grad():
         parts = {"much": model[0].much(x), "little": 0.01 * model[0].little(x)}
-    whole = sum(parts.values()).square().sum()
+    whole = torch.stack(list(parts.values())).sum(0).square().sum()
     expected = {f"0.{n}.weight": float(y.square().sum() / whole) for n, y in parts.items()}
     assert found == pytest.approx(expected)
 
