@@ -156,6 +156,7 @@ def tables() -> dict[str, str]:
         "fuzz": speed.fuzz(),
         "trainers": f"{markdown(ranks.rows())}\n\n{ranks.costs()}",
         "minilm": markdown(ranks.minilm()),
+        "resnet-formats": markdown(formats.resnet()),
         "layers": markdown(layerwise.layers()),
         "gguf": markdown(gguf.layers()),
         "gguf-nets": markdown(gguf.nets()),
@@ -197,6 +198,9 @@ def numbers() -> dict[str, list[Row]]:
 
 
 def markdown(rows: list[Row]) -> str:
+    """A table; nothing where nothing is recorded."""
+    if not rows:
+        return ""
     lines = [[*rows[0]], ["---"] * len(rows[0]), *([*row.values()] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

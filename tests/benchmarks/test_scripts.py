@@ -45,6 +45,8 @@ SCRIPTS = (
     *SMALL,
     "csteps.step",
     "layerwise.__main__",
+    "layerwise.minilm",
+    "layerwise.resnet",
     "serving.gguf",
     "serving.gguf_layers",
     "proof.reference",
