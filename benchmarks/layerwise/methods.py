@@ -188,4 +188,5 @@ def tasks_of(
 def matrices(net: nn.Module, blocks: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
     """The weights of all layers of the blocks by their names in the net."""
     of_blocks = {id(m) for block in blocks for m in stream.layers_of(block).values()}
-    return {f"{n}.weight": m.weight for n, m in net.named_modules() if id(m) in of_blocks}
+    names = [f"{name}.weight" for name, m in net.named_modules() if id(m) in of_blocks]
+    return {name: net.get_parameter(name) for name in names}
