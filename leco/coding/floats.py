@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leco.coding.streams import Encoded, decode_raw, decode_stream, encode_stream, raw
+from leco.coding.steps import Steps, side_by_side
+from leco.coding.streams import Encoded, decode_raw, encode_stream, raw, stream_steps
 
 BLOCK = 2**18  # numbers whose bits are moved back at a time
 SAMPLE = 2**15  # bytes of a plane that are looked at first
@@ -48,16 +49,19 @@ def encode_floats(x: Tensor) -> Encoded:
     return Encoded(payload, {"name": "planes", "parts": described})
 
 
-def decode_floats(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Tensor:
+def float_steps(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Steps[Tensor]:
     """The flat tensor of `count` numbers that `encode_floats` was given. Raises ValueError where
     payload and coding disagree."""
     if coding["name"] == "raw":
         return decode_raw(payload, coding, count, dtype)
     parts = split(payload, coding, dtype.itemsize, {"name", "parts"})
+    # the planes; what can't be shows before much is written
+    order = sorted(range(len(parts)), key=lambda place: -len(parts[place][0]))
+    planes = yield from side_by_side(stream_steps(*parts[p], count, torch.uint8) for p in order)
     out = np.empty((count, dtype.itemsize), dtype=np.uint8)
-    # what can't be shows before much is written
-    for place, (part, described) in sorted(enumerate(parts), key=lambda p: -len(p[1][0])):
-        out[:, place] = decode_stream(part, described, count, torch.uint8).numpy()
+    for place, plane in zip(order, planes, strict=True):
+        out[:, place] = plane.numpy()
+    # the numbers
     _exponent_first_back(out, MANTISSA[dtype])
     return torch.from_numpy(out).view(-1).view(dtype) if count else torch.zeros(0, dtype=dtype)
 

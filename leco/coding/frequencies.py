@@ -17,19 +17,16 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from leco.coding.digits import as_bytes
-from leco.native.symbols import symbols
+from leco.coding.steps import Steps, finished
+from leco.coding.symbols import CHUNK, END, LARGEST_TABLE, model_of
+from leco.native.symbols import SCALE, Coded
 
-LARGEST_TABLE = 4096  # symbols
 # Digits that may be one symbol: neighbours in a trained kernel are alike. 3 are a row of most
 # kernels, 9 a whole kernel.
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 9)
 RUN = 360  # digits, a whole number of groups of each size
 SEEN = 2**20  # digits, about, from which the size of a group is chosen
 NEAR = 1 + 2**-10  # times the fewest bytes: then larger groups, which are decoded faster, are taken
-SCALE = 2**24  # what the frequencies sum to: constriction's own precision
-CHUNK = 2**18  # symbols coded at a time: constriction takes int32
-# The coder's first state, and the decoder's last: at least 2^24, so that each symbol changes it.
-END = np.array([SCALE], dtype=np.uint32)
 WEIGHTS = np.array([c if c < 16 else (16 + c % 16) << (c // 16 - 1) for c in range(256)])
 # The share of the bits of the likeliest symbols that must be there: the coder's own frequencies
 # differ from those of the table by less.
@@ -66,24 +63,20 @@ def joined(digits: np.ndarray, base: int, group: int) -> np.ndarray:
     return out
 
 
-def decode_grouped(
+def grouped_steps(
     payload: np.ndarray, base: int, group: int, count: int, kind: np.dtype
-) -> np.ndarray:
+) -> Steps[np.ndarray]:
     """The `count` digits that were joined in groups."""
     if base**group > LARGEST_TABLE:
         raise ValueError(f"{group} digits below {base} are more than {LARGEST_TABLE} symbols")
-    table = (np.arange(base**group).reshape(-1, 1) // base ** np.arange(group) % base).astype(kind)
-    size = -(-count // group)
-    bytewise = table.astype(np.uint8) if base <= 256 else None
-    out = _decode(payload, base**group, size, bytewise)
-    if out.size != size * group:  # symbols
-        out = np.take(table, out, axis=0).reshape(-1)
-    out = out.astype(kind, copy=False)
+    powers = base ** np.arange(group)
+    table = (np.arange(base**group).reshape(-1, 1) // powers % base).astype(np.uint8)
+    out = yield from _symbol_steps(payload, base**group, -(-count // group), table)
     if out[count:].any():
         raise ValueError(
             f"{len(payload)} bytes do not hold {count} integers below {base}: there are more"
         )
-    return out[:count]
+    return out[:count].astype(kind, copy=False)
 
 
 def encode_entropy(digits: np.ndarray, base: int, most: int) -> Tensor | None:
@@ -100,7 +93,7 @@ def encode_entropy(digits: np.ndarray, base: int, most: int) -> Tensor | None:
     if base - bits / 8 >= most:
         return None
     # the words
-    coder, model = stream.stack.AnsCoder(END), _model(frequencies)
+    coder, model = stream.stack.AnsCoder(END), model_of(frequencies)
     for start in reversed(range(0, len(digits), CHUNK)):
         coder.encode_reverse(digits[start : start + CHUNK].astype(np.int32), model)
     words = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
@@ -114,21 +107,27 @@ def _frequencies(table: np.ndarray) -> np.ndarray:
     return frequencies
 
 
-def _model(frequencies: np.ndarray) -> Any:
-    return stream.model.Categorical(frequencies / SCALE, perfect=False)
-
-
 def decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     """The `count` symbols of `encode_entropy`, of the unsigned type `kind`. Raises ValueError where
     the bytes do not hold them."""
-    return _decode(payload, base, count, None).astype(kind, copy=False)
+    return finished(entropy_steps(payload, base, count, kind))
 
 
-def _decode(payload: np.ndarray, base: int, count: int, digits: np.ndarray | None) -> np.ndarray:
-    """The symbols, or, where the compiled library decodes them, their `digits` (base, group)."""
+def entropy_steps(
+    payload: np.ndarray, base: int, count: int, kind: np.dtype
+) -> Steps[np.ndarray]:
+    """Likewise, beside other streams."""
+    out = yield from _symbol_steps(payload, base, count, None)
+    return out.astype(kind, copy=False)
+
+
+def _symbol_steps(
+    payload: np.ndarray, base: int, count: int, digits: np.ndarray | None
+) -> Steps[np.ndarray]:
+    """The symbols, or their `digits` (base, group)."""
     # the table
-    table, words = payload[:base], payload[base:].tobytes()
-    if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not words or not words[-1]:
+    table, words = payload[:base], payload[base:]
+    if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not len(words) or not words[-1]:
         raise ValueError(
             f"{len(payload)} bytes do not hold a table of {base} weights and the words after it"
         )
@@ -140,28 +139,7 @@ def _decode(payload: np.ndarray, base: int, count: int, digits: np.ndarray | Non
             f"{len(payload)} bytes do not hold {count} symbols of at least {least:.3g} bits"
         )
     # the symbols
-    found = symbols(_words(words), _left(frequencies), count, digits)
+    (found,) = yield [Coded(words, frequencies, count, digits)]
     if found is None:
-        decoder, model = stream.stack.AnsCoder(_words(words)), _model(frequencies)
-        out = np.empty(count, dtype=np.uint8 if base <= 256 else np.uint16)
-        for start in range(0, count, CHUNK):
-            part = out[start : start + CHUNK]
-            part[:] = decoder.decode(model, len(part))
-        found = out, np.array_equal(decoder.get_compressed(), END)
-    if not found[1]:
         raise ValueError(f"the words of a coded stream hold more or fewer than {count} symbols")
-    return found[0]
-
-
-def _left(frequencies: np.ndarray) -> np.ndarray:
-    """The sums before each symbol, and 2^24, as constriction's fast model rounds them: each symbol
-    keeps at least 1."""
-    sums = np.concatenate([[0], frequencies.cumsum()])
-    left = sums * (SCALE - len(frequencies)) // SCALE + np.arange(len(sums))
-    left[-1] = SCALE
-    return left.astype(np.uint32)
-
-
-def _words(data: bytes) -> np.ndarray:
-    """The words of 4 bytes, with the zero bytes at their end."""
-    return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+    return found

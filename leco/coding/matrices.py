@@ -17,8 +17,9 @@ from torch import Tensor
 from leco.coding.contexts import ONE, code_bits, probabilities, row_classes
 from leco.coding.digits import as_bytes
 from leco.coding.floats import split
-from leco.coding.frequencies import LARGEST_TABLE
-from leco.coding.streams import Encoded, decode_stream, encode_stream, number
+from leco.coding.steps import Steps
+from leco.coding.streams import Encoded, encode_stream, number, stream_steps
+from leco.coding.symbols import LARGEST_TABLE
 
 # entries coded by rows; a coder with a probability for each takes about a second for so many
 LARGEST_MATRIX = 2**23
@@ -107,9 +108,9 @@ def _position_bits(ones: np.ndarray, classes: Tensor) -> float:
     )
 
 
-def decode_rows(
+def row_steps(
     payload: Tensor, coding: dict[str, Any], shape: torch.Size, dtype: torch.dtype
-) -> Tensor:
+) -> Steps[Tensor]:
     """The matrix of this shape and type. Raises ValueError where the bytes do not hold it."""
     held = f"{payload.numel()} bytes do not hold"
     # the parts
@@ -125,12 +126,13 @@ def decode_rows(
             f"{held} the three parts of a sparse matrix, with {len(words)} for the positions"
         )
     # the positions
-    classes = decode_stream(first, classing, m, torch.uint8).long()
+    classes = (yield from stream_steps(first, classing, m, torch.uint8)).long()
     if m and int(classes.max()) > n.bit_length():
         raise ValueError(f"{held} a matrix of {m} x {n}: a row has more entries")
     nonzero = _positions(words, classes, n)
     # the values
-    values = decode_stream(last, valuing, int(np.count_nonzero(nonzero)), torch.int32)
+    count = int(np.count_nonzero(nonzero))
+    values = yield from stream_steps(last, valuing, count, torch.int32)
     most = 1 if dtype == torch.bool else torch.iinfo(dtype).max
     if values.numel() and (int(values.min()) < 0 or int(values.max()) >= most):
         raise ValueError(f"{held} {dtype}: a value is out of its range")

@@ -25,13 +25,14 @@ from torch import Tensor
 from leco.coding.digits import as_bytes, pack_digits, packed_size, unpack_digits
 from leco.coding.frequencies import (
     GROUPS,
-    LARGEST_TABLE,
-    decode_entropy,
-    decode_grouped,
     encode_entropy,
+    entropy_steps,
     group_of,
+    grouped_steps,
     joined,
 )
+from leco.coding.steps import Steps
+from leco.coding.symbols import LARGEST_TABLE
 
 
 class Encoded(NamedTuple):
@@ -65,7 +66,7 @@ def encode_stream(x: Tensor) -> Encoded:
     return Encoded(pack_digits(digits, base), {"name": "digits", **where})
 
 
-def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Tensor:
+def stream_steps(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) -> Steps[Tensor]:
     """The flat tensor of `count` integers that `encode_stream` was given. Raises ValueError where
     payload and coding disagree."""
     name = coding.get("name") if type(coding) is dict else None
@@ -83,9 +84,9 @@ def decode_stream(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) 
     # the digits
     kind, data = np.dtype(f"u{dtype.itemsize}"), payload.numpy()
     if group > 1:
-        digits = decode_grouped(data, base, group, count, kind)
+        digits = yield from grouped_steps(data, base, group, count, kind)
     elif name == "entropy":
-        digits = decode_entropy(data, base, count, kind)
+        digits = yield from entropy_steps(data, base, count, kind)
     else:
         digits = unpack_digits(data, base, count, kind)
     # the integers

@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leco.coding.floats import MANTISSA, decode_floats, encode_floats
+from leco.coding.floats import MANTISSA, encode_floats, float_steps
 from leco.coding.masks import decode_gaps, encode_gaps
-from leco.coding.matrices import decode_rows, encode_rows
-from leco.coding.streams import Encoded, decode_stream, encode_stream
+from leco.coding.matrices import encode_rows, row_steps
+from leco.coding.steps import Steps, finished
+from leco.coding.streams import Encoded, encode_stream, stream_steps
 
 # what is coded
 DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *MANTISSA)
@@ -81,26 +82,35 @@ def encode(x: Tensor) -> Encoded:
 def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The tensor that `encode` was given. Raises ValueError where payload and description disagree;
     a shape too large is the caller's to refuse."""
+    return finished(decoding(payload, coding, shape, dtype))
+
+
+def decoding(
+    payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype
+) -> Steps[Tensor]:
+    """`decode`, beside the decoding of other tensors."""
     if dtype not in DTYPES or min(shape, default=0) < 0:
         raise ValueError(f"no tensor of {dtype} and shape {tuple(shape)} can have been coded")
     try:
-        return _decoded(payload, coding, shape, dtype)
+        return (yield from _by_name(payload, coding, shape, dtype))
     # the first is the range coder's
     except (AssertionError, MemoryError, OverflowError, RuntimeError) as error:
         described = f"a tensor of shape {tuple(shape)} coded as {reprlib.repr(coding)}"
         raise ValueError(f"{payload.numel()} bytes do not hold {described}: {error}") from error
 
 
-def _decoded(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _by_name(
+    payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype
+) -> Steps[Tensor]:
     """The tensor, by the name of its coding."""
     name, count = coding.get("name") if type(coding) is dict else None, math.prod(shape)
     if dtype.is_floating_point:
         if name in ("raw", "planes"):
-            return decode_floats(payload, coding, count, dtype).view(shape)
+            return (yield from float_steps(payload, coding, count, dtype)).view(shape)
     elif name == "gaps" and dtype == torch.bool:
         return decode_gaps(payload, coding, count).view(shape)
     elif name == "rows" and len(shape) == 2:
-        return decode_rows(payload, coding, shape, dtype)
+        return (yield from row_steps(payload, coding, shape, dtype))
     elif name not in ("gaps", "rows"):
-        return decode_stream(payload, coding, count, dtype).view(shape)
+        return (yield from stream_steps(payload, coding, count, dtype)).view(shape)
     raise ValueError(f"unknown coding {reprlib.repr(coding)} of {dtype} and shape {tuple(shape)}")

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from leco.algorithm.compressed import Compressed
+from leco.coding.steps import Steps, finished, side_by_side
 from leco.files.container import Pooled, Stored
 from leco.files.fields import Fields, check_contents, check_shape
 from leco.files.limits import UNSEEN, sizes
@@ -18,6 +20,8 @@ from leco.files.reader import Container
 from leco.files.target import Target
 from leco.theta.tree import with_leaves
 
+AHEAD = 2**26
+"""Bytes of the tensors of Thetas that are read at once."""
 Shapes = dict[str, dict[str, torch.Size]]
 Pool = dict[str, torch.Size | None]
 """Names of the rest under one node, with their shapes where they are coded as one."""
@@ -67,13 +71,40 @@ def contents(
     return found
 
 
-def decoded(file: Container, found: Contents, name: str) -> Compressed:
-    """A task with its Theta read, and its integers checked."""
-    task = found.tasks[name]
-    with damage_named(f"task {name!r}"):
-        theta = with_leaves(task.theta, (file.read(stored) for stored in found.stored[name]))
-        check_contents(theta)
-    return task._replace(theta=theta)
+def decoded(
+    file: Container, found: Contents, names: Iterable[str]
+) -> Iterator[tuple[str, Compressed]]:
+    """The tasks by name, with their Thetas read, and their integers checked. Tasks whose tensors take
+    `AHEAD` bytes together are read at once."""
+    for batch in _batches(found, names):
+        stored = [(name, own) for name in batch for own in found.stored[name]]
+        tensors = iter(finished(side_by_side(_reading(file, *each) for each in stored)))
+        for name in batch:
+            task = found.tasks[name]
+            with damage_named(f"task {name!r}"):
+                theta = with_leaves(task.theta, tensors)
+                check_contents(theta)
+            yield name, task._replace(theta=theta)
+
+
+def _batches(found: Contents, names: Iterable[str]) -> Iterator[list[str]]:
+    """The names, as many at a time as have tensors of up to `AHEAD` bytes."""
+    batch, held = list[str](), 0
+    for name in names:
+        own = sum(stored.shape.numel() * stored.dtype.itemsize for stored in found.stored[name])
+        if batch and held + own > AHEAD:
+            yield batch
+            batch, held = [], 0
+        batch.append(name)
+        held += own
+    if batch:
+        yield batch
+
+
+def _reading(file: Container, task: str, stored: Stored) -> Steps[Tensor]:
+    """The reading of a tensor of a task."""
+    with damage_named(f"task {task!r}"):
+        return (yield from file.reading(stored))
 
 
 @contextmanager

@@ -1,21 +1,18 @@
 """Reading a file: the compressed net into a model, or its Thetas alone."""
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from leco.algorithm.compressed import Compressed
 from leco.files.arguments import check_kind, check_path
-from leco.files.contents import Contents, contents, damage_named, decoded
+from leco.files.contents import contents, damage_named, decoded
 from leco.files.fields import knows_its_shape
-from leco.files.reader import Container, opened
+from leco.files.reader import opened
+from leco.files.straight import filled_
 from leco.files.target import Target
 from leco.layers.packed import pack
-from leco.native.build import pool
 from leco.theta import THETAS
 from leco.views import VIEWS
 
@@ -64,11 +61,11 @@ def load(
         # all tensors in no task
         with damage_named("the rest"):
             kept = {name: t for name, t in found.rest.items() if name in target.names}
-            rest = {name: file.read(stored) for name, stored in kept.items()}
+            rest = file.read_all(kept)
         # the tasks; new tensors take the place of others only at the end
         own = [n for n in found.tasks if target.names.keys() & found.tasks[n].shapes.keys()]
         deltas: dict[str, Tensor] = {}
-        for name, task in _decoded_ahead(file, found, own):
+        for name, task in decoded(file, found, own):
             with damage_named(f"task {name!r}"):
                 if not knows_its_shape(task.theta):
                     deltas |= _deltas(task)
@@ -81,32 +78,12 @@ def load(
     target.put({**rest, **deltas}, found.tied)
     whole = _of_model(tasks, target) if packed else {}
     for name in tasks.keys() - whole.keys():
-        target.put(tasks.pop(name).deltas(), found.tied)
+        task = tasks.pop(name)
+        if not filled_(task, target.values(task.shapes)):
+            target.put(task.deltas(), found.tied)
     target.finish({name for task in whole.values() for name in task.shapes})
     target.warn(path, stacklevel=2)
     return pack(target.model, whole) if packed else model
-
-
-def _decoded_ahead(
-    file: Container, found: Contents, names: Sequence[str]
-) -> Iterator[tuple[str, Compressed]]:
-    """The tasks with their Thetas, in order; as many at a time as torch has threads."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(names) < 2:
-        yield from ((name, decoded(file, found, name)) for name in names)
-        return
-    waiting = deque[tuple[str, Future[Compressed]]]()
-    try:
-        for name in names:
-            waiting.append((name, pool(threads).submit(decoded, file, found, name)))
-            if len(waiting) > threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        wait([future for _, future in waiting])
 
 
 def _deltas(task: Compressed) -> dict[str, Tensor]:
@@ -152,4 +129,4 @@ def thetas(
     check_path("thetas(path)", path)
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
-        return {name: decoded(file, found, name) for name in found.tasks}
+        return dict(decoded(file, found, found.tasks))

@@ -5,14 +5,15 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from leco.coding.tensors import decode
+from leco.coding.steps import Steps, finished, side_by_side
+from leco.coding.tensors import decoding
 from leco.files.container import (
     DTYPES,
     ENTRY,
@@ -141,6 +142,15 @@ class Container:
 
     def read(self, stored: Stored | Pooled) -> Tensor:
         """The tensor. Raises ValueError where its bytes are not those that were written."""
+        return finished(self.reading(stored))
+
+    def read_all(self, every: Mapping[str, Stored | Pooled]) -> dict[str, Tensor]:
+        """The tensors by name."""
+        read = finished(side_by_side(map(self.reading, every.values())))
+        return dict(zip(every, read, strict=True))
+
+    def reading(self, stored: Stored | Pooled) -> Steps[Tensor]:
+        """`read`, beside the reading of other tensors."""
         if isinstance(stored, Pooled):
             number = stored.pool.number
             if number not in self._pools:
@@ -154,9 +164,11 @@ class Container:
         at = self.description_bytes + 4 * (1 + stored.number)
         if struct.pack("<I", checksum(data)) != self._bytes(at, at + 4):
             raise ValueError(f"{stored.field} does not have the checksum that the file gives")
+        if stored.entry:
+            return data
         # what they hold
         try:
-            return data if stored.entry else decode(data, stored.coding, stored.shape, stored.dtype)
+            return (yield from decoding(data, stored.coding, stored.shape, stored.dtype))
         except ValueError as error:
             raise ValueError(f"{stored.field}: {error}") from error
 

@@ -130,11 +130,16 @@ class Target:
         own = self.names.get(name)
         return None if own is None or _is_extra(own) else self.state[own]
 
+    def values(self, names: Iterable[str]) -> list[Tensor]:
+        """The tensors of the model that names of the file fill."""
+        found = (self._filled(name) for name in names if name in self.names)
+        return [value for value in found if value is not None]
+
     def is_new(self, names: Iterable[str]) -> bool:
         """Whether all tensors that these names of the file fill are on the meta device. New ones
         take their places only in `finish`."""
-        filled = [self._filled(name) for name in names if name in self.names]
-        return bool(filled) and all(value is not None and value.is_meta for value in filled)
+        filled = self.values(names)
+        return bool(filled) and all(value.is_meta for value in filled)
 
     @torch.no_grad()
     def put(self, values: Mapping[str, Tensor], tied: Mapping[str, str]) -> None:

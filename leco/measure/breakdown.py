@@ -134,7 +134,7 @@ def breakdown(
     with opened(path) as file:
         found = contents(file, (*THETAS, *forms), (*VIEWS, *views), None)
         rows = streams_of(file, found)
-        tasks = {name: decoded(file, found, name) for name in found.tasks}
+        tasks = dict(decoded(file, found, found.tasks))
         values = [leaf for task in tasks.values() for leaf in leaves(task.theta)]
         values += [file.read(stored) for stored in found.rest.values()]
         length, described = file.length, file.description["tasks"]

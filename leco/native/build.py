@@ -10,14 +10,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from leco.atomic import atomically
 
 SOURCES = tuple(
-    Path(__file__).parent / name for name in ("decode.c", "few.c", "many.c", "streams.c")
+    Path(__file__).parent / name for name in ("decode.c", "few.c", "levels.c", "many.c", "streams.c")
 )
 HEADERS = tuple(Path(__file__).parent / name for name in ("lanes.h", "packed.h"))
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-Wno-psabi")
@@ -85,3 +88,13 @@ def _processor() -> bytes:
 def pool(threads: int) -> ThreadPoolExecutor:
     """Threads that run calls of the library side by side."""
     return ThreadPoolExecutor(threads, thread_name_prefix="leco")
+
+
+def in_threads(run: Callable[[int, int], Any], count: int, most: int) -> list[Any]:
+    """What `run` returns for parts of 0 .. count, one in each of torch's threads, of which there
+    are at most `most`."""
+    threads = max(1, min(torch.get_num_threads(), count, most))
+    if threads == 1:
+        return [run(0, count)]
+    borders = [count * i // threads for i in range(threads + 1)]
+    return list(pool(threads).map(run, borders[:-1], borders[1:]))

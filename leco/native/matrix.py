@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from leco.native.build import library, pool
+from leco.native.build import in_threads, library
 
 LANES = 16
 FEW = 4
@@ -132,12 +132,7 @@ class Matrix:
 
     def _in_threads(self, run: Callable[[int, int], bool], rows: int) -> None:
         """Call `run` for parts of the rows."""
-        threads = min(torch.get_num_threads(), max(1, rows * self.columns // SHARE))
-        if threads == 1:
-            done = [run(0, rows)]
-        else:
-            borders = [rows * i // threads for i in range(threads + 1)]
-            done = list(pool(torch.get_num_threads()).map(run, borders[:-1], borders[1:]))
+        done = in_threads(run, rows, rows * self.columns // SHARE)
         if not all(done):
             raise MemoryError(f"no memory for a product with a matrix {self.rows, self.columns}")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import leco
-from leco.coding import frequencies
+from leco.coding import frequencies, symbols
 from leco.coding.tensors import decode, encode
 from leco.native import build, matrix
 from leco.native.symbols import on_grid
@@ -133,7 +133,7 @@ def test_symbols_are_those_of_the_slow_decoder(base, monkeypatch):
     for count in (4999, 5001):
         with pytest.raises(ValueError, match="more or fewer"):
             frequencies.decode_entropy(payload, base, count, kind)
-    monkeypatch.setattr(frequencies, "symbols", lambda *_: None)
+    monkeypatch.setattr(symbols, "streams", lambda _: None)
     assert np.array_equal(frequencies.decode_entropy(payload, base, 5000, kind), digits)
 
 
@@ -143,7 +143,7 @@ def test_groups_without_a_compiler(monkeypatch):
     payload, coding = encode(x)
     assert coding["group"] > 1
     assert torch.equal(decode(payload, coding, x.shape, x.dtype), x)
-    monkeypatch.setattr(frequencies, "symbols", lambda *_: None)
+    monkeypatch.setattr(symbols, "streams", lambda _: None)
     assert torch.equal(decode(payload, coding, x.shape, x.dtype), x)
 
 
