@@ -64,6 +64,8 @@ def unpack_digits(payload: np.ndarray, base: int, count: int, kind: np.dtype) ->
         )
     if base == 1:
         return np.zeros(count, dtype=kind)
+    if base == 256:
+        return payload.astype(kind)
     unpacked = _from_bytes if _digits_per_byte(base) else _from_planes
     return unpacked(payload, base, count, kind)
 

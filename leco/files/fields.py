@@ -1,5 +1,6 @@
 """The Theta of a task from its nodes of the description, with tensors that take no memory."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,8 +34,13 @@ def check_contents(field: Any) -> None:
 def knows_its_shape(field: Any) -> bool:
     """Whether a Theta and every Theta in it has `shape()`, as the library's have."""
     return not isinstance(field, tuple) or (
-        (isinstance(field, Shaped) or type(field) is tuple) and all(map(knows_its_shape, field))
+        (_is_shaped(type(field)) or type(field) is tuple) and all(map(knows_its_shape, field))
     )
+
+
+@functools.cache
+def _is_shaped(form: type) -> bool:
+    return issubclass(form, Shaped)
 
 
 class Fields:

@@ -1,9 +1,9 @@
 /* Streams of symbols: the decoder of an asymmetric numeral system, in the form of constriction's
  * AnsCoder (words of 32 bits, a state of 64, frequencies that sum to 2^24).
  *
- * Each symbol waits for the one before it, so two streams are decoded side by side. A step takes
- * at most one word: as long as each stream has as many words as there are steps to go, no step
- * checks whether there is one.
+ * Each symbol waits for the one before it, so three streams are decoded side by side. A step
+ * takes at most one word: as long as each stream has as many words as there are steps to go, no
+ * step checks whether there is one.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -15,10 +15,10 @@
 #define MASK ((1u << PRECISION) - 1)
 #define MOST_BITS 14 /* of a table of runs of quantiles */
 #define LEAST_BITS 8
-#define RUNS 16      /* for each symbol: then few runs have two */
-#define SIDE_BY_SIDE 2
+#define RUNS 8       /* for each symbol: then few runs have two */
+#define SIDE_BY_SIDE 3
 #define CHUNK 512    /* symbols at a time */
-#define FEW 16       /* steps, for which two loops are not worth it */
+#define FEW 16       /* steps, for which a round is not worth it */
 #define MOST_SYMBOLS 4096
 
 typedef struct {
@@ -91,6 +91,23 @@ static void begin(Lane *lane, Stream *s, Table *table) {
             table->digits[i] = 0, memcpy(table->digits + i, s->digits + i * s->group, s->group);
 }
 
+/* Append the next word to a state below 2^32, without a branch: which states are can't be
+ * foreseen. Compilers make a branch of plain C. */
+INLINE void take_word(uint64_t *state, const uint8_t **words) {
+    const uint8_t *before = *words - 4;
+    uint64_t fed = *state << 32 | word(before);
+#if defined(__x86_64__)
+    __asm__("cmp %[one], %[state]\n\tcmovb %[fed], %[state]\n\tcmovb %[before], %[words]"
+            : [state] "+&r"(*state), [words] "+&r"(*words)
+            : [one] "r"(1ull << 32), [fed] "r"(fed), [before] "r"(before)
+            : "cc");
+#else
+    uint64_t needed = -(uint64_t)(*state >> 32 == 0);
+    *state = (fed & needed) | (*state & ~needed);
+    *words += 4 * (int64_t)needed;
+#endif
+}
+
 /* `n` symbols of each of K lanes, which have as many words. */
 INLINE void steps(Lane *lanes, const Table *tables, uint16_t (*symbols)[CHUNK], int n, const int K) {
     uint64_t state[SIDE_BY_SIDE];
@@ -109,11 +126,8 @@ INLINE void steps(Lane *lanes, const Table *tables, uint16_t (*symbols)[CHUNK], 
                 own = range_of(lanes[k].stream->left, symbol);
             }
             uint64_t next = (state[k] >> PRECISION) * own.frequency + (quantile - own.left);
-            /* the next word, without a branch: whether one is needed can't be foreseen */
-            uint64_t needed = -(uint64_t)(next >> 32 == 0);
-            __asm__("" : "+r"(needed)); /* compilers would make a branch of it */
-            state[k] = next << (needed & 32) | (word(words[k] - 4) & needed);
-            words[k] += 4 * (int64_t)needed;
+            take_word(&next, words + k);
+            state[k] = next;
             symbols[k][i] = symbol;
         }
     }
@@ -196,10 +210,12 @@ int leco_streams(Stream *streams, int64_t count, int64_t *taken) {
         if (safe >= FEW && safe < n) n = safe;
         if (safe < n) {
             for (int k = 0; k < used; k++) last_steps(lanes + k, tables + k, symbols[k], (int)n);
-        } else if (used == SIDE_BY_SIDE) {
-            steps(lanes, tables, symbols, (int)n, SIDE_BY_SIDE);
-        } else if (used) {
-            steps(lanes, tables, symbols, (int)n, 1);
+        } else {
+            switch (used) {
+                case 3: steps(lanes, tables, symbols, (int)n, 3); break;
+                case 2: steps(lanes, tables, symbols, (int)n, 2); break;
+                case 1: steps(lanes, tables, symbols, (int)n, 1); break;
+            }
         }
         for (int k = 0; k < used && n; k++) put(lanes + k, tables + k, symbols[k], (int)n);
     }
