@@ -4,6 +4,7 @@ The Thetas have tensors that take no memory (torch's meta device). They are chec
 other, against the shapes of their views and against the model. A tensor is read only after that.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -78,7 +79,8 @@ def decoded(
     `AHEAD` bytes together are read at once."""
     for batch in _batches(found, names):
         stored = [(name, own) for name in batch for own in found.stored[name]]
-        tensors = iter(finished(side_by_side(_reading(file, *each) for each in stored)))
+        read = deque(finished(side_by_side(_reading(file, *each) for each in stored)))
+        tensors = (read.popleft() for _ in stored)  # not held any longer than needed
         for name in batch:
             task = found.tasks[name]
             with damage_named(f"task {name!r}"):

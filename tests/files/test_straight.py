@@ -89,6 +89,16 @@ def test_other_memory_is_filled_by_a_copy(tmp_path, straight):
     assert torch.equal(model[2].weight, lc.delta["2.weight"].double())
 
 
+def test_a_view_that_copies_is_filled_by_a_copy(tmp_path, straight):
+    torch.manual_seed(0)
+    lc = leco.LC(nn.Conv2d(32, 32, 4), leco.each(["weight"], leco.Rows(1), leco.Uniform(4)))
+    lc.mu = 1.0
+    leco.save(tmp_path / "m", lc)
+    model = leco.load(tmp_path / "m", nn.Conv2d(32, 32, 4))
+    assert straight == [False]
+    assert torch.equal(model.weight, lc.delta["weight"])
+
+
 def test_a_joint_task_is_filled_by_a_copy(tmp_path, straight):
     lc = leco.LC(net(), {"a": leco.Task(["0.weight", "2.weight"], leco.Vector(), leco.Codebook(4))})
     lc.mu = 1.0
