@@ -162,6 +162,7 @@ def tables() -> dict[str, str]:
         "gguf-nets": markdown(gguf.nets()),
         "runtimes": markdown(serving.runtimes()),
         "kernels": markdown(serving.kernels()),
+        "loading": markdown(serving.loading()),
         "layerwise": markdown(layerwise.table()),
         "minilm-formats": markdown(formats.minilm()),
         "results": markdown(methods(README)),
@@ -191,6 +192,7 @@ def numbers() -> dict[str, list[Row]]:
         "gguf-nets": records.read("serving", "gguf"),
         "runtimes": serving.every(),
         "kernels": serving.products(),
+        "loading": serving.loads(),
         "coding": coding["rows"],
         "floats": coding["floats"],
         "latency": [{"run": k} | row for k, run in enumerate(served) for row in run["rows"]],
@@ -230,8 +232,9 @@ def filled(text: str, parts: dict[str, str]) -> str:
 
 def made() -> dict[Path, str]:
     """What each file must say, but for the figures."""
+    names = ("benchmarks", "trainers", "export", "layers", "file")
     pages = [
-        *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "trainers", "export", "layers")),
+        *(ROOT / "docs" / f"{name}.md" for name in names),
         ROOT / "README.md",
     ]
     parts = tables()

@@ -1,5 +1,5 @@
-"""Nets in several runtimes, and products with packed weights: tables of docs/export.md and
-docs/layers.md."""
+"""Nets in several runtimes, products with packed weights, and loading: tables of docs/export.md,
+docs/layers.md and docs/file.md."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NAMES = {**TITLES, "smollm2": "SmolLM2-135M"}
 
 
 def runtimes() -> list[Row]:
-    """A line for each net and variant, of the newest record of each net."""
+    """A line for each net and variant, of its newest record."""
     return [
         {
             "net": NAMES[row["net"]],
@@ -53,6 +53,35 @@ def products() -> list[Row]:
     return [row for rows in newest.values() for row in rows]
 
 
+def loading() -> list[Row]:
+    """A line for each net and way: seconds into a net that is there, how many times those of
+    torch.load, and the peak into a net on the meta device."""
+    rows = {(row["net"], row["way"], row["meta"], row["threads"]): row for row in loads()}
+    found: list[Row] = []
+    for net, way in dict.fromkeys((net, way) for net, way, _, _ in rows):
+        one = rows[net, way, False, 1]
+        line = {
+            "net": NAMES[net],
+            "way": way,
+            "file, MB": f"{one['bytes'] / 1e6:.1f}",
+            "the net holds, MB": f"{one['held_bytes'] / 1e6:.1f}",
+            "peak, MB": f"{one['peak_bytes'] / 1e6:.1f}",
+        }
+        for count in dict.fromkeys(threads for *_, threads in rows):
+            for key, unit in (("cpu_seconds", "processor"), ("seconds", "clock")):
+                own, dense = (rows[net, w, False, count][key] for w in (way, "torch.load"))
+                name = f"{unit} s, {count} thread{'s' * (count > 1)}"
+                line[name] = f"{own:.3f} ({own / dense:.2f})"
+        found.append(line)
+    return found
+
+
+def loads() -> list[Row]:
+    """All rows of loading, of the newest record of each net."""
+    newest = {run["net"]: run for run in records.read("serving", "loading")}
+    return [row for net in NAMES if net in newest for row in newest[net]["rows"]]
+
+
 def _by_way() -> dict[tuple[str, str], dict[int, Row]]:
     found: dict[tuple[str, str], dict[int, Row]] = {}
     for row in products():
@@ -65,9 +94,12 @@ def _vectors(count: int) -> str:
 
 
 def every() -> list[Row]:
-    """All rows, of the newest record of each net."""
-    newest = {run["rows"][0]["net"]: run for run in records.read("serving", "runtimes")}
-    return [row for net in NAMES if net in newest for row in newest[net]["rows"]]
+    """All rows, the newest of each net and variant."""
+    newest: dict[str, dict[str, Row]] = {}
+    for run in records.read("serving", "runtimes"):
+        for row in run["rows"]:
+            newest.setdefault(row["net"], {})[row["variant"]] = row
+    return [row for net in NAMES if net in newest for row in newest[net].values()]
 
 
 def _megabytes(count: int | None) -> str:

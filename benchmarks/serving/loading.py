@@ -48,16 +48,16 @@ def skeleton(model: nn.Module) -> nn.Module:
     def copied(module: nn.Module) -> nn.Module:
         if type(module) is nn.Linear:
             bias = module.bias is not None
-            own: nn.Module = nn.Linear(
-                module.in_features, module.out_features, bias, device="meta"
-            )
+            own: nn.Module = nn.Linear(module.in_features, module.out_features, bias, device="meta")
         elif type(module) is nn.Embedding:
             own = nn.Embedding(module.num_embeddings, module.embedding_dim, device="meta")
         else:
             own = nn.Module()
         for name, value in module._parameters.items():
             if value is not None:
-                meta = made.setdefault(id(value), nn.Parameter(torch.empty_like(value, device="meta")))
+                meta = made.setdefault(
+                    id(value), nn.Parameter(torch.empty_like(value, device="meta"))
+                )
                 own.register_parameter(name, meta)
         for name, child in module.named_children():
             own.add_module(name, copied(child))

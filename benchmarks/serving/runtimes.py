@@ -1,6 +1,7 @@
 """Bytes, load time and latency of a net in several runtimes, in one process and in turns.
 
-    python -m benchmarks.serving.runtimes [--nets smollm2 minilm resnet20] [--record]
+    python -m benchmarks.serving.runtimes [--nets smollm2 minilm resnet20]
+        [--rows 'torch, dense' 'leco, packed'] [--record]
 
 Each net is compressed directly to a grid of 4 bits, in groups of 32 neighbouring weights where they
 divide a row, else by rows. Every variant is loaded from its file first, and its outputs are
@@ -14,7 +15,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from benchmarks.layerwise import smollm2
 from benchmarks.serving.kernels import least
 
 Runs = Callable[[Tensor], Any]
+Writer = Callable[[nn.Module, leco.LC, Path, Tensor], tuple[Path, Callable[[], Runs]]]
+"""Writes a variant's file; gives its path, and what makes a callable of it."""
 MOST_ERROR = 5e-3  # of the largest output: products in another order, or of 8 bits
 
 
@@ -113,67 +116,83 @@ def in_openvino(path: Path) -> Runs:
     return lambda x: torch.from_numpy(net(x.numpy())[0].copy())
 
 
-def readers(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> dict[str, Any]:
-    """For each variant the path of its file and what makes a callable of it."""
-    dense, ours = folder / "dense.pt", folder / "ours.safetensors"
-    leco.save(ours, lc)
-    lc.project_()
-    torch.save(model.state_dict(), dense)
+def torch_file(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> tuple[Path, Any]:
+    """The dense net's file, and what makes a net of it."""
+    path = folder / "dense.pt"
+    torch.save(model.state_dict(), path)
 
-    def torch_load() -> Runs:
+    def load() -> Runs:
         net = copy.deepcopy(model)
-        net.load_state_dict(torch.load(dense, weights_only=True))
+        net.load_state_dict(torch.load(path, weights_only=True))
         return net
 
-    def torchao_load() -> Runs:
+    return path, load
+
+
+def leco_file(packed: bool) -> Writer:
+    """Likewise leco's."""
+
+    def write(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> tuple[Path, Any]:
+        path = folder / "ours.safetensors"
+        leco.save(path, lc)
+        return path, lambda: leco.load(path, copy.deepcopy(model), packed=packed)
+
+    return write
+
+
+def torchao_file(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> tuple[Path, Any]:
+    """Likewise torchao's."""
+    path = folder / "torchao.pt"
+    torch.save(leco.export_torchao(model, lc)[0].state_dict(), path)
+
+    def load() -> Runs:
         net = copy.deepcopy(model)
-        net.load_state_dict(torch.load(theirs, weights_only=False), assign=True)
+        net.load_state_dict(torch.load(path, weights_only=False), assign=True)
         return net
 
-    theirs = folder / "torchao.pt"
-    torch.save(leco.export_torchao(model, lc)[0].state_dict(), theirs)
-    found: dict[str, Any] = {
-        "torch, dense": (dense, torch_load),
-        "leco, loaded": (ours, lambda: leco.load(ours, copy.deepcopy(model))),
-        "leco, packed": (ours, lambda: leco.load(ours, copy.deepcopy(model), packed=True)),
-        "torchao": (theirs, torchao_load),
-    }
-    kinds: tuple[tuple[Any, Any], ...] = (("nbits", 1), ("nbits", 4), ("qdq", 1))
-    for weights, level in kinds:
+    return path, load
+
+
+def onnx_file(weights: Any, level: Any, runtime: Callable[[Path], Runs]) -> Writer:
+    """Likewise that of ONNX, in a runtime."""
+
+    def write(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> tuple[Path, Any]:
         path = folder / f"{weights}{level}.onnx"
-        leco.export_onnx(
-            path,
-            model,
-            lc,
-            x,
-            weights=weights,
-            accuracy_level=level,
-            dynamic_shapes=({0: "batch"},),
-        )
-        if weights == "nbits":
-            name = f"onnxruntime, MatMulNBits, level {level}"
-            found[name] = (path, lambda path=path: in_onnxruntime(path))
-        else:
-            found["OpenVINO, u4"] = (path, lambda path=path: in_openvino(path))
-    return found
+        options = {"accuracy_level": level, "dynamic_shapes": ({0: "batch"},)}
+        leco.export_onnx(path, model, lc, x, weights=weights, **options)
+        return path, lambda: runtime(path)
+
+    return write
 
 
-def variant_rows(net: str, repeats: int) -> list[dict[str, Any]]:
+VARIANTS: dict[str, Writer] = {
+    "torch, dense": torch_file,
+    "leco, loaded": leco_file(False),
+    "leco, packed": leco_file(True),
+    "torchao": torchao_file,
+    "onnxruntime, MatMulNBits, level 1": onnx_file("nbits", 1, in_onnxruntime),
+    "onnxruntime, MatMulNBits, level 4": onnx_file("nbits", 4, in_onnxruntime),
+    "OpenVINO, u4": onnx_file("qdq", 1, in_openvino),
+}
+
+
+def variant_rows(net: str, repeats: int, names: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each variant: bytes, seconds to load, the largest error, latencies."""
     model = TEMPLATES[net]().eval()
     lc = compressed(model)
     found, runs = list[dict[str, Any]](), dict[str, Runs]()
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
-        ways = readers(model, lc, Path(name), inputs(net, 2))
+        lc.project_()
         wanted = model(inputs(net, 3))
-        for variant, (path, load) in ways.items():
+        for variant in names:
+            path, load = VARIANTS[variant](model, lc, Path(name), inputs(net, 2))
             memory = timing.peak_bytes(lambda v=variant, load=load: runs.update({v: load()}))
             seconds = least({variant: load}, 1, time.process_time)[variant]
             error = float((runs[variant](inputs(net, 3)) - wanted).abs().max() / wanted.abs().max())
-            own = runs[variant]
             row = {"net": net, "variant": variant, "bytes": path.stat().st_size}
-            row |= {"held_bytes": held(own), "peak_bytes": memory, "load_seconds": seconds}
-            found.append(row | {"error": error, "equal": error <= MOST_ERROR})
+            row |= {"held_bytes": held(runs[variant]), "peak_bytes": memory}
+            found.append(row | {"load_seconds": seconds, "error": error})
+            found[-1]["equal"] = error <= MOST_ERROR
         for batch in (1, 64):
             x = inputs(net, batch)
             calls = {n: lambda run=run, x=x: run(x) for n, run in runs.items()}
@@ -195,6 +214,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", nargs="+", choices=list(TEMPLATES), default=list(TEMPLATES))
+    parser.add_argument("--rows", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--record", action="store_true", help="add a line to results/serving.jsonl")
     args = parser.parse_args()
@@ -205,7 +225,7 @@ def main() -> None:
         load = os.getloadavg()[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = variant_rows(net, args.repeats)
+            found = variant_rows(net, args.repeats, args.rows)
         records.show(net, found)
         if args.record:
             how = {"load_average": load, "repeats": args.repeats, "runtimes": others}

@@ -9,7 +9,6 @@ exact in float64: the model is the same on every machine.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,9 +112,7 @@ def decode_entropy(payload: np.ndarray, base: int, count: int, kind: np.dtype) -
     return finished(entropy_steps(payload, base, count, kind))
 
 
-def entropy_steps(
-    payload: np.ndarray, base: int, count: int, kind: np.dtype
-) -> Steps[np.ndarray]:
+def entropy_steps(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> Steps[np.ndarray]:
     """Likewise, beside other streams."""
     out = yield from _symbol_steps(payload, base, count, None)
     return out.astype(kind, copy=False)
@@ -127,7 +124,12 @@ def _symbol_steps(
     """The symbols, or their `digits` (base, group)."""
     # the table
     table, words = payload[:base], payload[base:]
-    if not 1 < base <= LARGEST_TABLE or np.count_nonzero(table) < 2 or not len(words) or not words[-1]:
+    if (
+        not 1 < base <= LARGEST_TABLE
+        or np.count_nonzero(table) < 2
+        or not len(words)
+        or not words[-1]
+    ):
         raise ValueError(
             f"{len(payload)} bytes do not hold a table of {base} weights and the words after it"
         )

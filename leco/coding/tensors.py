@@ -85,9 +85,7 @@ def decode(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) 
     return finished(decoding(payload, coding, shape, dtype))
 
 
-def decoding(
-    payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype
-) -> Steps[Tensor]:
+def decoding(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Steps[Tensor]:
     """`decode`, beside the decoding of other tensors."""
     if dtype not in DTYPES or min(shape, default=0) < 0:
         raise ValueError(f"no tensor of {dtype} and shape {tuple(shape)} can have been coded")
@@ -99,9 +97,7 @@ def decoding(
         raise ValueError(f"{payload.numel()} bytes do not hold {described}: {error}") from error
 
 
-def _by_name(
-    payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype
-) -> Steps[Tensor]:
+def _by_name(payload: Tensor, coding: Any, shape: torch.Size, dtype: torch.dtype) -> Steps[Tensor]:
     """The tensor, by the name of its coding."""
     name, count = coding.get("name") if type(coding) is dict else None, math.prod(shape)
     if dtype.is_floating_point:

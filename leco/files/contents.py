@@ -75,8 +75,8 @@ def contents(
 def decoded(
     file: Container, found: Contents, names: Iterable[str]
 ) -> Iterator[tuple[str, Compressed]]:
-    """The tasks by name, with their Thetas read, and their integers checked. Tasks whose tensors take
-    `AHEAD` bytes together are read at once."""
+    """The tasks by name, with their Thetas read, and their integers checked. As many tasks are read
+    at once as have tensors of up to `AHEAD` bytes together."""
     for batch in _batches(found, names):
         stored = [(name, own) for name in batch for own in found.stored[name]]
         read = deque(finished(side_by_side(_reading(file, *each) for each in stored)))
