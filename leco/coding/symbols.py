@@ -31,7 +31,7 @@ def decoded(every: Sequence[Coded]) -> list[np.ndarray | None]:
         if found is None:
             found = [_slowly(coded) for coded in every]
     except MemoryError as error:
-        count = sum(coded.count for coded in every)
+        count = sum(coded.length for coded in every)
         raise ValueError(f"there is no memory for {count} symbols: {error}") from error
     return [out if exact else None for out, exact in found]
 
@@ -42,8 +42,8 @@ def _slowly(coded: Coded) -> tuple[np.ndarray, bool]:
     words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
     decoder = stream.stack.AnsCoder(words)
     model = model_of(coded.frequencies)
-    out = np.empty(coded.count, dtype=np.uint8 if len(coded.frequencies) <= 256 else np.uint16)
-    for start in range(0, coded.count, CHUNK):
+    out = np.empty(coded.length, dtype=np.uint8 if len(coded.frequencies) <= 256 else np.uint16)
+    for start in range(0, coded.length, CHUNK):
         part = out[start : start + CHUNK]
         part[:] = decoder.decode(model, len(part))
     exact = np.array_equal(decoder.get_compressed(), END)

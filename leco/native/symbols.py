@@ -40,14 +40,14 @@ class Coded(NamedTuple):
         words: uint8, the words of constriction's AnsCoder, little-endian. The zero bytes at their
             end may be left out.
         frequencies: int64 (K,), of K symbols. They sum to 2^24.
-        count: of symbols.
+        length: how many symbols there are.
         digits: uint8 (K, group), what each symbol stands for: the result is that of all symbols,
             flattened. None: the symbols, uint8 where K is at most 256, else uint16.
     """
 
     words: np.ndarray
     frequencies: np.ndarray
-    count: int
+    length: int
     digits: np.ndarray | None
 
 
@@ -58,7 +58,7 @@ def streams(every: Sequence[Coded]) -> list[tuple[np.ndarray, bool]] | None:
     if native is None:
         return None
     # the longest first, so that no thread waits long for another
-    order = sorted(range(len(every)), key=lambda i: -every[i].count)
+    order = sorted(range(len(every)), key=lambda i: -every[i].length)
     outs, held = [_room(coded) for coded in every], []
     fields = (_Stream * len(every))()
     for field, i in zip(fields, order, strict=True):
@@ -66,7 +66,7 @@ def streams(every: Sequence[Coded]) -> list[tuple[np.ndarray, bool]] | None:
     # the threads
     taken = ctypes.c_int64(0)
     where = (fields, ctypes.c_int64(len(every)), ctypes.byref(taken))
-    share = sum(coded.count for coded in every) // SHARE
+    share = sum(coded.length for coded in every) // SHARE
     done = in_threads(lambda *_: native.leco_streams(*where), len(every), share)
     if not all(done):
         raise MemoryError("no memory for the tables of a decoder")
@@ -78,14 +78,14 @@ def _room(coded: Coded) -> np.ndarray:
     """Memory for the symbols or digits of a stream."""
     group = 1 if coded.digits is None else coded.digits.shape[1]
     narrow = coded.digits is not None or len(coded.frequencies) <= 256
-    return np.empty(coded.count * group, dtype=np.uint8 if narrow else np.uint16)
+    return np.empty(coded.length * group, dtype=np.uint8 if narrow else np.uint16)
 
 
 def _fill_(field: _Stream, coded: Coded, out: np.ndarray) -> tuple[np.ndarray, ...]:
     """Describe a stream to the library. The arrays returned have the memory that it reads."""
     words, left = np.ascontiguousarray(coded.words), _left(coded.frequencies)
     field.words, field.bytes, field.left = words.ctypes.data, len(words), left.ctypes.data
-    field.count, field.out, field.itemsize = coded.count, out.ctypes.data, out.itemsize
+    field.count, field.out, field.itemsize = coded.length, out.ctypes.data, out.itemsize
     field.symbols, field.group = len(left) - 1, 1
     if coded.digits is None:
         return words, left

@@ -49,6 +49,7 @@ SCRIPTS = (
     "layerwise.resnet",
     "serving.gguf",
     "serving.gguf_layers",
+    "serving.loading",
     "proof.reference",
     "proof.__main__",
     "tables",
