@@ -98,7 +98,9 @@ def every() -> list[Row]:
     newest: dict[str, dict[str, Row]] = {}
     for run in records.read("serving", "runtimes"):
         for row in run["rows"]:
-            newest.setdefault(row["net"], {})[row["variant"]] = row
+            own = newest.setdefault(row["net"], {})
+            own.pop(row["variant"], None)  # the newest last
+            own[row["variant"]] = row
     return [row for net in NAMES if net in newest for row in newest[net].values()]
 
 
