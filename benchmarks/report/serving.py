@@ -64,7 +64,6 @@ def loading() -> list[Row]:
             "net": NAMES[net],
             "way": way,
             "file, MB": f"{one['bytes'] / 1e6:.1f}",
-            "the net holds, MB": f"{one['held_bytes'] / 1e6:.1f}",
             "peak, MB": f"{one['peak_bytes'] / 1e6:.1f}",
         }
         for count in dict.fromkeys(threads for *_, threads in rows):

@@ -104,7 +104,7 @@ def peak(folder: Path, way: str) -> Found:
     meta = torch.load(folder / "net.pt", weights_only=False)
     kept: list[nn.Module] = []
     rise = timing.peak_bytes(lambda: kept.append(into(folder, way, meta, assign=True)))
-    tensors = {id(t): t.nbytes for t in (*kept[0].parameters(), *kept[0].buffers())}
+    tensors = {t.data_ptr(): t.nbytes for t in (*kept[0].parameters(), *kept[0].buffers())}
     return {"peak_bytes": rise, "held_bytes": sum(tensors.values())}
 
 
