@@ -43,7 +43,7 @@ def by_ggml_(net: Any, kind: str) -> Found:
     """Replace the weights by those that ggml's own quantizer makes, without calibration."""
     start = time.process_time()
     with torch.no_grad():
-        for name in [*methods.matrices(net), EMBEDDING]:
+        for name in [*methods.matrices(net, net.model.layers), EMBEDDING]:
             weight, own = net.get_parameter(name), "Q8_0" if name == EMBEDDING else kind
             data = llama_cpp.quantized(weight, NUMBERS[own])
             weight.copy_(llama_cpp.decoded(data, own, weight.shape[1]))
@@ -58,7 +58,7 @@ def by_grid_(
     start, errors = time.process_time(), {}
     embedding = problem(net, [EMBEDDING], "Q8_0")
     embedding.project_()
-    lc = problem(net, list(methods.matrices(net)), kind)
+    lc = problem(net, list(methods.matrices(net, net.model.layers)), kind)
     if sequences is not None:
         batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
         found = leco.calibrate(lc, batches, steps=steps, progress=False, checkpoint=kept)

@@ -200,9 +200,9 @@ def _read(files: list[str]) -> tuple[dict[str, Tensor], dict[str, Compressed]]:
     values, tasks = dict[str, Tensor](), dict[str, Compressed]()
     with opened(files[0]) as file:
         found = contents(file, THETAS, VIEWS, None)
-        for name in found.tasks:
-            tasks[name] = decoded(file, found, name)
-            values |= tasks[name].deltas()
+        for name, task in decoded(file, found, found.tasks):
+            tasks[name] = task
+            values |= task.deltas()
         values |= {name: file.read(stored).clone() for name, stored in found.rest.items()}
         values |= {name: values[first] for name, first in found.tied.items()}
     return values, tasks
