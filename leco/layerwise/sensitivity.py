@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from leco.coding.tensors import bits
 from leco.compressions.protocol import Compression
 from leco.layerwise.calibrate import blocks_of, owned, quiet
 from leco.layerwise.checkpoint import Checkpoint
+from leco.layerwise.effects import Alone, effects_of
 from leco.layerwise.moments import Recorder
 from leco.layerwise.quadratic import Layer
 from leco.layerwise.record import Calibration
@@ -43,7 +45,8 @@ class Sensitivity:
     Args:
         errors: tr((W - W0) H (W - W0)') / tr(W0 H W0') of a layer under a candidate.
         bits: of the layer's coded Theta.
-        weights: a factor of each layer's error in the sum that `choose` minimises; 1 at first.
+        weights: a factor of each layer's error in the sum that `choose` minimises: what the net's
+            output suffers from it, where `sensitivity` measured that, else 1.
     """
 
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -135,10 +138,15 @@ def sensitivity(
     blocks: Sequence[nn.Module | str] | None = None,
     steps: int = 5,
     damping: float = 0.01,
+    effects: int = 0,
     progress: bool = True,
 ) -> Sensitivity:
     """The relative error of each layer's outputs under each candidate, with all other layers dense:
     LC without training, in one pass over the blocks. The model stays as it is.
+
+    With `effects`, the weight of a layer is the relative error of the net's output with this layer
+    alone compressed, by the layer's own relative error. A byte saves more of the plain sum of
+    errors in a small layer, whether the net needs it there or not.
 
     Args:
         model: the net.
@@ -148,11 +156,13 @@ def sensitivity(
         blocks: as for `leco.calibrate`.
         steps: LC steps of each candidate; a few tell candidates apart.
         damping: as for `leco.calibrate`.
+        effects: the first so many batches of each rank measure the net's output, once for each
+            layer; 0 to weigh all layers alike.
         progress: show a bar.
 
     Raises:
-        ValueError: no candidates; a candidate that can't take a weight's shape; a weight that no
-            calibration input reaches; and as `leco.calibrate`.
+        ValueError: no candidates; effects below 0; a candidate that can't take a weight's shape; a
+            weight that no calibration input reaches; and as `leco.calibrate`.
 
     >>> import leco, torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
@@ -165,6 +175,8 @@ def sensitivity(
     """
     if not candidates:
         raise ValueError("sensitivity: candidates is empty; give at least one")
+    if not isinstance(effects, int) or effects < 0:
+        raise ValueError(f"sensitivity: effects = {effects} must be an integer, at least 0")
     names = list(params)
     every = {name: LC(model, {n: Task(n, *how) for n in names}) for name, how in candidates.items()}
     lc = next(iter(every.values()))
@@ -173,6 +185,11 @@ def sensitivity(
         tasks = {name: own.tasks for name, own in every.items()}
         trials = _Trials(tasks, owned(lc), Schedule(steps, *MU), damping)
         Units(lc, stream, trials, 0, kept, progress).all()
+        if effects:
+            some = list(islice(batches, effects))
+            own = effects_of(lc.model, trials.middle, some)
+            every = {n: e for others in distributed.gathered(own) for n, e in others.items()}
+            trials.found.weights = {name: every.get(name, 0.0) for name in trials.found.errors}
     return trials.found
 
 
@@ -189,6 +206,7 @@ class _Trials(Solver):
         tasks = next(iter(candidates.values()))
         super().__init__(tasks, own, schedule, damping, Calibration())
         self.candidates, self.found = candidates, Sensitivity()
+        self.middle = dict[str, Alone]()  # of this rank's tasks
 
     @torch.no_grad()
     def thetas(
@@ -210,11 +228,17 @@ class _Trials(Solver):
         return {}
 
     def _tried(self, name: str, problem: Problem) -> dict[str, tuple[float, int]]:
-        """The error and the bits of each candidate."""
-        found = {}
+        """The error and the bits of each candidate. The one of middle error is kept."""
+        found, thetas = dict[str, tuple[float, int]](), dict[str, Theta]()
         for candidate, tasks in self.candidates.items():
             layers = [Layer(layer.w0, layer.moments) for layer in problem.layers]
             own = Problem(tasks[name], layers, problem.layouts, problem.shapes)
             solved = solve(own, self.schedule)
             found[candidate] = solved.error, bits(solved.theta)
+            thetas[candidate] = solved.theta
+        wrong = sorted((c for c in found if found[c][0] > 0), key=lambda c: found[c][0])
+        if wrong:
+            kept = wrong[len(wrong) // 2]
+            task, (error, _) = self.candidates[kept][name], found[kept]
+            self.middle[name] = Alone(task, thetas[kept], error, self.own[name])
         return found

@@ -78,7 +78,32 @@ def test_a_size_for_the_whole_model(tmp_path):
     assert lc.bits() / 8 == pytest.approx(limit, rel=0.05)
 
 
+def test_weights_are_what_a_layer_alone_does_to_the_output():
+    model = net()
+    names = [n for n in leco.match(model, "layers.*.weight") if "norm" not in n]
+    found = leco.sensitivity(model, names, GRIDS, batches(), effects=2, progress=False)
+    with torch.no_grad():
+        dense = [net()(**batch) for batch in batches()[:2]]
+    for name in ("layers.0.up.weight", "layers.2.query.weight"):
+        other = net()
+        lc = leco.LC(other, {"one": leco.Task(name, *GRIDS["4 bits"])})
+        leco.calibrate(lc, batches(), steps=5, progress=False)
+        with torch.no_grad():
+            ours = [other(**batch) for batch in batches()[:2]]
+        gap = sum((a - b).square().sum() for a, b in zip(ours, dense, strict=True))
+        relative = float(gap / sum(b.square().sum() for b in dense))
+        expected = relative / found.errors[name]["4 bits"]
+        assert found.weights[name] == pytest.approx(expected, rel=1e-4)
+
+    # the model is as before
+    same = zip(model.parameters(), net().parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in same)
+    assert table().weights == {}
+
+
 def test_bad_input():
+    with pytest.raises(ValueError, match="effects = -1 must be an integer, at least 0"):
+        leco.sensitivity(net(), ["head.weight"], GRIDS, batches(), effects=-1)
     with pytest.raises(ValueError, match="candidates is empty"):
         leco.sensitivity(net(), ["head.weight"], {}, batches())
     with pytest.raises(ValueError, match=r"'layers.0.norm.weight': no calibration input"):
