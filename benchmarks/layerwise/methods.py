@@ -12,12 +12,12 @@ import leco
 from benchmarks import timing
 from benchmarks.baselines.oneshot import layer_error
 from benchmarks.layerwise import stream
-from benchmarks.layerwise.effects import effects
 from benchmarks.layerwise.rows import Layer, Row
 from benchmarks.layerwise.stream import Batch
 
 WITHOUT_INPUTS = ("RTN", "HQQ", "magnitude", "DC", "dense")
 POLISH = {"LC": 0, "LC, polished": 4}  # epochs of each block
+EFFECTS = 4  # batches that measure what the net's output suffers from each layer
 Found = dict[str, Any]
 
 
@@ -173,14 +173,13 @@ def tasks_of(
     if kept is not None and kept.exists():
         table = leco.Sensitivity.load(kept)
     else:
-        table = leco.sensitivity(
-            net, own, row.mixed.candidates, batches, blocks=blocks, progress=False
-        )
+        options: Any = {"blocks": blocks, "effects": EFFECTS, "progress": False}
+        table = leco.sensitivity(net, own, row.mixed.candidates, batches, **options)
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             table.save(kept)
-    if row.mixed.weighed_by is not None:
-        table.weights = effects(net, blocks, batches, row.mixed.weighed_by)
+    if not row.mixed.weighed:
+        table.weights = {}
     limit = sum(sizes[row.mixed.size_of] for sizes in table.bits.values()) / 8
     return table.tasks(row.mixed.candidates, limit)
 

@@ -29,13 +29,13 @@ class Mixed(NamedTuple):
     Args:
         candidates: a view and a compression by name.
         size_of: the candidate whose coded size, in all layers, is the limit.
-        weighed_by: a method; each layer's error counts by what its error of this method does to
-            the net's output. None where all relative errors count alike.
+        weighed: whether each layer's error counts by what it does to the net's output; if not, all
+            relative errors count alike.
     """
 
     candidates: Mapping[str, tuple[View, leco.Compression[Any]]]
     size_of: str
-    weighed_by: Layer | None = None
+    weighed: bool = False
 
 
 class Row(NamedTuple):
@@ -146,8 +146,7 @@ def budget(bits: int, weighed: bool = False) -> Row:
     grids = {f"{b} bits": (leco.Groups(GROUP), GRIDS[b]) for b in GRIDS}
     coded = {f"{2**b} levels a row": (leco.Rows(), leco.Uniform(b)) for b in GRIDS}
     few = {"3 levels a row": (leco.Rows(), leco.Ternary())}
-    by = partial(gptq, grid=Grid(3, GROUP)) if weighed else None
-    mixed = Mixed({**grids, **few, **coded}, f"{bits} bits", by)
+    mixed = Mixed({**grids, **few, **coded}, f"{bits} bits", weighed)
     return grid(bits, True)._replace(peers={}, mixed=mixed)
 
 

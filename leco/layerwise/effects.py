@@ -42,10 +42,17 @@ def effects_of(
 
 
 def _output(model: nn.Module, batch: Any) -> Tensor:
-    """The first tensor of what the model returns."""
-    found = call(model, batch)
+    """The first tensor of what the model returns: a tensor, a sequence, a mapping, an object."""
+    returned = found = call(model, batch)
     while not isinstance(found, Tensor):
-        found = next(iter(found.values())) if isinstance(found, Mapping) else found[0]
+        named = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+        parts = found if isinstance(found, (tuple, list)) else named.values()
+        found = next(iter(parts), None)
+        if found is None:
+            raise ValueError(
+                f"sensitivity: effects compare the model's outputs, and a "
+                f"{type(returned).__name__} does not begin with a tensor; give effects = 0"
+            )
     return found.float()
 
 

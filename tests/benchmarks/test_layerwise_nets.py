@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import leco
 from benchmarks import nets, records
-from benchmarks.layerwise import effects, methods, resnet, smollm2, stream, subject
+from benchmarks.layerwise import methods, resnet, smollm2, stream, subject
 from benchmarks.layerwise.rows import ROWS, Mixed
 from leco.layerwise.moments import Inputs, Recorder, whole
 
@@ -129,32 +129,6 @@ def test_a_budget_has_the_bytes_of_its_grid(tmp_path: Path):
     assert len({task.compression.bits for task in tasks.values()}) > 1  # pyright: ignore[reportAttributeAccessIssue]
     assert 0.8 < found["coded_bytes"] / grid["coded_bytes"] < 1.05
     assert set(leco.Sensitivity.load(table).errors) == set(tasks)
-
-
-class Twice(nn.Module):
-    """The sum of two layers, of which one counts little."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.much, self.little = nn.Linear(64, 8, bias=False), nn.Linear(64, 8, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.much(x) + 0.01 * self.little(x)
-
-
-def test_the_effect_of_a_layer_is_its_share_of_the_output():
-    torch.manual_seed(0)
-    model: Any = nn.Sequential(Twice()).double()
-    batches = [{"input": torch.randn(32, 64, dtype=torch.float64)} for _ in range(effects.JUDGED)]
-    before = copy.deepcopy(model.state_dict())
-    found = effects.effects(model, list(model), batches, ROWS["2 bits"].peers["GPTQ"])
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    x = torch.cat([batch["input"] for batch in batches])
-    with torch.no_grad():
-        parts = {"much": model[0].much(x), "little": 0.01 * model[0].little(x)}
-    whole = torch.stack(list(parts.values())).sum(0).square().sum()
-    expected = {f"0.{n}.weight": float(y.square().sum() / whole) for n, y in parts.items()}
-    assert found == pytest.approx(expected)
 
 
 def arguments(**changes: Any) -> argparse.Namespace:

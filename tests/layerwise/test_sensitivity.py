@@ -1,6 +1,7 @@
 """The table of layers and candidates, and the choice at a size."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +100,26 @@ def test_weights_are_what_a_layer_alone_does_to_the_output():
     same = zip(model.parameters(), net().parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in same)
     assert table().weights == {}
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda y: (y, None), lambda y: {"logits": y}, lambda y: SimpleNamespace(y=y)]
+)
+def test_effects_take_the_first_tensor_of_an_output(wrap):
+    model, x = torch.nn.Linear(8, 4).double(), torch.randn(16, 8).double()
+    grids = {"2 bits": (leco.Rows(), leco.Uniform(2))}
+
+    def weight() -> float:
+        found = leco.sensitivity(model, ["weight"], grids, [x], effects=1, progress=False)
+        return found.weights["weight"]
+
+    expected = weight()
+    handle = model.register_forward_hook(lambda _, __, y: wrap(y))
+    assert weight() == pytest.approx(expected)
+    handle.remove()
+    model.register_forward_hook(lambda *_: "text")
+    with pytest.raises(ValueError, match="a str does not begin with a tensor; give effects = 0"):
+        weight()
 
 
 def test_bad_input():
