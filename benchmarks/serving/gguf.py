@@ -60,7 +60,7 @@ def by_grid_(
     embedding.project_()
     lc = problem(net, list(methods.matrices(net, net.model.layers)), kind)
     if sequences is not None:
-        batches = [{"input_ids": ids[None], "use_cache": False} for ids in sequences]
+        batches = smollm2.batches(sequences)
         found = leco.calibrate(lc, batches, steps=steps, progress=False, checkpoint=kept)
         count = len(found.records)
         errors["error"] = sum(r.error for r in found.records) / count

@@ -183,7 +183,7 @@ def sensitivity(
     with quiet(lc.model):
         stream, kept = Stream(lc.model, blocks_of(lc, blocks), batches), Checkpoint(None, None)
         tasks = {name: own.tasks for name, own in every.items()}
-        trials = _Trials(tasks, owned(lc), Schedule(steps, *MU), damping)
+        trials = _Trials(tasks, owned(lc), Schedule(steps, *MU), damping, effects > 0)
         Units(lc, stream, trials, 0, kept, progress).all()
         if effects:
             some = list(islice(batches, effects))
@@ -202,11 +202,12 @@ class _Trials(Solver):
         own: Mapping[str, Mapping[str, nn.Parameter]],
         schedule: Schedule,
         damping: float,
+        keep: bool,
     ):
         tasks = next(iter(candidates.values()))
         super().__init__(tasks, own, schedule, damping, Calibration())
         self.candidates, self.found = candidates, Sensitivity()
-        self.middle = dict[str, Alone]()  # of this rank's tasks
+        self.keep, self.middle = keep, dict[str, Alone]()  # of this rank's tasks
 
     @torch.no_grad()
     def thetas(
@@ -228,7 +229,8 @@ class _Trials(Solver):
         return {}
 
     def _tried(self, name: str, problem: Problem) -> dict[str, tuple[float, int]]:
-        """The error and the bits of each candidate. The one of middle error is kept."""
+        """The error and the bits of each candidate. The one of middle error is kept, where
+        effects are wanted."""
         found, thetas = dict[str, tuple[float, int]](), dict[str, Theta]()
         for candidate, tasks in self.candidates.items():
             layers = [Layer(layer.w0, layer.moments) for layer in problem.layers]
@@ -237,7 +239,7 @@ class _Trials(Solver):
             found[candidate] = solved.error, bits(solved.theta)
             thetas[candidate] = solved.theta
         wrong = sorted((c for c in found if found[c][0] > 0), key=lambda c: found[c][0])
-        if wrong:
+        if wrong and self.keep:
             kept = wrong[len(wrong) // 2]
             task, (error, _) = self.candidates[kept][name], found[kept]
             self.middle[name] = Alone(task, thetas[kept], error, self.own[name])
