@@ -22,18 +22,25 @@ Record = dict[str, Any]
 def append(name: str, benchmark: str, **found: Any) -> None:
     """Add a line to results/NAME.jsonl."""
     RESULTS.mkdir(exist_ok=True)
-    line = json.dumps(finite({"benchmark": benchmark, **origin(), **found}), allow_nan=False)
+    line = written({"benchmark": benchmark, **origin(), **found})
     with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
-def finite(value: Any) -> Any:
-    """The value with None for infinities and NaN, which JSON does not have."""
+def written(record: Record) -> str:
+    """The record as a line of JSON, without spaces."""
+    return json.dumps(short(record), allow_nan=False, separators=(",", ":"))
+
+
+def short(value: Any) -> Any:
+    """The value with floats of seven digits, and None for infinities and NaN, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
+        return {key: short(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [short(part) for part in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def read(name: str, benchmark: str) -> list[Record]:
