@@ -1,8 +1,8 @@
 """llama.cpp itself, called in the library of the package `xllamacpp`: logits of a GGUF file, and
 ggml's own quantizer.
 
-Structures of parameters are taken as the library gives them, without a look inside. They are the
-last arguments of their functions, so that room for more than they need does no harm.
+Structures of parameters are taken as the library gives them, but for the number of sequences. They
+are the last arguments of their functions, so that room for more than they need does no harm.
 """
 
 import ctypes
@@ -21,9 +21,12 @@ SILENT = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
 
 
 class Options(ctypes.Structure):
-    """Room for a structure of parameters."""
+    """Room for a structure of parameters. That of a context begins with these four."""
 
-    _fields_ = [("room", ctypes.c_uint64 * 128)]
+    _fields_ = [
+        *((name, ctypes.c_uint32) for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")),
+        ("room", ctypes.c_uint64 * 128),
+    ]
 
 
 class Batch(ctypes.Structure):
@@ -81,21 +84,22 @@ class Runtime:
     Args:
         path: the file.
         threads: of the products.
+        sequences: the most that `step` takes at once.
 
     Raises:
         ValueError: llama.cpp does not load the file.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1):
+    def __init__(self, path: Path | str, threads: int = 1, sequences: int = 1):
         self._lib = library()
         self._model = self._lib.llama_model_load_from_file(
             str(path).encode(), self._lib.llama_model_default_params()
         )
         if not self._model:
             raise ValueError(f"llama.cpp does not load {path}")
-        self._context = self._lib.llama_init_from_model(
-            self._model, self._lib.llama_context_default_params()
-        )
+        options = self._lib.llama_context_default_params()
+        options.n_seq_max = sequences
+        self._context = self._lib.llama_init_from_model(self._model, options)
         self._lib.llama_set_n_threads(self._context, threads, threads)
         self._vocab = self._lib.llama_model_get_vocab(self._model)
         self.tokens = self._lib.llama_vocab_n_tokens(self._vocab)
@@ -126,12 +130,23 @@ class Runtime:
 
     def decode(self, tokens: Sequence[int], first: int = 0) -> Tensor:
         """The logits (n, tokens) after each of n tokens; `first` is the place of the first one."""
+        return self._decode(tokens, range(first, first + len(tokens)), [0] * len(tokens))
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """The logits (n, tokens) after the first tokens of n sequences."""
+        self.forget()
+        return self._decode(tokens, [0] * len(tokens), range(len(tokens)))
+
+    def _decode(
+        self, tokens: Sequence[int], places: Sequence[int], sequences: Sequence[int]
+    ) -> Tensor:
+        """The logits (n, tokens) after n tokens at their places in their sequences."""
         count = len(tokens)
         batch = self._lib.llama_batch_init(count, 0, 1)
         batch.n_tokens = count
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i] = int(token), first + i, 1
-            batch.seq_id[i][0], batch.logits[i] = 0, 1
+        for i, (token, place, sequence) in enumerate(zip(tokens, places, sequences, strict=True)):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = int(token), place, 1
+            batch.seq_id[i][0], batch.logits[i] = sequence, 1
         failed = self._lib.llama_decode(self._context, batch)
         self._lib.llama_batch_free(batch)
         if failed:

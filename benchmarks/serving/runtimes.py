@@ -4,7 +4,8 @@
         [--rows 'torch, dense' 'leco, packed'] [--record]
 
 Each net is compressed directly to a grid of 4 bits, in groups of 32 neighbouring weights where they
-divide a row, else by rows. Every variant is loaded from its file first, and its outputs are
+divide a row, else by rows. SmolLM2 has the grids of llama.cpp's Q4_0, and of Q8_0 in its embedding,
+which is the output layer too. Every variant is loaded from its file first, and its outputs are
 compared with those of the dense net at Delta(Theta). The nets run in float32 with one thread. Times
 are of the processor, the least of the repeats.
 """
@@ -17,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnxruntime
 import openvino  # pyright: ignore[reportMissingImports]
@@ -29,7 +30,9 @@ import leco
 from benchmarks import nets, records, timing
 from benchmarks.file import lengths
 from benchmarks.layerwise import smollm2
+from benchmarks.serving import llama_cpp
 from benchmarks.serving.kernels import least
+from leco.algorithm.compressed import compressed_tasks
 
 Runs = Callable[[Tensor], Any]
 Writer = Callable[[nn.Module, leco.LC, Path, Tensor], tuple[Path, Callable[[], Runs]]]
@@ -85,6 +88,8 @@ def inputs(net: str, batch: int) -> Tensor:
 def compressed(model: nn.Module) -> leco.LC:
     """Directly, to 4 bits: by groups of 32 where they divide a row."""
     tasks = dict[str, leco.Task]()
+    if isinstance(model, Logits):
+        return of_llama(model)
     for name in lengths.layer_weights(model, nn.Linear, nn.Conv2d, nn.Embedding):
         shape = model.get_parameter(name).shape
         grouped = len(shape) == 2 and shape[1] % 32 == 0
@@ -95,9 +100,16 @@ def compressed(model: nn.Module) -> leco.LC:
     return lc
 
 
-def empty(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return make()
+def of_llama(model: Logits) -> leco.LC:
+    """Directly, to the types of llama.cpp."""
+    names = lengths.layer_weights(model, nn.Linear, nn.Embedding)
+    tasks = dict[str, leco.Task]()
+    for name in names:
+        kind = "Q8_0" if "embed" in name or "lm_head" in name else "Q4_0"
+        tasks[name] = leco.Task(name, *leco.gguf_grid(kind))
+    lc = leco.LC(model, tasks)
+    lc.mu = 1.0
+    return lc
 
 
 def in_onnxruntime(path: Path) -> Runs:
@@ -165,6 +177,22 @@ def onnx_file(weights: Any, level: Any, runtime: Callable[[Path], Runs]) -> Writ
     return write
 
 
+def gguf_file(model: nn.Module, lc: leco.LC, folder: Path, x: Tensor) -> tuple[Path, Any]:
+    """Likewise that of llama.cpp."""
+    path, net = folder / "net.gguf", cast(nn.Module, model.net)
+    own = {
+        task: found._replace(shapes={n.removeprefix("net."): s for n, s in found.shapes.items()})
+        for task, found in compressed_tasks(lc).items()
+    }
+    leco.export_gguf(path, net, own)
+
+    def load() -> Runs:
+        runtime = llama_cpp.Runtime(path, torch.get_num_threads(), sequences=64)
+        return lambda ids: runtime.step(ids[:, 0].tolist())
+
+    return path, load
+
+
 VARIANTS: dict[str, Writer] = {
     "torch, dense": torch_file,
     "leco, loaded": leco_file(False),
@@ -173,6 +201,7 @@ VARIANTS: dict[str, Writer] = {
     "onnxruntime, MatMulNBits, level 1": onnx_file("nbits", 1, in_onnxruntime),
     "onnxruntime, MatMulNBits, level 4": onnx_file("nbits", 4, in_onnxruntime),
     "OpenVINO, u4": onnx_file("qdq", 1, in_openvino),
+    "llama.cpp": gguf_file,
 }
 
 
