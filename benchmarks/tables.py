@@ -182,7 +182,7 @@ def numbers() -> dict[str, list[Row]]:
             name: speed.last("csteps", name)["rows"]
             for name in ("speed", "scaling", "lstep", "many", "step")
         },
-        **{name: speed.last("file", name)["rows"] for name in ("lengths", "load")},
+        "lengths": speed.last("file", "lengths")["rows"],
         "ranks": speed.last("ranks", "cost")["rows"],
         "minilm": records.read("trainers", "minilm"),
         "fuzz": speed.damaged(),

@@ -1,6 +1,6 @@
-"""The length of a file against the entropy bound and zstd, and the time to load it.
+"""The length of a file against the entropy bound and zstd.
 
-    python -m benchmarks.file.lengths --references FOLDER [--only lengths load] [--record]
+    python -m benchmarks.file.lengths --references FOLDER [--record]
 
 FOLDER has the trained nets (benchmarks/proof/reference.py); all-MiniLM-L6-v2 comes from its
 package. Each layer is compressed directly: the length of a file depends little on training under
@@ -8,12 +8,9 @@ the constraint. --untrained takes random weights, for a trial.
 """
 
 import argparse
-import functools
 import hashlib
 import json
 import math
-import os
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +22,7 @@ import zstandard
 from torch import Tensor, nn
 
 import leco
-from benchmarks import cifar, nets, records, timing
+from benchmarks import cifar, nets, records
 from leco.theta.tree import leaves
 
 NETS = ("lenet300", "resnet20", "resnet56", "minilm")
@@ -122,26 +119,6 @@ def length(lc: leco.LC, folder: Path) -> dict[str, Any]:
     }
 
 
-def loading(lc: leco.LC, folder: Path, net: str, repeats: int) -> dict[str, Any]:
-    """Seconds to load into a net that is there, in turns."""
-    dense, ours, template = folder / "dense.pt", folder / "ours.safetensors", TEMPLATES[net]()
-    leco.save(ours, lc)
-    torch.save({**lc.delta, **lc.rest()}, dense)
-    ways: dict[str, Callable[[], Any]] = {
-        "torch.load": lambda: template.load_state_dict(torch.load(dense, weights_only=True)),
-        "leco.load": lambda: leco.load(ours, template),
-        "leco.load(packed=True)": lambda: leco.load(ours, template, packed=True),
-    }
-    for way in ways.values():
-        way()
-    if any(not torch.equal(template.get_parameter(n), delta) for n, delta in lc.delta.items()):
-        raise AssertionError(f"{net}: what was loaded is not what was saved")
-    found: dict[str, Any] = {"dense_bytes": dense.stat().st_size, "bytes": ours.stat().st_size}
-    for way, times in timing.in_turn(ways, repeats).items():
-        found[way] = {"seconds": statistics.median(times), "least_seconds": min(times)}
-    return found
-
-
 def trained(net: str, folder: Path | None) -> tuple[nn.Module, dict[str, Any]]:
     """The net, and what its record says of its training."""
     model = TEMPLATES[net]()
@@ -162,7 +139,6 @@ def add_nets(parser: argparse.ArgumentParser) -> None:
     add("--untrained", action="store_true", help="random weights instead")
     add("--nets", nargs="+", choices=list(TEMPLATES), default=list(NETS))
     add("--compressions", nargs="+", choices=list(LAYERWISE), default=list(LAYERWISE))
-    add("--repeats", type=int, default=15)
     add("--threads", type=int, default=torch.get_num_threads())
 
 
@@ -174,16 +150,12 @@ def models(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[st
     return {net: trained(net, args.references) for net in args.nets}
 
 
-def rows(
-    make: Callable[[leco.LC, Path, str], dict[str, Any]],
-    models: dict[str, Any],
-    compressions: Sequence[str],
-) -> list[dict[str, Any]]:
+def rows(models: dict[str, Any], compressions: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for net, (model, _) in models.items():
         for name in compressions:
             with tempfile.TemporaryDirectory() as folder:
-                own = make(compressed(model, name), Path(folder), net)
+                own = length(compressed(model, name), Path(folder))
             found.append({"net": net, "compression": name, **own})
     return found
 
@@ -193,23 +165,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_nets(parser)
-    parts = ["lengths", "load"]
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--record", action="store_true", help="add lines to results/file.jsonl")
+    parser.add_argument("--record", action="store_true", help="add a line to results/file.jsonl")
     args = parser.parse_args()
     found = models(args, parser)
-    ways: dict[str, Callable[..., dict[str, Any]]] = {
-        "lengths": lambda lc, folder, net: length(lc, folder),
-        "load": functools.partial(loading, repeats=args.repeats),
-    }
-    for part in args.only:
-        load = os.getloadavg()[0]
-        made = rows(ways[part], found, args.compressions)
-        records.show(part, made)
-        if args.record:
-            how = {"load_average": load, "repeats": args.repeats}
-            origins = {net: origin for net, (_, origin) in found.items()}
-            records.append("file", part, **how, references=origins, rows=made)
+    made = rows(found, args.compressions)
+    records.show("lengths", made)
+    if args.record:
+        origins = {net: origin for net, (_, origin) in found.items()}
+        records.append("file", "lengths", references=origins, rows=made)
 
 
 if __name__ == "__main__":

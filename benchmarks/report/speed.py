@@ -129,7 +129,7 @@ def fuzz() -> str:
 
 
 def speeds() -> list[Row]:
-    """How long things take beside others: training, loading, serving."""
+    """How long things take beside others: training and serving."""
     runs: dict[str, list[float]] = {}
     for row in costs():
         start = row["note"] or "L steps from the last w"
@@ -138,10 +138,6 @@ def speeds() -> list[Row]:
     found = [_row(name, "plain training", mean(ratios), 1.1) for name, ratios in runs.items()]
     for row in last("csteps", "lstep")["rows"]:
         found.append(_row(f"L step, ResNet-20, {row['method']}", "plain step", row["ratio"], 1.1))
-    for row in last("file", "load")["rows"]:
-        if row["net"] == "minilm" and row["compression"] == "16 values":
-            ratio = row["leco.load"]["seconds"] / row["torch.load"]["seconds"]
-            found.append(_row(f"load, {TITLES[row['net']]}, 16 values", "torch.load", ratio))
     return found + _served()
 
 

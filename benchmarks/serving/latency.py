@@ -139,7 +139,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     lengths.add_nets(parser)
-    parser.set_defaults(compressions=list(PACKED), repeats=11)
+    parser.set_defaults(compressions=list(PACKED))
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--side", type=int, default=2048, help="of a Linear layer; 0: none")
     parser.add_argument("--record", action="store_true", help="add a line to results/serving.jsonl")
     args = parser.parse_args()
