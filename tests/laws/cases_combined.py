@@ -32,10 +32,9 @@ from leco.compressions import (
 def additive(
     name: str, *terms: tuple[Any, Any, Callable[[Tensor, Tensor], Tensor]], **options: Any
 ) -> Case:
-    compression = Additive([term[:2] for term in terms])
-    return Case(
-        name, compression, near_sum(*terms), batch=False, cold=not options.get("slack"), **options
-    )
+    compression, descent = Additive([term[:2] for term in terms]), bool(options.get("slack"))
+    options = {**options, "batch": False, "cold": not descent, "slow": descent}
+    return Case(name, compression, near_sum(*terms), **options)
 
 
 VECTOR, MATRIX = leco.Vector(), leco.Matrix()
@@ -127,6 +126,7 @@ COMBINED = [
         batch=False,
         cold=False,
         slack=0.01,
+        slow=True,
     ),
     Case("uncompressed", Uncompressed(), lambda x, d: d + 1e-3 * torch.randn_like(x)),
     Case(
@@ -137,6 +137,7 @@ COMBINED = [
         shape=(7, 5),
         batch=False,
         in_metric=0.05,
+        slow=True,
     ),
     *(
         Case(

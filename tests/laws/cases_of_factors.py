@@ -142,6 +142,7 @@ FACTORS = [
             batch=False,
             cold=False,
             slack=0.01,
+            slow=True,
         )
         for r in (1, 2, 12)
     ),

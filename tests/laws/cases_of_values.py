@@ -110,6 +110,7 @@ def entropy(alpha: float, k: int, zero: bool, **options: Any) -> Case:
         cost,
         cold=False,
         slack=0.001,
+        slow=True,
         **options,
     )
 
@@ -127,6 +128,7 @@ def entropy_matrix(alpha: float, k: int, **options: Any) -> Case:
         slack=0.001,
         precision=1e-6,
         in_metric=0.01,
+        slow=True,
         **options,
     )
 
