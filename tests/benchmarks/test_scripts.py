@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import json
 import struct
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("zstandard")
 pytest.importorskip("sklearn")
 
-from benchmarks import data, records
+from benchmarks import data, nets, records
 
 SMALL = {
     "csteps.lstep": ("--steps", "1", "--batch", "2"),
@@ -88,10 +89,16 @@ def test_script_records_a_line(script: str, results: Path, monkeypatch: pytest.M
         pytest.importorskip("onnxruntime")
         pytest.importorskip("torch_pruning")
     monkeypatch.setenv("XDG_CACHE_HOME", str(results))
+    monkeypatch.setattr(nets, "minilm_folder", absent)
     run(script, (*SMALL[script], "--record"), monkeypatch)
     (path,) = results.glob("*.jsonl")
     for line in path.read_text().splitlines():
-        assert '"rows": [{' in line
+        assert json.loads(line)["rows"][0]
+
+
+def absent() -> Path:
+    """Large nets take minutes."""
+    raise ImportError("not in tests")
 
 
 def idx(folder: Path, name: str, images: int) -> None:
