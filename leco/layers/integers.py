@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-BASES = {8: 2, 5: 3, 4: 4, 3: 6, 2: 16, 1: 256}
-"""How many numbers a byte holds, and what they are below."""
+BASES = {8: 2, 4: 4, 3: 6, 2: 16, 1: 256}
+"""How many numbers a byte holds, and what they are below. Three values take 2 bits as four do:
+products with five of them to a byte take several times as long."""
 
 
 def per_byte(count: int) -> int:

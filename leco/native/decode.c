@@ -5,24 +5,51 @@
 
 #define CHUNK 480 /* digits: whole bytes of each base */
 
-static uint64_t spread[5][256]; /* the digits of each byte, one byte each, by base */
+static uint64_t spread[4][256]; /* the digits of each byte, one byte each, by base */
 
-INLINE int place(int base) { return base == 2 ? 0 : base == 3 ? 1 : base == 4 ? 2 : base == 6 ? 3 : 4; }
+INLINE int place(int base) { return base == 2 ? 0 : base == 4 ? 1 : base == 6 ? 2 : 3; }
 
 __attribute__((constructor)) static void fill(void) {
-    const int bases[] = {2, 3, 4, 6, 16}, per[] = {8, 5, 4, 3, 2};
-    for (int which = 0; which < 5; which++)
+    const int bases[] = {2, 4, 6, 16}, per[] = {8, 4, 3, 2};
+    for (int which = 0; which < 4; which++)
         for (int byte = 0; byte < 256; byte++)
             for (int j = 0, left = byte; j < per[which]; j++, left /= bases[which])
                 spread[which][byte] |= (uint64_t)(left % bases[which]) << 8 * j;
+}
+
+/* `count` weights that are looked up among `values`, a constant of each caller, in registers. */
+INLINE void from_table(const Matrix *m, const Group *own, const uint8_t *codes, int64_t count,
+                       float *out, int values) {
+    Floats table[LANES];
+#pragma GCC unroll 16
+    for (int k = 0; k < values / LANES; k++) table[k] = load(m->values + k * LANES) - own->shift;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(out + i, look_up_among(table, widened(codes + i), values) * own->scale);
+    for (; i < count; i++) out[i] = (m->values[codes[i]] - own->shift) * own->scale;
+}
+
+/* `count` weights whose codes are bytes of up to 256 values. */
+static void from_values(const Matrix *m, const Group *own, const uint8_t *codes, int64_t count,
+                        float *out) {
+    if (!IN_REGISTERS || count < 2 * LANES) {
+        leco_look_up(m->values, 0, codes, 1, count, out);
+        for (int64_t i = 0; i < count; i++) out[i] = (out[i] - own->shift) * own->scale;
+    } else if (m->count <= 64)
+        from_table(m, own, codes, count, out, 64);
+    else if (m->count <= 128)
+        from_table(m, own, codes, count, out, 128);
+    else if (m->count <= 224)
+        from_table(m, own, codes, count, out, 224);
+    else
+        from_table(m, own, codes, count, out, 256);
 }
 
 /* `count` weights whose codes are bytes. */
 INLINE void from_bytes(const Matrix *m, const Group *own, const uint8_t *codes, int64_t count,
                        float *out, int kind) {
     if (kind == BYTES) {
-        leco_look_up(m->values, 0, codes, 1, count, out);
-        for (int64_t i = 0; i < count; i++) out[i] = (out[i] - own->shift) * own->scale;
+        from_values(m, own, codes, count, out);
         return;
     }
     int64_t i = 0;
@@ -85,7 +112,6 @@ INLINE void decode(const Matrix *m, int64_t row, int64_t from, int64_t count, fl
 void leco_decode(const Matrix *m, int64_t row, int64_t from, int64_t count, float *out) {
     switch (m->kind == DIGITS ? m->base : -m->kind) {
         case 2: decode(m, row, from, count, out, DIGITS, 8, 2); break;
-        case 3: decode(m, row, from, count, out, DIGITS, 5, 3); break;
         case 4: decode(m, row, from, count, out, DIGITS, 4, 4); break;
         case 6: decode(m, row, from, count, out, DIGITS, 3, 6); break;
         case 16: decode(m, row, from, count, out, DIGITS, 2, 16); break;
@@ -110,7 +136,6 @@ const uint8_t *leco_digits(const Matrix *m, int64_t row, uint8_t *out) {
     } while (0)
     switch (m->base) {
         case 2: UNPACK(8, 2); break;
-        case 3: UNPACK(5, 3); break;
         case 4: UNPACK(4, 4); break;
         case 6: UNPACK(3, 6); break;
         default: UNPACK(2, 16); break;

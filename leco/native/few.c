@@ -6,8 +6,9 @@
 #define ROWS 4 /* that are multiplied side by side */
 
 /* Some rows times x, without the weights in memory: groups of a multiple of 16 weights, or rows of
- * one group. `codes` are those of each row: levels (SIGNED), or digits of `bits`, 8 / `bits` to a byte. `one`: all groups have the same values and shift. The arguments from
- * `kind` on are constants of each caller. */
+ * one group. `codes` are those of each row: levels (SIGNED), bytes of up to `base` values (BYTES), or
+ * digits of `bits`, 8 / `bits` to a byte. `one`: all groups have the same values and shift, as they
+ * have with BYTES. The arguments from `kind` on are constants of each caller. */
 INLINE void fused(const Matrix *m, const float *x, int64_t row, const uint8_t **codes, float *out,
                   int kind, int base, int bits, int rows, int one) {
     const int64_t parts = m->columns / m->group, whole = m->group / LANES * LANES;
@@ -15,11 +16,16 @@ INLINE void fused(const Matrix *m, const float *x, int64_t row, const uint8_t **
     float rest[ROWS];
     Group own[ROWS];
     const float *scale[ROWS];
+    Floats table[LANES]; /* of BYTES */
     for (int r = 0; r < rows; r++) {
         sum[r] = all(0), rest[r] = 0;
         own[r] = group_of(m, (row + r) * parts, kind, base);
         scale[r] = m->scale && m->scale_step ? m->scale + (row + r) * parts : &own[r].scale;
     }
+    if (kind == BYTES)
+#pragma GCC unroll 16
+        for (int k = 0; k < base / LANES; k++)
+            table[k] = load(m->values + k * LANES) - own[0].shift;
     const float *at_x = x;
     for (int64_t part = 0; part < parts; part++) {
         Floats now[ROWS];
@@ -31,9 +37,10 @@ INLINE void fused(const Matrix *m, const float *x, int64_t row, const uint8_t **
             Floats by = load(at_x);
             for (int r = 0; r < rows; r++) {
                 const Group *g = own + (one ? 0 : r);
-                Floats w = kind == SIGNED ? levels(codes[r]) - g->shift
-                           : bits == 8    ? look_up(g->table, widened(codes[r]))
-                                          : look_up(g->table, digits(codes[r], bits));
+                Floats w = kind == SIGNED  ? levels(codes[r]) - g->shift
+                           : kind == BYTES ? look_up_among(table, widened(codes[r]), base)
+                           : bits == 8     ? look_up(g->table, widened(codes[r]))
+                                           : look_up(g->table, digits(codes[r], bits));
                 now[r] += w * by;
                 codes[r] += LANES * bits / 8;
             }
@@ -96,8 +103,12 @@ static void direct(const Matrix *m, const float *x, int64_t count, int64_t start
                    uint8_t *own, int64_t all_rows, float *out) {
     int64_t row = start;
     const uint8_t *codes[ROWS] = {};
-    switch (m->kind == SIGNED ? SIGNED : own ? 0 : -m->base) {
+    switch (m->kind == SIGNED ? SIGNED : m->kind == BYTES ? m->count : own ? 0 : -m->base) {
         case SIGNED: FUSED(SIGNED, 256, 8);
+        case 2 ... 64: EACH_ROW(BYTES, 64, 8, 1, 1) break;
+        case 65 ... 128: EACH_ROW(BYTES, 128, 8, 1, 1) break;
+        case 129 ... 224: EACH_ROW(BYTES, 224, 8, 1, 1) break;
+        case 225 ... 256: EACH_ROW(BYTES, 256, 8, 1, 1) break;
         case -2: FUSED(DIGITS, 2, 1);
         case -4: FUSED(DIGITS, 4, 2);
         case -16: FUSED(DIGITS, 16, 4);
@@ -105,7 +116,8 @@ static void direct(const Matrix *m, const float *x, int64_t count, int64_t start
     }
 }
 
-/* Likewise by way of the weights of each row: codes of 256 values, small groups. */
+/* Likewise by way of the weights of each row: codes of 256 values without registers for a table,
+ * small groups. */
 static void decoded(const Matrix *m, const float *x, int64_t count, int64_t start, int64_t stop,
                     float *weights, int64_t all_rows, float *out) {
     for (int64_t row = start; row < stop; row++) {
@@ -121,9 +133,9 @@ int leco_few(const Matrix *m, const float *x, int64_t count, int64_t start, int6
              int64_t all_rows, const float *bias, float *out) {
     const int whole = m->group == m->columns || m->group % LANES == 0;
     const int bytes = m->row_bytes || m->columns % m->per == 0; /* rows begin with whole bytes */
-    const int apart = m->kind == DIGITS && (m->base == 3 || m->base == 6 || !bytes);
+    const int apart = m->kind == DIGITS && (m->base == 6 || !bytes);
     void *own = NULL; /* weights of a row, or codes of some */
-    if (!whole || m->kind == BYTES) {
+    if (!whole || (m->kind == BYTES && (!IN_REGISTERS || m->shift_step))) {
         if (!(own = malloc(sizeof(float) * m->columns))) return 0;
         decoded(m, x, count, start, stop, own, all_rows, out);
     } else {

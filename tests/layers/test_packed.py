@@ -350,13 +350,13 @@ def test_what_is_replaced_is_not_copied():
 def test_memory():
     bits = {
         "1 bit": 1,
-        "3 values": 1.6,
+        "3 values": 2,
         "5 values": 8 / 3,
         "16 values": 4,
         "17 values": 8,
         "grid": 4,
         "signs": 1,
-        "ternary": 1.6,
+        "ternary": 2,
     }
     torch.manual_seed(0)
     model = nn.Linear(128, 150, bias=False)
@@ -456,7 +456,7 @@ def test_integers(count):
             values = torch.randn(count, 2)
             assert torch.equal(rows.lookup(values), values[x])
             assert torch.equal(rows.lookup(values, torch.tensor([1])), values[x[[1]]])
-    per_byte = {1: 8, 2: 8, 3: 5, 4: 4, 5: 3, 6: 3, 7: 2, 16: 2, 17: 1, 256: 1}
+    per_byte = {1: 8, 2: 8, 3: 4, 4: 4, 5: 3, 6: 3, 7: 2, 16: 2, 17: 1, 256: 1}
     assert flat.codes.nbytes == (
         -(-120 // per_byte[count])
         if count <= 256

@@ -1,5 +1,7 @@
 """Compiled products with packed weights, and the decoder of symbols, equal the slow ways."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,12 @@ from leco.native import build, matrix
 from leco.native.symbols import on_grid
 
 native = pytest.mark.skipif(build.library() is None, reason="there is no C compiler")
+
+
+def values(count):
+    return tuple(torch.linspace(-0.5, 0.5, count).pow(3).tolist())
+
+
 FORMS = {
     "1 bit": (leco.Vector(), leco.Codebook(2)),
     "1 bit, rows": (leco.Rows(), leco.Binary()),
@@ -26,7 +34,8 @@ FORMS = {
     "3 values, groups": (leco.Groups(16), leco.Ternary()),
     "4 values, groups": (leco.Groups(48), leco.Codebook(4)),
     "2 values, groups of no whole bytes": (leco.Groups(12), leco.Codebook(2)),
-    "40 values": (leco.Vector(), leco.Codebook(40)),
+    **{f"{k} values": (leco.Vector(), leco.FixedCodebook(values(k))) for k in (40, 100, 200, 256)},
+    "40 values, groups with a scale": (leco.Groups(32), leco.FixedCodebook(values(40), scale=True)),
 }
 
 
@@ -61,8 +70,14 @@ def test_products(form, bias):
 
 
 @native
-@pytest.mark.parametrize("columns", [1, 7, 50, 131])
-@pytest.mark.parametrize("form", ["1 bit", "3 values", "6 values", "8 bits"])
+@pytest.mark.parametrize(
+    ("form", "columns"),
+    [
+        *itertools.product(["1 bit", "3 values", "6 values", "8 bits"], [1, 7, 50, 131]),
+        ("40 values", 50),
+        ("200 values", 131),
+    ],
+)
 def test_rows_that_fill_no_whole_bytes(form, columns):
     net, weight = packed(*FORMS[form], columns=columns)
     for count in (1, 9):
@@ -70,6 +85,16 @@ def test_rows_that_fill_no_whole_bytes(form, columns):
         with torch.no_grad():
             expected = nn.functional.linear(x.double(), weight, net.bias.double())
             assert torch.allclose(net(x).double(), expected, rtol=0, atol=1e-5)
+
+
+@native
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_are_decoded_to_the_bit(form):
+    for columns in (96, 192):
+        net, weight = packed(*FORMS[form], columns)
+        assert net.packed.matrix() is not None
+        assert torch.equal(net.weight.double(), weight)
+        assert torch.equal(net.weight, net.packed.content().view(net.weight.shape))
 
 
 @native
