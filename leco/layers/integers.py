@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
+from leco.native.digits import joined
+
 BASES = {8: 2, 4: 4, 3: 6, 2: 16, 1: 256}
 """How many numbers a byte holds, and what they are below. Three values take 2 bits as four do:
 products with five of them to a byte take several times as long."""
@@ -47,10 +49,10 @@ class Integers(nn.Module):
         self.length = x.shape[-1]
         self.count = count or (int(x.max()) + 1 if x.numel() else 1)
         self.per = per_byte(self.count)
-        if self.per:
-            base, filled = BASES[self.per], pad(x.to(torch.uint8), (0, -self.length % self.per))
-            x = filled.unflatten(-1, (-1, self.per))
-            codes = functools.reduce(torch.add, (x[..., j] * base**j for j in range(self.per)))
+        if self.per > 1:
+            codes = _in_bytes(x.to(torch.uint8), self.per)
+        elif self.per:
+            codes = x.to(torch.uint8, copy=True)
         else:
             places = range(-(-(self.count - 1).bit_length() // 8))
             codes = torch.stack([(x >> 8 * j & 255).to(torch.uint8) for j in places])
@@ -93,6 +95,15 @@ class Integers(nn.Module):
         return torch.stack([byte // base**j % base for j in range(self.per)], 1).clamp_(
             max=self.count - 1
         )
+
+
+def _in_bytes(x: Tensor, per: int) -> Tensor:
+    """`per` numbers in each byte, along the last dimension."""
+    found = joined(x, per, BASES[per])
+    if found is None:
+        digits = pad(x, (0, -x.shape[-1] % per)).unflatten(-1, (-1, per))
+        found = functools.reduce(torch.add, (digits[..., j] * BASES[per] ** j for j in range(per)))
+    return found
 
 
 class Lookup(nn.Module):

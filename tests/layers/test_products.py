@@ -10,7 +10,10 @@ from torch import nn
 import leco
 from leco.coding import frequencies, symbols
 from leco.coding.tensors import decode, encode
+from leco.layers import integers
+from leco.layers.integers import Integers
 from leco.native import build, matrix
+from leco.native import digits as native_digits
 from leco.native.symbols import on_grid
 
 native = pytest.mark.skipif(build.library() is None, reason="there is no C compiler")
@@ -160,6 +163,28 @@ def test_symbols_are_those_of_the_slow_decoder(base, monkeypatch):
             frequencies.decode_entropy(payload, base, count, kind)
     monkeypatch.setattr(symbols, "streams", lambda _: None)
     assert np.array_equal(frequencies.decode_entropy(payload, base, 5000, kind), digits)
+
+
+@native
+@pytest.mark.parametrize("count", [2, 4, 6, 16])
+def test_joined_digits_are_those_of_torch(count, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(native_digits, "SHARE", 2**12)
+    threads = torch.get_num_threads()
+    for shape in ((20_003,), (3, 5001), (2, 4, 2048)):
+        x = torch.randint(0, count, shape, dtype=torch.uint8)
+        found = []
+        try:
+            for torch_threads in (1, 3):
+                torch.set_num_threads(torch_threads)
+                found.append(Integers(x, count))
+        finally:
+            torch.set_num_threads(threads)
+        with monkeypatch.context() as patch:
+            patch.setattr(integers, "joined", lambda *_: None)
+            expected = Integers(x, count)
+        assert all(torch.equal(own.codes, expected.codes) for own in found)
+        assert torch.equal(expected(), x)
 
 
 def test_groups_without_a_compiler(monkeypatch):

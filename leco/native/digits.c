@@ -1,0 +1,29 @@
+/* Numbers below a base that share bytes, the first one lowest. */
+#include "lanes.h"
+
+/* per and base are constants of each caller. */
+INLINE void join(const uint8_t *x, int64_t rows, int64_t length, uint8_t *out, int per, int base) {
+    const int64_t whole = length / per;
+    for (int64_t row = 0; row < rows; row++, x += length) {
+        for (int64_t i = 0; i < whole; i++) {
+            int byte = 0;
+#pragma GCC unroll 8
+            for (int j = per - 1; j >= 0; j--) byte = byte * base + x[i * per + j];
+            *out++ = (uint8_t)byte;
+        }
+        if (whole * per == length) continue;
+        int byte = 0;
+        for (int64_t i = length - 1; i >= whole * per; i--) byte = byte * base + x[i];
+        *out++ = (uint8_t)byte;
+    }
+}
+
+/* Rows of `length` numbers below `base`, `per` to a byte, each row in whole bytes. */
+void leco_join(const uint8_t *x, int64_t rows, int64_t length, int64_t base, uint8_t *out) {
+    switch (base) {
+        case 2: join(x, rows, length, out, 8, 2); break;
+        case 4: join(x, rows, length, out, 4, 4); break;
+        case 6: join(x, rows, length, out, 3, 6); break;
+        case 16: join(x, rows, length, out, 2, 16); break;
+    }
+}

@@ -1,0 +1,47 @@
+"""Numbers that share bytes, by the compiled library."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from leco.native.build import in_threads, library
+
+LEAST = 2**12
+"""Fewer numbers are left to torch."""
+SHARE = 2**20
+"""So many numbers are worth a thread."""
+
+
+def joined(x: Tensor, per: int, base: int) -> Tensor | None:
+    """`per` numbers below `base` in each byte, the first one lowest: uint8 (..., bytes). None where
+    the library does not do it: no library, few numbers, another device or type.
+
+    Args:
+        x: uint8 (..., n), each below `base`.
+        per: 8, 4, 3 or 2.
+        base: 2, 4, 6 or 16.
+    """
+    native = None
+    if x.numel() >= LEAST and x.device.type == "cpu" and x.dtype == torch.uint8:
+        native = library()
+    if native is None:
+        return None
+    x, length = x.contiguous(), x.shape[-1]
+    out = torch.empty(*x.shape[:-1], -(-length // per), dtype=torch.uint8)
+    # parts: rows, or, of one row, whole bytes
+    rows = x.numel() // length
+    units, digits, size = (rows, length, out.shape[-1]) if rows > 1 else (out.numel(), per, 1)
+
+    def run(first: int, last: int) -> None:
+        here = x.numel() if last == units else digits * last
+        native.leco_join(
+            ctypes.c_void_p(x.data_ptr() + digits * first),
+            ctypes.c_int64(last - first if rows > 1 else 1),
+            ctypes.c_int64(length if rows > 1 else here - digits * first),
+            ctypes.c_int64(base),
+            ctypes.c_void_p(out.data_ptr() + size * first),
+        )
+
+    in_threads(run, units, x.numel() // SHARE)
+    return out
