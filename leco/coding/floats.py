@@ -24,6 +24,7 @@ from torch import Tensor
 
 from leco.coding.steps import Steps, side_by_side
 from leco.coding.streams import Encoded, decode_raw, encode_stream, raw, stream_steps
+from leco.native.floats import interleaved
 
 BLOCK = 2**18  # numbers whose bits are moved back at a time
 SAMPLE = 2**15  # bytes of a plane that are looked at first
@@ -58,10 +59,14 @@ def float_steps(payload: Tensor, coding: Any, count: int, dtype: torch.dtype) ->
     # the planes; what can't be shows before much is written
     order = sorted(range(len(parts)), key=lambda place: -len(parts[place][0]))
     planes = yield from side_by_side(stream_steps(*parts[p], count, torch.uint8) for p in order)
-    out = np.empty((count, dtype.itemsize), dtype=np.uint8)
-    for place, plane in zip(order, planes, strict=True):
-        out[:, place] = plane.numpy()
+    placed = dict(zip(order, planes, strict=True))
     # the numbers
+    found = interleaved([placed[p] for p in range(len(parts))], MANTISSA[dtype])
+    if found is not None:
+        return found.view(dtype)
+    out = np.empty((count, dtype.itemsize), dtype=np.uint8)
+    for place, plane in placed.items():
+        out[:, place] = plane.numpy()
     _exponent_first_back(out, MANTISSA[dtype])
     return torch.from_numpy(out).view(-1).view(dtype) if count else torch.zeros(0, dtype=dtype)
 

@@ -113,8 +113,9 @@ def _of_indices(codes: IndexCoded, columns: int) -> nn.Module:
         return Lookup(codes.indices, values, scale, zero, columns)
     # a uniform grid
     assert scale is not None, "a uniform grid has a scale"
-    points = torch.zeros_like(scale[:, 0]) if codes.zero_point is None else codes.zero_point
-    zero, highest = _once(points.to(scale)), int(codes.indices.max())
+    points = codes.zero_point
+    zero = scale.new_zeros(1, 1) if points is None else _once(points).to(scale)
+    highest = int(codes.indices.max())
     if highest < 16:
         levels = torch.arange(2 ** highest.bit_length(), dtype=scale.dtype, device=scale.device)
         return Lookup(codes.indices, levels.view(1, -1, 1), scale, zero, columns)

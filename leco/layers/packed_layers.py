@@ -1,6 +1,5 @@
 """Layers of torch's classes whose weight is packed."""
 
-import copy
 from typing import Any
 
 import torch
@@ -167,7 +166,7 @@ def packed_layer(layer: Any, weight: PackedWeight) -> Any:
     kind = packed_kind(layer)
     made = kind.__new__(kind)
     made.__dict__ |= {
-        name: copy.copy(value) if isinstance(value, dict) else value
+        name: value.copy() if isinstance(value, dict) else value
         for name, value in vars(layer).items()
     }
     del made._parameters["weight"]

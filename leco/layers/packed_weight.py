@@ -21,7 +21,8 @@ class PackedWeight(nn.Module):
     def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
         super().__init__()
         device = torch.device("cpu") if weight.is_meta else weight.device
-        self.content = content.to(device)
+        elsewhere = any(buffer.device != device for buffer in content.buffers())
+        self.content = content.to(device) if elsewhere else content
         self.shape, self.form, self.cache = weight.shape, form, cache
         # the weight's type, which `to` converts
         self.register_buffer("like", weight.new_empty(0, device=device), persistent=False)
@@ -73,7 +74,7 @@ class PackedWeight(nn.Module):
 
     def bits(self) -> float:
         """Bits a weight."""
-        held = sum(value.nbytes for value in self.state_dict().values())
+        held = sum(buffer.nbytes for buffer in self.buffers())
         return 8 * held / max(math.prod(self.shape), 1)
 
     def train(self, mode: bool = True) -> "PackedWeight":

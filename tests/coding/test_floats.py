@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from leco.coding import floats
 from leco.coding.tensors import bits, decode, encode, size
 
 FLOATS = {
@@ -48,6 +49,16 @@ def test_any_bits_of_floats_come_back(dtype, shape, zeros, seed):
     comes_back_to_the_bit(
         (x >> zeros % (8 * dtype.itemsize) << zeros % (8 * dtype.itemsize)).view(dtype)
     )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_all_upper_bits_come_back_with_and_without_a_compiler(dtype, monkeypatch):
+    upper = torch.cat([torch.arange(-(2**15), 2**15), torch.zeros(2**16, dtype=torch.int64)])
+    x = (upper << 8 * dtype.itemsize - 16).to(FLOATS[dtype]).view(dtype)
+    assert encode(x)[1]["name"] == "planes"
+    comes_back_to_the_bit(x)
+    monkeypatch.setattr(floats, "interleaved", lambda *_: None)
+    comes_back_to_the_bit(x)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
