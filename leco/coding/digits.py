@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leco.native.digits import from_planes
+
 CHUNK = 2**18  # bytes unpacked at a time
 
 
@@ -90,14 +92,21 @@ def _from_bytes(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> n
 def _from_planes(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     """Digits in planes of bits."""
     held = f"{len(payload)} bytes do not hold {count} integers below {base}"
-    out = np.zeros(count, dtype=kind)
-    for bit, plane in enumerate(payload.reshape((base - 1).bit_length(), -1)):
-        ones = np.unpackbits(plane, bitorder="little")
-        if ones[count:].any():
-            raise ValueError(f"{held}: there are more")
-        ones = ones[:count].astype(kind)
-        ones <<= kind.type(bit)
-        out |= ones
+    planes = payload.reshape((base - 1).bit_length(), -1)
+    if count % 8 and (planes[:, -1] >> count % 8).any():
+        raise ValueError(f"{held}: there are more")
+    found = from_planes(payload, len(planes)) if kind.itemsize == 1 else None
+    out = _added(planes, count, kind) if found is None else found[:count]
     if count and int(out.max()) >= base:
         raise ValueError(f"{held}: one of them is larger")
+    return out
+
+
+def _added(planes: np.ndarray, count: int, kind: np.dtype) -> np.ndarray:
+    """The numbers with these planes of bits, the lowest first."""
+    out = np.zeros(count, dtype=kind)
+    for bit, plane in enumerate(planes):
+        ones = np.unpackbits(plane, bitorder="little", count=count).astype(kind)
+        ones <<= kind.type(bit)
+        out |= ones
     return out

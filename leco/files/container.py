@@ -25,6 +25,7 @@ from torch import Tensor
 
 from leco.atomic import atomically
 from leco.coding.tensors import DTYPES as CODED
+from leco.native.checksum import crc32
 
 VERSION = 2
 ENTRY = f"leco.{VERSION}"
@@ -128,4 +129,4 @@ def head_of(description: dict[str, Any]) -> bytes:
 
 def checksum(data: Tensor) -> int:
     """crc32 of a tensor's bytes."""
-    return zlib.crc32(data.reshape(-1).view(torch.uint8).numpy().data) if data.numel() else 0
+    return crc32(data.contiguous().view(-1).view(torch.uint8)) if data.numel() else 0

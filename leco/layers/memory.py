@@ -126,7 +126,8 @@ def _of_indices(codes: IndexCoded, columns: int) -> nn.Module:
 
 def _once(points: Tensor) -> Tensor:
     """Zero points (problems or 1,) as (problems or 1, 1): one where all are the same."""
-    return (points[:1] if bool((points == points[:1]).all()) else points).unsqueeze(-1)
+    same = points.numel() > 0 and torch.equal(*torch.aminmax(points))
+    return (points[:1] if same else points).unsqueeze(-1)
 
 
 class UnpackableError(ValueError):

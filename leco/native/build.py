@@ -21,7 +21,16 @@ from leco.atomic import atomically
 
 SOURCES = tuple(
     Path(__file__).parent / name
-    for name in ("decode.c", "digits.c", "few.c", "floats.c", "levels.c", "many.c", "streams.c")
+    for name in (
+        "checksum.c",
+        "decode.c",
+        "digits.c",
+        "few.c",
+        "floats.c",
+        "levels.c",
+        "many.c",
+        "streams.c",
+    )
 )
 HEADERS = tuple(Path(__file__).parent / name for name in ("lanes.h", "packed.h"))
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-Wno-psabi")

@@ -18,6 +18,20 @@ INLINE void join(const uint8_t *x, int64_t rows, int64_t length, uint8_t *out, i
     }
 }
 
+/* Numbers of 8 bits from `planes` of one bit each, the lowest first; numbers go by eights. */
+void leco_from_planes(const uint8_t *bits, int64_t planes, int64_t bytes, uint8_t *out) {
+    uint64_t spread[256]; /* each bit of a byte in a byte of its own */
+    for (int byte = 0; byte < 256; byte++) {
+        spread[byte] = 0;
+        for (int bit = 0; bit < 8; bit++) spread[byte] |= (uint64_t)(byte >> bit & 1) << 8 * bit;
+    }
+    for (int64_t i = 0; i < bytes; i++, out += 8) {
+        uint64_t eight = 0;
+        for (int64_t p = 0; p < planes; p++) eight |= spread[bits[p * bytes + i]] << p;
+        memcpy(out, &eight, 8);
+    }
+}
+
 /* Rows of `length` numbers below `base`, `per` to a byte, each row in whole bytes. */
 void leco_join(const uint8_t *x, int64_t rows, int64_t length, int64_t base, uint8_t *out) {
     switch (base) {

@@ -1,7 +1,9 @@
 """Numbers that share bytes, by the compiled library."""
 
 import ctypes
+import sys
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,4 +46,26 @@ def joined(x: Tensor, per: int, base: int) -> Tensor | None:
         )
 
     in_threads(run, units, x.numel() // SHARE)
+    return out
+
+
+def from_planes(bits: np.ndarray, planes: int) -> np.ndarray | None:
+    """Numbers of up to 8 bits, uint8, from planes of one bit each, the lowest first: eight for each
+    byte of a plane. None where there is no library, or where they are few.
+
+    Args:
+        bits: uint8, one plane behind the other; of each byte the lowest bit first.
+        planes: how many there are, up to 8.
+    """
+    count = len(bits) // planes
+    native = library() if len(bits) >= LEAST and sys.byteorder == "little" else None
+    if native is None:
+        return None
+    bits, out = np.ascontiguousarray(bits), np.empty(8 * count, dtype=np.uint8)
+    native.leco_from_planes(
+        ctypes.c_void_p(bits.ctypes.data),
+        ctypes.c_int64(planes),
+        ctypes.c_int64(count),
+        ctypes.c_void_p(out.ctypes.data),
+    )
     return out
