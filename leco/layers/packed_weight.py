@@ -21,7 +21,8 @@ class PackedWeight(nn.Module):
     def __init__(self, content: nn.Module, weight: Tensor, form: str, cache: Cache):
         super().__init__()
         device = torch.device("cpu") if weight.is_meta else weight.device
-        elsewhere = any(buffer.device != device for buffer in content.buffers())
+        held = list(content.buffers())
+        elsewhere = any(buffer.device != device for buffer in held)
         self.content = content.to(device) if elsewhere else content
         self.shape, self.form, self.cache = weight.shape, form, cache
         # the weight's type, which `to` converts
@@ -30,7 +31,7 @@ class PackedWeight(nn.Module):
         self._made: tuple[Matrix | None] | None = None
         """The weight for the compiled library, where it was looked for."""
         # Theta has float32 for a net of half precision: no need for it where no arithmetic follows
-        if any(b.is_floating_point() and b.dtype != weight.dtype for b in content.buffers()):
+        if any(b.is_floating_point() and b.dtype != weight.dtype for b in held):
             decoded = content()
             rounded = copy.deepcopy(content).to(weight.dtype)
             self.content = rounded if torch.equal(rounded(), decoded.to(weight.dtype)) else content
