@@ -205,7 +205,9 @@ def _on_cpu(old: Tensor, value: Tensor) -> Tensor:
     whole = value.untyped_storage().nbytes() == value.nbytes
     same = value.dtype == old.dtype and value.stride() == old.stride()
     fits = whole and same and value.device.type == "cpu"
-    new = value if fits else torch.empty_like(old, device="cpu").copy_(value)
+    new = value
+    if not fits:  # empty_like of a tensor on the meta device imports sympy: 30 MB
+        new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype).copy_(value)
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

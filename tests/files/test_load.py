@@ -364,3 +364,20 @@ def test_tensors_on_the_meta_device_do_not_share_memory(tmp_path):
     starts = [t.data_ptr() for t in model.state_dict().values() if t.numel()]
     assert len(set(starts)) == len(starts)
     assert torch.equal(model[0].weight, lc.delta["0.weight"])
+
+
+LEAN = """
+import sys, torch, leco
+from torch import nn
+for packed in (False, True):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
+    leco.load(sys.argv[1], model, packed=packed)
+    assert "sympy" not in sys.modules, packed
+"""
+
+
+def test_loading_into_the_meta_device_imports_nothing_large(tmp_path):
+    """Some operations of torch's meta device import sympy, which takes 30 MB and a second."""
+    saved(tmp_path / "m.safetensors", net())
+    subprocess.run([sys.executable, "-c", LEAN, str(tmp_path / "m.safetensors")], check=True)
