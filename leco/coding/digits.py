@@ -4,6 +4,7 @@ Where b^d <= 256, d digits of base b share a byte, the first one lowest (5 terna
 each). Where planes of bits are smaller, there is one for each binary digit, the lowest first.
 """
 
+import functools
 import reprlib
 
 import numpy as np
@@ -31,6 +32,7 @@ def packed_size(count: int, base: int) -> int:
     return -(-count // digits) if digits else (base - 1).bit_length() * -(-count // 8)
 
 
+@functools.lru_cache(256)
 def _digits_per_byte(base: int) -> int:
     """How many digits of `base` share a byte, or 0 where planes of bits are smaller."""
     digits = next(d for d in range(8, -1, -1) if base**d <= 256)
@@ -72,10 +74,16 @@ def unpack_digits(payload: np.ndarray, base: int, count: int, kind: np.dtype) ->
     return unpacked(payload, base, count, kind)
 
 
+@functools.cache
+def _digits_of_bytes(base: int) -> np.ndarray:
+    """The digits that share each byte, uint8 (256, digits)."""
+    places = np.arange(_digits_per_byte(base))
+    return (np.arange(256).reshape(-1, 1) // base**places % base).astype(np.uint8)
+
+
 def _from_bytes(payload: np.ndarray, base: int, count: int, kind: np.dtype) -> np.ndarray:
     """Digits that share bytes, by a look-up of each byte."""
-    share = _digits_per_byte(base)
-    table = (np.arange(256).reshape(-1, 1) // base ** np.arange(share) % base).astype(np.uint8)
+    share, table = _digits_per_byte(base), _digits_of_bytes(base)
     out = np.empty((len(payload), share), dtype=np.uint8)
     for start in range(0, len(payload), CHUNK):  # numpy makes indices of 8 bytes each
         part = slice(start, start + CHUNK)

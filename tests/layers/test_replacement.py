@@ -213,3 +213,12 @@ def test_a_parametrized_weight_is_copied():
     lc.mu = 1.0
     with lc.compressed():
         assert torch.allclose(leco.factorize(net, lc)(x), net(x), atol=1e-6)
+
+
+def test_hooks_of_the_copy_are_its_own():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU()))
+    lc = leco.LC(model, leco.each(["0.weight"], leco.Vector(), leco.Binary()))
+    lc.mu = 1.0
+    for module in leco.pack(model, lc).modules():
+        module.register_forward_hook(lambda *_: None)
+    assert not any(module._forward_hooks for module in model.modules())
