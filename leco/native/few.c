@@ -6,9 +6,12 @@
 #define ROWS 4 /* that are multiplied side by side */
 
 /* Some rows times x, without the weights in memory: groups of a multiple of 16 weights, or rows of
- * one group. `codes` are those of each row: levels (SIGNED), bytes of up to `base` values (BYTES), or
- * digits of `bits`, 8 / `bits` to a byte. `one`: all groups have the same values and shift, as they
- * have with BYTES. The arguments from `kind` on are constants of each caller. */
+ * one group. The arguments from `kind` on are constants of each caller.
+ *
+ *   codes   those of each row: levels (SIGNED), bytes of up to `base` values (BYTES), or digits of
+ *           `bits` (DIGITS)
+ *   one     all groups have the same values and shift, as they always have with BYTES
+ */
 INLINE void fused(const Matrix *m, const float *x, int64_t row, const uint8_t **codes, float *out,
                   int kind, int base, int bits, int rows, int one) {
     const int64_t parts = m->columns / m->group, whole = m->group / LANES * LANES;

@@ -3,9 +3,9 @@
 #include <string.h>
 
 /* out[p, i] = values[p, indices[p, i]] for `problems` of `n` indices; `step` is from the values of
- * one problem to the next, 0 where they are the same for all. Eight indices are read at once: a
- * processor loads two numbers at a time. Its gathers are slower than loads one by one, but compilers
- * choose them. */
+ * one problem to the next, 0 where they are the same for all. Eight indices are read at once, since
+ * a processor loads only two numbers at a time. A processor's gathers are slower than single loads,
+ * but compilers choose them. */
 __attribute__((optimize("no-tree-vectorize"))) void
 leco_look_up(const float *values, int64_t step, const uint8_t *indices, int64_t problems, int64_t n,
              float *out) {

@@ -109,7 +109,8 @@ INLINE void take_word(uint64_t *state, const uint8_t **words) {
 }
 
 /* `n` symbols of each of K lanes, which have as many words. */
-INLINE void steps(Lane *lanes, const Table *tables, uint16_t (*symbols)[CHUNK], int n, const int K) {
+INLINE void steps(Lane *lanes, const Table *tables, uint16_t (*symbols)[CHUNK], int n,
+                  const int K) {
     uint64_t state[SIDE_BY_SIDE];
     const uint8_t *words[SIDE_BY_SIDE];
     int shift[SIDE_BY_SIDE];
