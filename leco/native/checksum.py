@@ -22,9 +22,9 @@ def crc32(data: Tensor) -> int:
     """
     native = library() if len(data) >= LEAST else None
     if native is None:
-        return zlib.crc32(data.numpy())
+        return zlib.crc32(data.numpy().data)
     done = ctypes.c_int64(0)
     found = native.leco_crc32(
         ctypes.c_void_p(data.data_ptr()), ctypes.c_int64(len(data)), ctypes.byref(done)
     )
-    return zlib.crc32(data[done.value :].numpy(), found & 0xFFFFFFFF)
+    return zlib.crc32(data[done.value :].numpy().data, found & 0xFFFFFFFF)
