@@ -6,28 +6,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from leco.compressions.entropy_descent import Candidates, best_of, strict_rows
+from leco.compressions.entropy_descent import Candidates
 from leco.compressions.entropy_idle import TRIAL_SWEEPS, without_idle
-from leco.compressions.entropy_starts import last_candidate, starting_candidates
-from leco.compressions.entropy_weighed import (
-    Swept,
-    Weighed,
-    coded,
-    descend_in_metric,
-    fronts_of,
-    sweep,
-)
-from leco.compressions.kmeans1d import MAX_SWEEPS, lloyd, optimal_codebook
-from leco.compressions.sorted_values import COARSE_CUTS, Sorted
+from leco.compressions.entropy_metric_starts import starts_in_metric
+from leco.compressions.entropy_starts import last_candidate
+from leco.compressions.entropy_weighed import Swept, Weighed, coded, descend_in_metric, fronts_of
+from leco.compressions.kmeans1d import MAX_SWEEPS
 from leco.theta import Codes, ZeroCodes
 
 SAMPLE = 2**13  # weights of a row that the starts are tried on
-SIZES = (1, 2, 3, 4, 6, 8, 16, 64, 256)  # of the k-means codebooks that the descent starts from
 TRIED = 4  # starts that go on after one sweep
 KEPT = 2  # starts that go on with all weights, the best without the values that do not pay
-CUTS_OF_ALL = 2**22  # candidates of all rows, for the weighted k-means codebooks
 WORK = 2**22  # evaluations of the rows that are looked at in one go
 
 
@@ -35,18 +25,12 @@ class Problems(NamedTuple):
     """Some rows and where their descents start.
 
     Attributes:
-        scaled: the rows times the root of their mean mu, sorted.
-        root: of the mean mu (R, 1).
-        plain: starts of the descent with one mu for each row, in `scaled`.
         whole, some: the rows with their metric, and a sample of them.
-        starts: in the metric (R, C, K).
+        starts: candidates (R, C, K).
         last: the last Theta (R, 1, K), where there is one.
         strict: rows (R,) whose 0 must be in use.
     """
 
-    scaled: Sorted
-    root: Tensor
-    plain: Candidates
     whole: Weighed
     some: Weighed
     starts: Candidates
@@ -59,15 +43,13 @@ class Problems(NamedTuple):
         size = max(1, WORK // max(count * self.some.x.shape[-1], k * k))
         for first in range(0, rows, size):
             part = slice(first, first + size)
-            plain, starts, last = (
+            starts, last = (
                 None if s is None else Candidates(*(field[part] for field in s))
-                for s in (self.plain, self.starts, self.last)
+                for s in (self.starts, self.last)
             )
-            assert plain is not None
             assert starts is not None
             whole, some = self.whole.rows(part), self.some.rows(part)
-            scaled, root, strict = self.scaled.rows(part), self.root[part], self.strict[part]
-            yield Problems(scaled, root, plain, whole, some, starts, last, strict)
+            yield Problems(whole, some, starts, last, self.strict[part])
 
 
 def family_in_metric(
@@ -75,10 +57,10 @@ def family_in_metric(
 ) -> Callable[[float], ZeroCodes | Codes]:
     """`EntropyCodebook.family` for weights mu of x's shape.
 
-    The descent starts from the Theta that one mu for each row, its mean, gives; from weighted
-    k-means codebooks; and from the last Theta. No sweep raises the objective: the codes are the
-    best for the values and lengths, the weighted means the best values for the codes, and the
-    lengths -log2 of their frequencies the best for the codes.
+    The descent starts from weighted k-means codebooks, from uniform grids and from the last Theta.
+    No sweep raises the objective: the codes are the best for the values and lengths, the weighted
+    means the best values for the codes, and the lengths -log2 of their frequencies the best for
+    the codes.
 
     A few sweeps from every start use a sample of at most `SAMPLE` weights of each row, which holds
     those of greatest mu_i x_i^2. The best starts and the last Theta go on with all weights.
@@ -98,22 +80,17 @@ def _problems(
     x: Tensor, mu: Tensor, k: int, with_zero: bool, theta: ZeroCodes | Codes | None
 ) -> Problems:
     """The rows of x with all that the descents at any price have in common."""
-    rows, weights = x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1])
-
-    # one mu a row: the rows are scaled by its root, then it is 1
-    root = weights.mean(-1, keepdim=True, dtype=torch.float64).sqrt()
-    scaled = Sorted((rows * root).to(x.dtype))
-    plain = starting_candidates(scaled, k, with_zero, None)
-
-    # weighted k-means of a sample, and the last Theta
-    whole = Weighed.of(rows, weights)
+    whole = Weighed.of(x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1]))
     some = whole.sample(SAMPLE)
-    starts = _weighted_means(some, k, with_zero)
-    last = last_candidate(theta, len(rows), k, with_zero)
+    starts = starts_in_metric(some, k, with_zero)
+    last = last_candidate(theta, len(whole.x), k, with_zero)
+
+    # whether the 0 must be in use: weights on both sides, and in use in the last Theta
+    strict = (whole.x.amin(-1) < 0) & (whole.x.amax(-1) > 0) & with_zero
     if last is not None:
         starts = Candidates(*(torch.cat(fields, 1) for fields in zip(starts, last, strict=True)))
-    strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
-    return Problems(scaled, root, plain, whole, some, starts, last, strict)
+        strict &= (last.zero & last.lengths.isfinite())[:, -1].any(-1)
+    return Problems(whole, some, starts, last, strict)
 
 
 def _best(own: Problems, price: float) -> Swept:
@@ -129,9 +106,7 @@ def _best(own: Problems, price: float) -> Swept:
         return descend_in_metric(data, which, start, price, own.strict[which], sweeps)
 
     # sweeps of the sample: one from every start, some more from the best
-    plain = best_of(own.scaled, own.plain, price)
-    plain = plain._replace(values=plain.values / own.root.unsqueeze(1))
-    tried = descended(own.some, [plain, own.starts], 1)
+    tried = descended(own.some, [own.starts], 1)
     tried = descended(own.some, [tried.first(rows, TRIED)], TRIAL_SWEEPS)
     lean = without_idle(own.some, tried.best(rows), price, own.strict)
 
@@ -144,38 +119,6 @@ def _best(own: Problems, price: float) -> Swept:
     return after.where(after.objective < best.objective, best)
 
 
-def _weighted_means(data: Weighed, k: int, with_zero: bool) -> Candidates:
-    """k-means codebooks of weighted values of several sizes, with the lengths of their nearest
-    cells (R, C, k). With a zero, the value nearest to 0 becomes 0, or 0 joins fewer than k
-    values."""
-    weights = (data.mu * data.numbers).to(data.x.dtype)
-    rows, found = Sorted(data.x.clone(), weights / weights.max()), []
-    for size in sorted({min(size, k, rows.n) for size in SIZES}):
-        cuts = max(4 * size, min(COARSE_CUTS, CUTS_OF_ALL // len(data.x)))
-        values = lloyd(rows, optimal_codebook(rows, size, rows.candidates(cuts)))
-        zero = torch.zeros_like(values, dtype=torch.bool)
-        if with_zero and size < k:
-            found.append(_candidate(pad(values, (1, 0)), pad(zero, (1, 0), value=True), k))
-        if with_zero:
-            zero.scatter_(-1, values.abs().argmin(-1, keepdim=True), True)
-        found.append(_candidate(values.masked_fill(zero, 0.0), zero, k))
-
-    # their nearest cells
-    joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*found, strict=True)))
-    first = torch.arange(len(data.x), device=data.x.device)
-    which = first.repeat_interleave(joined.values.shape[1])
-    start = Candidates(*(field.flatten(0, 1) for field in joined))
-    after = sweep(data, which, start, 0.0, torch.zeros_like(which, dtype=torch.bool)).after
-    return Candidates(*(field.unflatten(0, (len(first), -1)) for field in after))
-
-
-def _candidate(values: Tensor, zero: Tensor, k: int) -> Candidates:
-    """Values (R, size) with lengths of 0, as a candidate (R, 1, k)."""
-    more = (0, k - values.shape[-1])
-    lengths = pad(torch.zeros_like(values), more, value=torch.inf)
-    return Candidates(*(f.unsqueeze(1) for f in (pad(values, more), pad(zero, more), lengths)))
-
-
 def _codes(data: Weighed, best: Swept, price: float) -> Tensor:
     """The codes (R, n), uint8, of the weights in the places that they were given in."""
     which = torch.arange(len(data.x), device=data.x.device)
@@ -183,7 +126,7 @@ def _codes(data: Weighed, best: Swept, price: float) -> Tensor:
     codes = zero.to(torch.uint8).argmax(-1, keepdim=True).to(torch.uint8).repeat(1, data.x.shape[1])
     for row, column in fronts_of(data, which, best.state, price):
         x, mu = data.x[row, column], data.mu[row, column]
-        codes[row, column] = coded(x, price / mu, values[row], lengths[row])
+        codes[row, column] = coded(x, price / mu, values[row], lengths[row]).to(torch.uint8)
     return torch.empty_like(codes).scatter_(-1, data.order, codes)
 
 
