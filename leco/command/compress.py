@@ -16,12 +16,12 @@ from leco.algorithm.lc import LC
 from leco.algorithm.record import Record, Snapshot
 from leco.command import recipe as recipes
 from leco.command.folder import Log, Workplace, check_space, logged
-from leco.command.inputs import Judge, batches
+from leco.command.inputs import Judge, batches, samples
 from leco.command.plan import Plan, plan, rest_type
 from leco.command.recipe import Recipe
 from leco.command.results import latency_of, layers_of, parts_of
 from leco.command.sources import Source, copy_beside, source
-from leco.command.work import calibrated, chosen, trained
+from leco.command.work import calibrated, chosen, effects_from, trained
 from leco.files.load import load
 from leco.files.save import save
 from leco.layerwise.record import Calibration
@@ -54,17 +54,9 @@ def prepared(recipe: Recipe) -> Job:
     length = given.length if given else 512
     judge = Judge(recipe.evaluate, found, length, recipe.device) if recipe.evaluate else None
     judged = judge.tokens if judge else 0
-    return Job(recipe, found, inputs, judge, plan(found, recipe, _samples(inputs), judged))
-
-
-def _samples(inputs: list[Any]) -> int:
-    """Return about how many tokens or rows the inputs have."""
-    total = 0
-    for batch in inputs:
-        first = next(iter(batch.values())) if isinstance(batch, dict) else batch
-        first = first[0] if isinstance(first, tuple) else first
-        total += first.numel() if not first.is_floating_point() else len(first)
-    return total
+    some = samples(inputs[: effects_from(inputs)])
+    planned = plan(found, recipe, samples(inputs), judged, some)
+    return Job(recipe, found, inputs, judge, planned)
 
 
 def compress(job: Job, out: Path, console: Console, bar: bool) -> dict[str, Any]:
@@ -195,7 +187,7 @@ def _setting(job: Job, seconds: float) -> dict[str, Any]:
         "recipe": job.recipe.model_dump(exclude_none=True),
         "seconds": seconds,
         "batches": len(job.inputs),
-        "samples": _samples(job.inputs),
+        "samples": samples(job.inputs),
         "versions": {
             "leco": leco_version(),
             "torch": str(torch.__version__),

@@ -36,6 +36,16 @@ def batches(given: Calibrate, source: Source, device: str) -> list[Any]:
     return [moved(batch, device) for batch in found]
 
 
+def samples(inputs: list[Any]) -> int:
+    """Return about how many tokens or rows the inputs have."""
+    total = 0
+    for batch in inputs:
+        first = next(iter(batch.values())) if isinstance(batch, dict) else batch
+        first = first[0] if isinstance(first, tuple) else first
+        total += first.numel() if not first.is_floating_point() else len(first)
+    return total
+
+
 def moved(batch: Any, device: str) -> Any:
     """Return a batch on a device."""
     if isinstance(batch, Tensor):

@@ -65,12 +65,14 @@ class Plan:
         return sum(row.after for row in self.rows) + self.kept
 
 
-def plan(source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0) -> Plan:
+def plan(
+    source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0, effects: int = 0
+) -> Plan:
     """Plan a recipe, from names and shapes alone.
 
     Args:
-        tokens, judged: of all calibration inputs, and of the text that judges, for the estimate of
-            time.
+        tokens, judged, effects: of all calibration inputs, of the text that judges, and of the
+            inputs that measure the effect of each weight in a search, for the estimate of time.
 
     Raises:
         ValueError: a pattern that matches nothing, or a parameter that two patterns match; nothing
@@ -102,6 +104,7 @@ def plan(source: Source, recipe: Recipe, tokens: int = 0, judged: int = 0) -> Pl
     tasks |= {word: Task(names, *_joint(word, weights[names[0]])) for word, names in joint.items()}
     _check(weights, search, recipe, rows)
     passes = tokens * (2 + bool(search) + 3 * _polish(recipe)) + 2 * judged
+    passes += effects * sum(map(len, search.values())) / 2  # of each weight, half of the net
     seconds += FORWARD * passes * sum(p.numel() for p in source.model.parameters())
     memory = _memory(source.model, weights, tokens, recipe)
     kept = sum(b.nbytes for b in source.model.buffers())

@@ -11,6 +11,7 @@ from leco.algorithm.loop import run
 from leco.algorithm.record import Snapshot
 from leco.algorithm.schedules import exponential
 from leco.command.folder import Log
+from leco.command.inputs import samples
 from leco.command.plan import Plan
 from leco.command.recipe import Recipe
 from leco.command.schemes import NotPossible, Weight
@@ -23,6 +24,8 @@ from leco.layerwise.sensitivity import Sensitivity, sensitivity
 from leco.task import Task
 
 Made = dict[str, Any]
+EFFECTS = 4  # batches that measure what the net's output suffers from each layer, at most
+EFFECT_SAMPLES = 512  # tokens or rows of these batches, at most, where the first has no more
 
 
 def chosen(
@@ -70,21 +73,33 @@ def _table(
     log: Log,
     bar: bool,
 ) -> Sensitivity:
-    """Measure the error and size of each candidate, or read those of an interrupted job."""
+    """Measure the error and size of each candidate and the effect of each weight on the net's
+    output, or read those of an interrupted job."""
     if kept.exists():
         return Sensitivity.load(kept)
-    log.say(f"measuring {len(search.words)} schemes on {len(weights)} weights")
+    effects = effects_from(batches)
+    log.say(
+        f"measuring {len(search.words)} schemes on {len(weights)} weights, and the effect of each "
+        f"on the output for {samples(batches[:effects]):,} samples"
+    )
     alike = dict[str, tuple[Made, list[str]]]()  # weights that have the same candidates
     for name, weight in weights.items():
         made = _candidates(search, weight)
         alike.setdefault(repr(made), (made, []))[1].append(name)
     table = Sensitivity()
     for made, names in alike.values():
-        found = sensitivity(model, names, made, batches, progress=bar)
+        found = sensitivity(model, names, made, batches, effects=effects, progress=bar)
         table.errors |= found.errors
         table.bits |= found.bits
+        table.weights |= found.weights
     table.save(kept)
     return table
+
+
+def effects_from(batches: list[Any]) -> int:
+    """Return how many of the first batches measure the effect of each weight on the output."""
+    fit = [k for k in range(1, EFFECTS + 1) if samples(batches[:k]) <= EFFECT_SAMPLES]
+    return max(fit, default=1)
 
 
 def _candidates(search: Search, weight: Weight) -> Made:

@@ -1,12 +1,15 @@
 """What the output of a net suffers from the error of each layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
-from leco.layerwise.stream import call
+from leco.layerwise.stream import Stream, call
+from leco.layerwise.units import units_of
 from leco.task import Task
 from leco.theta import Theta
 
@@ -23,27 +26,73 @@ class Alone(NamedTuple):
 
 @torch.no_grad()
 def effects_of(
-    model: nn.Module, every: Mapping[str, Alone], batches: Sequence[Any]
+    model: nn.Module,
+    every: Mapping[str, Alone],
+    batches: Sequence[Any],
+    blocks: Sequence[nn.Module] = (),
+    progress: bool = False,
 ) -> dict[str, float]:
     """Of each task the relative squared error of the model's output where its weights alone are
-    Delta(Theta), by its layer's error. The model stays as it is."""
-    dense, found = [_output(model, batch) for batch in batches], dict[str, float]()
-    for name, (task, theta, error, params) in every.items():
-        before = [p.clone() for p in params.values()]
-        parts = task.view.backward(theta.decompress(), [p.shape for p in before])
-        try:
-            for p, part in zip(params.values(), parts, strict=True):
-                p.copy_(part)
-            found[name] = _distance([_output(model, batch) for batch in batches], dense) / error
-        finally:
-            for p, w0 in zip(params.values(), before, strict=True):
-                p.copy_(w0)
+    Delta(Theta), by its layer's error. The model stays as it is.
+
+    A task inside a block takes a pass from that block on: the inputs of the block are those in the
+    dense net. On average this is half a pass. Other tasks take a whole pass.
+    """
+    stream = Stream(model, blocks, batches)
+    dense = [_first(call(model, batch)) for batch in batches]
+    params = {n: p for alone in every.values() for n, p in alone.params.items()}
+    at = units_of({name: list(alone.params) for name, alone in every.items()}, params, blocks)
+    found = dict[str, float]()
+    with Progress(disable=not progress) as bar:
+        line = bar.add_task("effects", total=len(every))
+
+        # outside of the blocks, or in several
+        for name in (n for n, block in at.items() if block in (None, -1)):
+            with _alone(every[name]):
+                ours = [_first(call(model, batch)) for batch in batches]
+            found[name] = _distance(ours, dense) / every[name].error
+            bar.advance(line)
+
+        # block by block
+        if blocks:
+            stream.check()
+            stream.before()
+        for i in range(len(blocks)):
+            for name in (n for n, block in at.items() if block == i):
+                with _alone(every[name]):
+                    ours = _outputs_from(stream, i)
+                found[name] = _distance(ours, dense) / every[name].error
+                bar.advance(line)
+            stream.advance(i)
     return found
 
 
-def _output(model: nn.Module, batch: Any) -> Tensor:
+def _outputs_from(stream: Stream, i: int) -> list[Tensor]:
+    """The outputs of the net for hidden states that are the inputs of block i."""
+    own = stream.fork()
+    for j in range(i, len(own.blocks)):
+        own.advance(j)
+    return [_first(returned) for returned in own.outputs()]
+
+
+@contextmanager
+def _alone(alone: Alone) -> Iterator[None]:
+    """Inside, the parameters of the task are Delta(Theta)."""
+    task, theta, _, params = alone
+    before = [p.clone() for p in params.values()]
+    parts = task.view.backward(theta.decompress(), [p.shape for p in before])
+    try:
+        for p, part in zip(params.values(), parts, strict=True):
+            p.copy_(part)
+        yield
+    finally:
+        for p, w0 in zip(params.values(), before, strict=True):
+            p.copy_(w0)
+
+
+def _first(returned: Any) -> Tensor:
     """The first tensor of what the model returns: a tensor, a sequence, a mapping, an object."""
-    returned = found = call(model, batch)
+    found = returned
     while not isinstance(found, Tensor):
         named = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
         parts = found if isinstance(found, (tuple, list)) else named.values()

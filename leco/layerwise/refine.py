@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from leco.compressions.codebooks import Codebook
+from leco.compressions.entropy import EntropyCodebook
+from leco.compressions.entropy_descent import counts_of
 from leco.compressions.grids import Uniform
 from leco.compressions.quantization import Binary, FixedCodebook, PowersOfTwo, Ternary
 from leco.compressions.shifted import UniformShift
@@ -24,8 +26,11 @@ ENOUGH = 1e-4  # of the error: an iteration that gains less is the last
 ROUNDS = 2  # of coordinate descent and conjugate gradients in turn
 GAIN = 1e-3  # of the objective in a round, below which no other round is made
 RUN = 64  # inputs whose codes are found before the residuals of the others follow
-ANY_CODES = (Uniform, UniformShift, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary)
-"""Compressions whose set has every assignment of codes."""
+ANY_CODES = (
+    *(Uniform, UniformShift, Codebook, FixedCodebook, PowersOfTwo, Binary, Ternary),
+    EntropyCodebook,
+)
+"""Compressions whose set has every assignment of codes, at a price of each code or at none."""
 
 
 def refined(problem: "Problem", theta: Theta) -> Theta:
@@ -130,11 +135,16 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
 
 def with_better_codes(problem: "Problem", theta: Theta) -> Theta | None:
     """One sweep of coordinate descent over the codes: column by column of W, for all rows at once,
-    the code of least error with all other weights as they are. The error does not rise."""
+    the code of least error with all other weights as they are. The error does not rise.
+
+    Where codes have a price, the code of least error + price, with the code lengths that the
+    frequencies of the codes give before the sweep. This sum does not rise, nor does the price when
+    the lengths follow the new frequencies.
+    """
     coded = index_coded(theta)
     if coded is None or coded.size > 1 or not isinstance(problem.task.compression, ANY_CODES):
         return None
-    values = Values.of(coded, problem.task.compression)
+    values = Values.of(coded, problem.task.compression, theta)
     sizes, device = [shape.numel() for shape in problem.shapes], coded.indices.device
     whole = torch.arange(sum(sizes), device=device).split(sizes)
 
@@ -153,9 +163,10 @@ def with_better_codes(problem: "Problem", theta: Theta) -> Theta | None:
     ):
         places = layout.matrices(place[at].view(shape)).mT.contiguous()
         code = layout.matrices(codes[at].view(shape)).mT.contiguous()
+        mine = values.over(layer.weight)
         for g, h in enumerate(layer.moments.damped):
             gap = (own[g] - layer.w0[g]).mT.contiguous()
-            _sweep(h, own[g].mT.contiguous(), gap, places[g], code[g], values)
+            _sweep(h, own[g].mT.contiguous(), gap, places[g], code[g], mine)
         found.append(layout.weight(code.mT, shape).reshape(-1))
     indices = torch.cat(found)[order].view(coded.indices.shape)
     return theta._replace(indices=indices)
@@ -163,35 +174,55 @@ def with_better_codes(problem: "Problem", theta: Theta) -> Theta | None:
 
 class Values(NamedTuple):
     """The values of each problem: `book` (P, K) times `scale` (P,), or those of a grid of the
-    integers 0 to `top` less `zero`, times `scale`."""
+    integers 0 to `top` less `zero`, times `scale`. `prices` (P, K) of the values of a book, in
+    units of the squared error, where they have any."""
 
     book: Tensor | None
     scale: Tensor
     zero: Tensor
     top: int
+    prices: Tensor | None = None
 
     @staticmethod
-    def of(coded: IndexCoded, compression: Any) -> "Values":
+    def of(coded: IndexCoded, compression: Any, theta: Theta) -> "Values":
         count = coded.indices.shape[:-1].numel()
         if coded.values is not None:
             book = coded.values.expand(count, -1)
             if coded.scale is not None:
                 book = book * coded.scale.expand(count).unsqueeze(-1)
-            return Values(book.contiguous(), book[:0, 0], book[:0, 0], 0)
+            prices = _prices(compression, theta, book)
+            return Values(book.contiguous(), book[:0, 0], book[:0, 0], 0, prices)
         assert coded.scale is not None
         assert coded.zero_point is not None
         zero = coded.zero_point.to(coded.scale.dtype)
         return Values(None, coded.scale, zero, 2**compression.bits - 1)
 
-    def nearest(self, target: Tensor, problem: Tensor) -> tuple[Tensor, Tensor]:
-        """The code of the value nearest to each target in its problem, and the value."""
+    def over(self, weight: float) -> "Values":
+        """The same values, for squared errors that have this weight."""
+        return self if self.prices is None else self._replace(prices=self.prices / weight)
+
+    def nearest(self, target: Tensor, problem: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The code of the value nearest to each target in its problem, and the value: that of
+        least h (v - t)^2 + price where values have prices."""
         if self.book is not None:
             own = self.book.index_select(0, problem)
-            code = (own - target.unsqueeze(-1)).abs_().argmin(-1)
+            cost = (own - target.unsqueeze(-1)).abs_()
+            if self.prices is not None:
+                cost = cost.square_().add_(self.prices.index_select(0, problem) / h)
+            code = cost.argmin(-1)
             return code, own.gather(-1, code.unsqueeze(-1)).squeeze(-1)
         scale, zero = self.scale.index_select(0, problem), self.zero.index_select(0, problem)
         code = (target / scale).add_(zero).nan_to_num_(0.0).round_().clamp_(0, self.top)
         return code, (code - zero).mul_(scale)
+
+
+def _prices(compression: Any, theta: Theta, book: Tensor) -> Tensor | None:
+    """2 alpha l_j of each code, l_j = -log2 of its frequency; infinite for a code not in use."""
+    if not isinstance(compression, EntropyCodebook):
+        return None
+    counts = counts_of(cast(Any, theta)).to(book.dtype)
+    lengths = -torch.log2(counts / counts.sum(-1, keepdim=True))
+    return torch.where(counts > 0, 2 * compression.alpha * lengths, torch.inf)
 
 
 def _sweep(
@@ -208,7 +239,7 @@ def _sweep(
         for j in range(len(local)):
             i = first + j
             target = torch.sub(value[i], residual[j] / local[j, j])
-            found, new = values.nearest(target, problem[i])
+            found, new = values.nearest(target, problem[i], local[j, j])
             code[i] = found
             moved = new.sub_(value[i])
             gap[i] += moved

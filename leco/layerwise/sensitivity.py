@@ -157,8 +157,9 @@ def sensitivity(
         steps: LC steps of each candidate; a few tell candidates apart.
         damping: as for `leco.calibrate`.
         effects: the first so many batches of each rank measure the net's output, once for each
-            layer; 0 to weigh all layers alike.
-        progress: show a bar.
+            layer; 0 to weigh all layers alike. A layer takes a pass over these batches from its
+            block on, half a pass on average; a layer outside of the blocks takes a whole one.
+        progress: show bars.
 
     Raises:
         ValueError: no candidates; effects below 0; a candidate that can't take a weight's shape; a
@@ -187,7 +188,7 @@ def sensitivity(
         Units(lc, stream, trials, 0, kept, progress).all()
         if effects:
             some = list(islice(batches, effects))
-            own = effects_of(lc.model, trials.middle, some)
+            own = effects_of(lc.model, trials.middle, some, stream.blocks, progress)
             every = {n: e for others in distributed.gathered(own) for n, e in others.items()}
             trials.found.weights = {name: every.get(name, 0.0) for name in trials.found.errors}
     return trials.found

@@ -117,9 +117,14 @@ class Stream:
             self._rest.append([(args, kwargs) for _, _, args, kwargs in calls])
         self._require(len(self.hidden))
 
-    @torch.no_grad()
     def after(self) -> None:
         """Run what comes after the blocks, on the last hidden states."""
+        for _ in self.outputs():
+            pass
+
+    @torch.no_grad()
+    def outputs(self) -> Iterator[Any]:
+        """What the net returns for each batch, of the last hidden states."""
         count = len(self.blocks)
         for number, batch in enumerate(self._batches):
             if number == len(self.hidden):
@@ -130,7 +135,8 @@ class Stream:
                 return self._outputs[i](final if i == count - 1 else given)
 
             with self._skipped(output, stop=False):
-                call(self.model, batch)
+                returned = call(self.model, batch)
+            yield returned
 
     def run(self, module: Callable[..., Any], block: int, number: int) -> Tensor:
         """The output of a block for a batch."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import leco
-from tests.layerwise.nets import batches, net
+from leco.layerwise.effects import Alone, effects_of
+from tests.layerwise.nets import Block, batches, net
 
 GRIDS = {f"{b} bits": (leco.Groups(8), leco.Uniform(b)) for b in (2, 4, 8)}
 
@@ -131,3 +132,45 @@ def test_bad_input():
         leco.sensitivity(net(), ["layers.0.norm.weight"], GRIDS, batches(), progress=False)
     with pytest.raises(ValueError, match=r"limit = 1 bytes must be at least"):
         table().choose(1)
+
+
+def test_effects_of_a_layer_take_a_pass_from_its_block_on(monkeypatch: pytest.MonkeyPatch):
+    """More layers in the last block make no more passes of the first."""
+    calls, plain = list[int](), Block.forward
+
+    def counted(block: Block, *args, **kwargs):
+        calls.append(int(block is model.layers[0]))
+        return plain(block, *args, **kwargs)
+
+    monkeypatch.setattr(Block, "forward", counted)
+    passes = []
+    for names in (("up",), ("up", "query", "key")):
+        model = net()
+        calls.clear()
+        names = [f"layers.2.{n}.weight" for n in names]
+        leco.sensitivity(model, names, GRIDS, batches(), effects=2, progress=False)
+        passes.append((sum(calls), len(calls)))
+    assert passes[0][0] == passes[1][0]
+    assert passes[1][1] - passes[0][1] == 2 * 2  # two layers, two batches, one block
+
+
+def test_effects_of_tasks_in_several_blocks_and_outside():
+    """They equal those of whole passes."""
+    model = net()
+    head = [leco.Task("head.weight", leco.Rows(), leco.Uniform(3))]
+    both = leco.Task(["layers.0.up.weight", "layers.2.up.weight"], leco.Vector(), leco.Ternary())
+    inside = leco.Task("layers.1.key.weight", leco.Rows(), leco.Binary())
+    every = {}
+    for k, task in enumerate([*head, both, inside]):
+        params = {n: model.get_parameter(n) for n in task.params}
+        x = task.view.forward([p.detach() for p in params.values()])
+        every[f"{k}"] = Alone(task, task.compression.compress(x, 1.0), 0.5, params)
+    some = batches(2)
+    plain = effects_of(model, every, some)
+    found = effects_of(model, every, some, list(model.layers))
+    assert found.keys() == plain.keys()
+    for name, effect in plain.items():
+        assert 0 < effect == pytest.approx(found[name], rel=1e-9)
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), net().parameters(), strict=True)
+    )
