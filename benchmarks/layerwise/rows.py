@@ -204,8 +204,7 @@ ROWS: dict[str, Row] = {
     "rank 32 + 20 %": plus_rank(32, pruned(Kept(0.2))),
     "rank 32 + 3 bits": plus_rank(32, grid(3, True)),
     "rank, 30 % of the numbers": low_rank(0.3),
-    "9 levels a row, coded": in_levels(9),
-    "5 levels a row, coded": in_levels(5),
+    **{f"{count} levels a row, coded": in_levels(count) for count in (11, 9, 5)},
     **{f"one budget, bytes of {b} bits": budget(b) for b in (3, 2)},
     **{f"one budget, weighed, bytes of {b} bits": budget(b, weighed=True) for b in (3, 2)},
 }

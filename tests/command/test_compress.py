@@ -235,3 +235,43 @@ def test_a_yaml_recipe_and_options_that_overrule_it(here: Path):
 
 def test_the_work_is_where_the_tests_look():
     assert work.calibrate is leco.calibrate
+
+
+BRANCHES = """
+import torch
+from torch import nn
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.faint, self.loud = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.loud(x) + 0.01 * self.faint(x)
+
+def net():
+    torch.manual_seed(0)
+    return Branches()
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(128, 64, generator=generator) for _ in range(3)]
+"""
+
+
+def test_a_budget_spends_its_bytes_where_the_output_needs_them(here: Path):
+    (here / "branches.py").write_text(BRANCHES)
+    command = ("compress", "branches:net", "--calibrate", "branches:data", "--steps", "3")
+    assert main([*command, "--to", "budget:5kB", "--out", "small"]) == 0
+    text = (here / "small" / "log.txt").read_text()
+    assert "the effect of each on the output for 384 samples" in text
+    words = {row["name"]: row["word"] for row in result(here / "small")["layers"]}
+    bits = {name: int(word.partition("bit")[0]) for name, word in words.items() if word}
+    assert bits["loud.weight"] >= bits["faint.weight"] + 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [((100,) * 6, 4), ((200,) * 6, 2), ((600, 1), 1), ((512, 1), 1)]
+)
+def test_few_samples_measure_effects(sizes: tuple[int, ...], expected: int):
+    assert work.effects_from([torch.zeros(n, 3) for n in sizes]) == expected

@@ -219,6 +219,39 @@ def test_codes_by_a_slow_sweep(name: str):
     assert error(problem, w, delta.view(6, 10)) < error(problem, w, theta.decompress().view(6, 10))
 
 
+def test_codes_at_a_price_by_a_slow_sweep():
+    """Weight by weight, the code of least error and bits, with the lengths before the sweep."""
+    w, h = weights(6, 10), spread(10)
+    compression = leco.EntropyCodebook(0.5, 5)
+    problem = problem_of(w, h, leco.Vector(), compression)
+    problem.layers[0].weight = 2.0
+    theta = leco.EntropyCodebook(0.01, 5).compress(w.view(-1), 1.0)
+    options = torch.cat([torch.zeros(1, dtype=DOUBLE), theta.codebook])
+    counts = theta.indices.long().bincount(minlength=len(options)).double()
+    lengths = -(counts / 60).log2()
+    delta, codes = theta.decompress().clone(), theta.indices.clone()
+    for column in range(10):
+        for row in range(6):
+            at, costs = row * 10 + column, []
+            for option, length in zip(options, lengths, strict=True):
+                delta[at] = option
+                costs.append(error(problem, w, delta.view(6, 10)) + 0.5 * float(length))
+            codes[at] = int(torch.tensor(costs).argmin())
+            delta[at] = options[codes[at].long()]
+    found = with_better_codes(problem, theta)
+    assert found is not None
+    assert torch.equal(found.indices, codes)
+    assert not torch.equal(found.indices, theta.indices)
+
+    # the sum of the error and the price falls
+    def objective(theta) -> float:
+        problem.take(theta)
+        return problem.objective(theta)
+
+    assert objective(found) < objective(theta)
+    assert objective(refine.refined(problem, theta)) <= objective(found)
+
+
 def test_multipliers_and_the_metric_help():
     """Against the quadratic penalty, and against C steps without the metric."""
     w, h = weights(16, 32), spread(32)
