@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from leco.compressions import EntropyCodebook, entropy_metric
+from leco.compressions import (
+    EntropyCodebook,
+    entropy_metric,
+    entropy_metric_starts,
+    entropy_weighed,
+)
 from leco.compressions.entropy_descent import ENTRY_BITS, Candidates
 from leco.compressions.entropy_idle import objectives_without, without_idle
 from leco.compressions.entropy_weighed import Swept, Weighed, sweep
@@ -168,6 +173,40 @@ def test_more_weights_than_a_sample_holds(alpha: float):
     for start in (compression.compress(x, 1.0), compression.compress(x, mu)):
         theta = compression.compress(x, mu, start)
         assert objective(x, mu, theta, alpha) <= objective(x, mu, start, alpha) * (1 + 1e-12)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_c_step_makes_few_passes_over_all_weights(monkeypatch: pytest.MonkeyPatch):
+    """The starts come from the sample; few sweeps look at the other weights."""
+    looked_at, sorted_ones, plain = list[int](), list[int](), entropy_weighed.coded
+
+    def counted(x: Tensor, *state: Tensor) -> Tensor:
+        looked_at.append(x.numel())
+        return plain(x, *state)
+
+    class Noted(entropy_metric_starts.Sorted):
+        def __init__(self, x: Tensor, weights: Tensor | None = None):
+            sorted_ones.append(x.shape[-1])
+            super().__init__(x, weights)
+
+    monkeypatch.setattr(entropy_weighed, "coded", counted)
+    monkeypatch.setattr(entropy_metric_starts, "Sorted", Noted)
+    x, mu = drawn(1, 50_000, spread=0.5)
+    theta = EntropyCodebook(1e-4, 16).compress(x, mu)
+    assert theta.codebook.shape[-1] > 8
+    assert sorted_ones == [200]
+    assert sum(looked_at) < 60 * x.numel()
+
+
+def test_equal_costs_have_the_first_code():
+    x, price = torch.zeros(2, 3), torch.ones(2, 3)
+    values = torch.tensor([[-1.0, 1.0, 3.0], [2.0, -1.0, 1.0]])
+    lengths = torch.tensor([[1.0, 1.0, 1.0], [INF, 2.0, 2.0]])
+    found = entropy_weighed.coded(x, price, values, lengths)
+    assert found.tolist() == [[0, 0, 0], [1, 1, 1]]
+    # a price times a length is finite
+    found = entropy_weighed.coded(x, torch.full((2, 3), INF), values, lengths)
+    assert found.tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
 @pytest.mark.usefixtures("small")
