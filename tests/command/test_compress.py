@@ -267,7 +267,7 @@ def test_a_budget_spends_its_bytes_where_the_output_needs_them(here: Path):
     assert "the effect of each on the output for 384 samples" in text
     words = {row["name"]: row["word"] for row in result(here / "small")["layers"]}
     bits = {name: int(word.partition("bit")[0]) for name, word in words.items() if word}
-    assert bits["loud.weight"] >= bits["faint.weight"] + 3
+    assert bits["loud.weight"] >= bits["faint.weight"] + 2
 
 
 @pytest.mark.parametrize(

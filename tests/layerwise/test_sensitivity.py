@@ -148,7 +148,8 @@ def test_effects_of_a_layer_take_a_pass_from_its_block_on(monkeypatch: pytest.Mo
         model = net()
         calls.clear()
         names = [f"layers.2.{n}.weight" for n in names]
-        leco.sensitivity(model, names, GRIDS, batches(), effects=2, progress=False)
+        options = {"blocks": list(model.layers), "effects": 2, "progress": False}
+        leco.sensitivity(model, names, GRIDS, batches(), **options)
         passes.append((sum(calls), len(calls)))
     assert passes[0][0] == passes[1][0]
     assert passes[1][1] - passes[0][1] == 2 * 2  # two layers, two batches, one block
