@@ -91,18 +91,24 @@ def _alone(alone: Alone) -> Iterator[None]:
 
 
 def _first(returned: Any) -> Tensor:
-    """The first tensor of what the model returns: a tensor, a sequence, a mapping, an object."""
-    found = returned
-    while not isinstance(found, Tensor):
-        named = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
-        parts = found if isinstance(found, (tuple, list)) else named.values()
-        found = next(iter(parts), None)
-        if found is None:
-            raise ValueError(
-                f"sensitivity: effects compare the model's outputs, and a "
-                f"{type(returned).__name__} does not begin with a tensor; give effects = 0"
-            )
+    """The first tensor in what the model returns: a tensor, a sequence, a mapping, an object."""
+    found = next(_tensors(returned), None)
+    if found is None:
+        raise ValueError(
+            "sensitivity: effects compare the model's outputs, and there is no tensor in a "
+            f"{type(returned).__name__}; give effects = 0"
+        )
     return found.float()
+
+
+def _tensors(returned: Any) -> Iterator[Tensor]:
+    """All tensors in it, in order."""
+    if isinstance(returned, Tensor):
+        yield returned
+        return
+    named = returned if isinstance(returned, Mapping) else getattr(returned, "__dict__", {})
+    for part in returned if isinstance(returned, (tuple, list)) else named.values():
+        yield from _tensors(part)
 
 
 def _distance(ours: Sequence[Tensor], dense: Sequence[Tensor]) -> float:

@@ -126,7 +126,6 @@ COMBINED = [
         batch=False,
         cold=False,
         slack=0.01,
-        slow=True,
     ),
     Case("uncompressed", Uncompressed(), lambda x, d: d + 1e-3 * torch.randn_like(x)),
     Case(

@@ -104,7 +104,8 @@ def test_weights_are_what_a_layer_alone_does_to_the_output():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda y: (y, None), lambda y: {"logits": y}, lambda y: SimpleNamespace(y=y)]
+    "wrap",
+    [lambda y: (y, None), lambda y: {"loss": None, "y": y}, lambda y: SimpleNamespace(y=y)],
 )
 def test_effects_take_the_first_tensor_of_an_output(wrap):
     model, x = torch.nn.Linear(8, 4).double(), torch.randn(16, 8).double()
@@ -119,7 +120,7 @@ def test_effects_take_the_first_tensor_of_an_output(wrap):
     assert weight() == pytest.approx(expected)
     handle.remove()
     model.register_forward_hook(lambda *_: "text")
-    with pytest.raises(ValueError, match="a str does not begin with a tensor; give effects = 0"):
+    with pytest.raises(ValueError, match="there is no tensor in a str; give effects = 0"):
         weight()
 
 
