@@ -154,11 +154,7 @@ class Lookup(nn.Module):
         codes = self.indices.codes.view(count, -1).index_select(0, rows).int()
         table = self.values[0, :, 0][self.indices.digits()]
         w = embedding(codes, table).view(len(rows), groups, -1)
-        for own, operation in ((self.affine.shift, w.sub_), (self.affine.scale, w.mul_)):
-            if own is not None:
-                each = own if len(own) == 1 else own.view(count, groups).index_select(0, rows)
-                operation(each.view(1, 1, 1) if len(own) == 1 else each.unsqueeze(2))
-        return w.view(len(rows), -1)
+        return self.affine.of_groups(w, rows, count).view(len(rows), -1)
 
 
 class Levels(nn.Module):
@@ -187,6 +183,13 @@ class Levels(nn.Module):
         assert scale is not None
         return self.affine(codes.to(scale.dtype).view(-1), rows)
 
+    def of_groups(self, rows: Tensor, count: int, groups: int) -> Tensor:
+        """Some of `count` rows, of which each has `groups` groups with scales of their own."""
+        scale = self.affine.scale
+        assert scale is not None
+        w = self.codes.view(count, groups, -1).index_select(0, rows).to(scale.dtype)
+        return self.affine.of_groups(w, rows, count).view(len(rows), -1)
+
 
 class Scale(nn.Module):
     """scale (x - shift), in place, with `scale` and `shift` (rows or 1, 1) or None. `of_all` says
@@ -206,6 +209,15 @@ class Scale(nn.Module):
             if own is not None:
                 own = own if rows is None or len(own) == 1 else own.index_select(0, rows)
                 operation(x.view(len(own), -1), own)
+        return x
+
+    def of_groups(self, x: Tensor, rows: Tensor, count: int) -> Tensor:
+        """For some of `count` rows, (rows, groups, entries of a group)."""
+        for own, operation in ((self.shift, torch.Tensor.sub_), (self.scale, torch.Tensor.mul_)):
+            if own is not None and len(own) > 1:
+                own = own.view(count, -1).index_select(0, rows).unsqueeze(2)
+            if own is not None:
+                operation(x, own)
         return x
 
 

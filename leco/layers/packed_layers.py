@@ -105,16 +105,16 @@ class PackedConvTranspose3d(PackedLayer, nn.ConvTranspose3d): ...
 class PackedEmbedding(PackedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         decoder = self.packed.content
-        if isinstance(decoder, Lookup | Levels) and decoder.by_rows:
-            return (
-                decoder(input.reshape(-1))
-                .to(self.packed.dtype)
-                .view(*input.shape, self.embedding_dim)
-            )
-        if isinstance(decoder, Lookup) and (groups := groups_of(decoder, self.packed.shape)):
-            rows = decoder.of_groups(input.reshape(-1), self.num_embeddings, groups)
-            return rows.to(self.packed.dtype).view(*input.shape, self.embedding_dim)
-        return super().forward(input)
+        if not isinstance(decoder, Lookup | Levels):
+            return super().forward(input)
+        tokens = input.reshape(-1)
+        if decoder.by_rows:
+            rows = decoder(tokens)
+        elif groups := groups_of(decoder, self.packed.shape):
+            rows = decoder.of_groups(tokens, self.num_embeddings, groups)
+        else:
+            return super().forward(input)
+        return rows.to(self.packed.dtype).view(*input.shape, self.embedding_dim)
 
 
 class PackedEmbeddingBag(PackedLayer, nn.EmbeddingBag): ...

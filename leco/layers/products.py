@@ -48,14 +48,18 @@ def _of_lookup(content: Lookup, shape: tuple[int, int]) -> Matrix | None:
     return Matrix(parts[0], shape, row_bytes, kind, per, BASES[per], *parts[1:])
 
 
-def groups_of(content: Lookup, shape: Sequence[int]) -> int:
+def groups_of(content: Lookup | Levels, shape: Sequence[int]) -> int:
     """How many groups with scales of their own a row has, where they fill whole bytes and have the
     same values; else 0."""
-    scale, per = content.affine.scale, content.indices.per
-    if len(content.values) > 1 or content.values.shape[2] > 1 or per < 2 or scale is None:
+    scale, per = content.affine.scale, 1
+    if isinstance(content, Lookup):
+        per = content.indices.per
+        if len(content.values) > 1 or content.values.shape[2] > 1 or per < 2:
+            return 0
+    if content.by_rows or scale is None:
         return 0
     groups = _groups(shape, (scale, content.affine.shift))
-    return groups if not content.by_rows and groups and shape[1] // groups % per == 0 else 0
+    return groups if groups and shape[1] // groups % per == 0 else 0
 
 
 def _plain(parts: Sequence[Tensor | None]) -> bool:

@@ -95,9 +95,10 @@ def test_subclasses():
 
 
 @pytest.mark.parametrize("zero_point", [False, True])
-def test_rows_of_an_embedding_in_groups(zero_point, monkeypatch):
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_of_an_embedding_in_groups(bits, zero_point, monkeypatch):
     model = nn.Embedding(50, 64)
-    grid = leco.Uniform(4, zero_point=zero_point)
+    grid = leco.Uniform(bits, zero_point=zero_point)
     lc = leco.LC(model, leco.each(["weight"], leco.Groups(32), grid))
     lc.mu = 1.0
     net, ids = leco.pack(model, lc), torch.randint(50, (3, 4))
