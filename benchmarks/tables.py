@@ -161,6 +161,7 @@ def tables() -> dict[str, str]:
         "gguf": markdown(gguf.layers()),
         "gguf-nets": markdown(gguf.nets()),
         "runtimes": markdown(serving.runtimes()),
+        "xnnpack": markdown(serving.xnnpack()),
         "kernels": markdown(serving.kernels()),
         "loading": markdown(serving.loading()),
         "layerwise": markdown(layerwise.table()),

@@ -53,6 +53,19 @@ def products() -> list[Row]:
     return [row for rows in newest.values() for row in rows]
 
 
+def xnnpack() -> list[Row]:
+    """A line for each net in ExecuTorch."""
+    return [
+        {
+            "net": row["net"],
+            "file, bytes": f"{row['bytes']:,}",
+            "error against Delta(Theta)": f"{row['error']:.1g}",
+            "error against rounded inputs": f"{row['error with rounded inputs']:.1g}",
+        }
+        for row in records.read("serving", "xnnpack")[-1]["rows"]
+    ]
+
+
 def loading() -> list[Row]:
     """A line for each net and way: seconds into a net that is there, how many times those of
     torch.load, and the peak into a net on the meta device."""
