@@ -86,6 +86,7 @@ def test_the_files_are_those_that_the_records_make():
         "gguf",
         "gguf-nets",
         "runtimes",
+        "xnnpack",
         "kernels",
         "loading",
         "results",
