@@ -39,9 +39,10 @@ class EntropyCodebook(Penalty[ZeroCodes | Codes]):
 
     In a metric the distortion is weighed and the rate stays the same. Cells are not intervals,
     values are weighted means, and a sweep is O(n k), less the weights that are certainly 0. The
-    descent starts from the last Theta, from weighted k-means codebooks and from uniform grids. It
-    tries the starts on a sample of at most 8192 weights of each problem, and goes on with all
-    weights from the best ones and from the last Theta.
+    descent starts from the last Theta, from weighted k-means codebooks, from uniform grids, and
+    from the Theta that one mu for each problem, the mean, gives. It tries the starts on a sample of
+    at most 8192 weights of each problem, and goes on with all weights from the best ones and from
+    the last Theta.
 
     Reference: Chou, Lookabaugh and Gray, IEEE Trans. ASSP 37, 1989 (entropy-constrained
     quantization).

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from leco.compressions.entropy_descent import Candidates
+from leco.compressions.entropy_descent import Candidates, best_of, strict_rows
 from leco.compressions.entropy_idle import TRIAL_SWEEPS, without_idle
 from leco.compressions.entropy_metric_starts import starts_in_metric
-from leco.compressions.entropy_starts import last_candidate
+from leco.compressions.entropy_starts import last_candidate, starting_candidates
 from leco.compressions.entropy_weighed import Swept, Weighed, coded, descend_in_metric, fronts_of
 from leco.compressions.kmeans1d import MAX_SWEEPS
+from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, ZeroCodes
 
 SAMPLE = 2**13  # weights of a row that the starts are tried on
@@ -25,12 +26,18 @@ class Problems(NamedTuple):
     """Some rows and where their descents start.
 
     Attributes:
+        scaled: the sample times the root of the rows' mean mu, sorted.
+        root: of the mean mu (R, 1).
+        plain: starts of the descent with one mu for each row, in `scaled`.
         whole, some: the rows with their metric, and a sample of them.
         starts: candidates (R, C, K).
         last: the last Theta (R, 1, K), where there is one.
         strict: rows (R,) whose 0 must be in use.
     """
 
+    scaled: Sorted
+    root: Tensor
+    plain: Candidates
     whole: Weighed
     some: Weighed
     starts: Candidates
@@ -43,13 +50,15 @@ class Problems(NamedTuple):
         size = max(1, WORK // max(count * self.some.x.shape[-1], k * k))
         for first in range(0, rows, size):
             part = slice(first, first + size)
-            starts, last = (
+            plain, starts, last = (
                 None if s is None else Candidates(*(field[part] for field in s))
-                for s in (self.starts, self.last)
+                for s in (self.plain, self.starts, self.last)
             )
+            assert plain is not None
             assert starts is not None
             whole, some = self.whole.rows(part), self.some.rows(part)
-            yield Problems(whole, some, starts, last, self.strict[part])
+            scaled, root, strict = self.scaled.rows(part), self.root[part], self.strict[part]
+            yield Problems(scaled, root, plain, whole, some, starts, last, strict)
 
 
 def family_in_metric(
@@ -57,10 +66,10 @@ def family_in_metric(
 ) -> Callable[[float], ZeroCodes | Codes]:
     """`EntropyCodebook.family` for weights mu of x's shape.
 
-    The descent starts from weighted k-means codebooks, from uniform grids and from the last Theta.
-    No sweep raises the objective: the codes are the best for the values and lengths, the weighted
-    means the best values for the codes, and the lengths -log2 of their frequencies the best for
-    the codes.
+    The descent starts from the Theta that one mu for each row, its mean, gives for the sample; from
+    weighted k-means codebooks, uniform grids and the last Theta. No sweep raises the objective: the
+    codes are the best for the values and lengths, the weighted means the best values for the codes,
+    and the lengths -log2 of their frequencies the best for the codes.
 
     A few sweeps from every start use a sample of at most `SAMPLE` weights of each row, which holds
     those of greatest mu_i x_i^2. The best starts and the last Theta go on with all weights.
@@ -83,14 +92,17 @@ def _problems(
     whole = Weighed.of(x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1]))
     some = whole.sample(SAMPLE)
     starts = starts_in_metric(some, k, with_zero)
+
+    # one mu a row: the rows are scaled by its root, then it is 1
+    root = whole.mu.mean(-1, keepdim=True, dtype=torch.float64).sqrt()
+    scaled = Sorted((some.x * root).to(some.x.dtype))
+    plain = starting_candidates(scaled, k, with_zero, None)
     last = last_candidate(theta, len(whole.x), k, with_zero)
 
-    # whether the 0 must be in use: weights on both sides, and in use in the last Theta
-    strict = (whole.x.amin(-1) < 0) & (whole.x.amax(-1) > 0) & with_zero
     if last is not None:
         starts = Candidates(*(torch.cat(fields, 1) for fields in zip(starts, last, strict=True)))
-        strict &= (last.zero & last.lengths.isfinite())[:, -1].any(-1)
-    return Problems(whole, some, starts, last, strict)
+    strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
+    return Problems(scaled, root, plain, whole, some, starts, last, strict)
 
 
 def _best(own: Problems, price: float) -> Swept:
@@ -106,7 +118,9 @@ def _best(own: Problems, price: float) -> Swept:
         return descend_in_metric(data, which, start, price, own.strict[which], sweeps)
 
     # sweeps of the sample: one from every start, some more from the best
-    tried = descended(own.some, [own.starts], 1)
+    plain = best_of(own.scaled, own.plain, price)
+    plain = plain._replace(values=plain.values / own.root.unsqueeze(1))
+    tried = descended(own.some, [plain, own.starts], 1)
     tried = descended(own.some, [tried.first(rows, TRIED)], TRIAL_SWEEPS)
     lean = without_idle(own.some, tried.best(rows), price, own.strict)
 
