@@ -33,8 +33,10 @@ from benchmarks.layerwise import smollm2
 from benchmarks.serving import llama_cpp
 from benchmarks.serving.kernels import least
 from leco.algorithm.compressed import compressed_tasks
+from leco.views import View
 
 Runs = Callable[[Tensor], Any]
+Grid = tuple[View, leco.Compression[Any]]
 Writer = Callable[[nn.Module, leco.LC, Path, Tensor], tuple[Path, Callable[[], Runs]]]
 """Writes a variant's file; gives its path, and what makes a callable of it."""
 MOST_ERROR = 5e-3  # of the largest output: products in another order, or of 8 bits
@@ -86,30 +88,25 @@ def inputs(net: str, batch: int) -> Tensor:
 
 
 def compressed(model: nn.Module) -> leco.LC:
-    """Directly, to 4 bits: by groups of 32 where they divide a row."""
+    """Directly, a language model to the types of llama.cpp, others to 4 bits."""
+    grid = of_llama if isinstance(model, Logits) else four_bits
     tasks = dict[str, leco.Task]()
-    if isinstance(model, Logits):
-        return of_llama(model)
     for name in lengths.layer_weights(model, nn.Linear, nn.Conv2d, nn.Embedding):
-        shape = model.get_parameter(name).shape
-        grouped = len(shape) == 2 and shape[1] % 32 == 0
-        view = leco.Groups(32) if grouped else leco.Rows()
-        tasks[name] = leco.Task(name, view, leco.Uniform(4))
+        tasks[name] = leco.Task(name, *grid(name, model.get_parameter(name).shape))
     lc = leco.LC(model, tasks)
     lc.mu = 1.0
     return lc
 
 
-def of_llama(model: Logits) -> leco.LC:
-    """Directly, to the types of llama.cpp."""
-    names = lengths.layer_weights(model, nn.Linear, nn.Embedding)
-    tasks = dict[str, leco.Task]()
-    for name in names:
-        kind = "Q8_0" if "embed" in name or "lm_head" in name else "Q4_0"
-        tasks[name] = leco.Task(name, *leco.gguf_grid(kind))
-    lc = leco.LC(model, tasks)
-    lc.mu = 1.0
-    return lc
+def four_bits(name: str, shape: torch.Size) -> Grid:
+    """By groups of 32 where they divide a row."""
+    grouped = len(shape) == 2 and shape[1] % 32 == 0
+    return leco.Groups(32) if grouped else leco.Rows(), leco.Uniform(4)
+
+
+def of_llama(name: str, shape: torch.Size) -> Grid:
+    """More bits for the embedding and the output layer."""
+    return leco.gguf_grid("Q8_0" if "embed" in name or "lm_head" in name else "Q4_0")
 
 
 def in_onnxruntime(path: Path) -> Runs:

@@ -4,6 +4,7 @@ at once.
 Axes of a tensor: R problems (rows of x), C candidates for each problem, K values of a candidate.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,11 @@ class Candidates(NamedTuple):
     values: Tensor
     zero: Tensor
     lengths: Tensor
+
+    @staticmethod
+    def joined(found: Iterable["Candidates"]) -> "Candidates":
+        """All candidates of the same problems together."""
+        return Candidates(*(torch.cat(fields, 1) for fields in zip(*found, strict=True)))
 
     def take(self, chosen: Tensor) -> "Candidates":
         """One candidate (R, 1) of each problem."""

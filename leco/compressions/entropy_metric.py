@@ -11,7 +11,14 @@ from leco.compressions.entropy_descent import Candidates, best_of, strict_rows
 from leco.compressions.entropy_idle import TRIAL_SWEEPS, without_idle
 from leco.compressions.entropy_metric_starts import starts_in_metric
 from leco.compressions.entropy_starts import last_candidate, starting_candidates
-from leco.compressions.entropy_weighed import Swept, Weighed, coded, descend_in_metric, fronts_of
+from leco.compressions.entropy_weighed import (
+    Swept,
+    Weighed,
+    apart,
+    coded,
+    descend_in_metric,
+    fronts_of,
+)
 from leco.compressions.kmeans1d import MAX_SWEEPS
 from leco.compressions.sorted_values import Sorted
 from leco.theta import Codes, ZeroCodes
@@ -91,16 +98,17 @@ def _problems(
     """The rows of x with all that the descents at any price have in common."""
     whole = Weighed.of(x.view(-1, x.shape[-1]), mu.expand_as(x).reshape(-1, x.shape[-1]))
     some = whole.sample(SAMPLE)
-    starts = starts_in_metric(some, k, with_zero)
 
     # one mu a row: the rows are scaled by its root, then it is 1
     root = whole.mu.mean(-1, keepdim=True, dtype=torch.float64).sqrt()
     scaled = Sorted((some.x * root).to(some.x.dtype))
     plain = starting_candidates(scaled, k, with_zero, None)
-    last = last_candidate(theta, len(whole.x), k, with_zero)
 
+    # in the metric
+    starts = starts_in_metric(some, k, with_zero)
+    last = last_candidate(theta, len(whole.x), k, with_zero)
     if last is not None:
-        starts = Candidates(*(torch.cat(fields, 1) for fields in zip(starts, last, strict=True)))
+        starts = Candidates.joined([starts, last])
     strict = strict_rows(scaled, plain if last is None else last).squeeze(1) & with_zero
     return Problems(scaled, root, plain, whole, some, starts, last, strict)
 
@@ -112,9 +120,7 @@ def _best(own: Problems, price: float) -> Swept:
 
     def descended(data: Weighed, starts: list[Candidates], sweeps: int) -> Swept:
         """From all starts (R, C, K) together."""
-        joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*starts, strict=True)))
-        which = first.repeat_interleave(joined.values.shape[1])
-        start = Candidates(*(field.flatten(0, 1) for field in joined))
+        which, start = apart(Candidates.joined(starts))
         return descend_in_metric(data, which, start, price, own.strict[which], sweeps)
 
     # sweeps of the sample: one from every start, some more from the best

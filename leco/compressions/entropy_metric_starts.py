@@ -8,27 +8,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from leco.compressions.entropy_descent import Candidates
-from leco.compressions.entropy_weighed import Weighed, sweep
+from leco.compressions.entropy_starts import CUTS, uniform_grids
+from leco.compressions.entropy_weighed import Weighed, apart, sweep
 from leco.compressions.kmeans1d import optimal_codebook
 from leco.compressions.sorted_values import Sorted
 
 SIZES = (1, 2, 3, 4, 6, 8, 16, 64, 256)  # of the k-means codebooks
-CUTS = 2**8  # candidates for the cells of a codebook of few values
-STEPS = 12  # of the uniform grids
 
 
 def starts_in_metric(data: Weighed, k: int, with_zero: bool) -> Candidates:
     """Weighted k-means codebooks and uniform grids, with the lengths of their nearest cells, as
     candidates (R, C, k)."""
     found = [*_weighted_means(data, k, with_zero), *_uniform_grids(data, k, with_zero)]
-    joined = Candidates(*(torch.cat(fields, 1) for fields in zip(*found, strict=True)))
 
     # their nearest cells
-    first = torch.arange(len(data.x), device=data.x.device)
-    which = first.repeat_interleave(joined.values.shape[1])
-    start = Candidates(*(field.flatten(0, 1) for field in joined))
+    which, start = apart(Candidates.joined(found))
     after = sweep(data, which, start, 0.0, torch.zeros_like(which, dtype=torch.bool)).after
-    return Candidates(*(field.unflatten(0, (len(first), -1)) for field in after))
+    return Candidates(*(field.unflatten(0, (len(data.x), -1)) for field in after))
 
 
 def _weighted_means(data: Weighed, k: int, with_zero: bool) -> Iterator[Candidates]:
@@ -47,14 +43,11 @@ def _weighted_means(data: Weighed, k: int, with_zero: bool) -> Iterator[Candidat
 
 
 def _uniform_grids(data: Weighed, k: int, with_zero: bool) -> Iterator[Candidates]:
-    """Multiples of a step, 0 among them, up to the largest magnitude and below: the odd value is on
-    its side."""
-    grid = torch.arange(k, dtype=torch.float64, device=data.x.device) - (k - 1) // 2
+    """Those of `uniform_grids`."""
     place = data.x.abs().argmax(-1, keepdim=True)
-    largest = data.x.gather(-1, place).double()
-    for share in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64).tolist():
-        values = 2 * largest / k * share * grid
-        yield _candidate(values, ((grid == 0) & with_zero).expand_as(values), k)
+    at = torch.arange(k, device=data.x.device) == (k - 1) // 2
+    for values in uniform_grids(data.x.gather(-1, place).double(), k):
+        yield _candidate(values, (at & with_zero).expand_as(values), k)
 
 
 def _candidate(values: Tensor, zero: Tensor, k: int) -> Candidates:

@@ -1,6 +1,8 @@
 """Where the descent of `leco.EntropyCodebook` starts: k-means codebooks, uniform grids and the last
 Theta, as candidates (R problems, C candidates, K values)."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -25,13 +27,9 @@ def starting_candidates(
     values = data.values
     books = _codebooks(data, k, with_zero)
 
-    # uniform grids from the largest value, with its sign: the odd value is on its side
+    # uniform grids from the largest value, with its sign
     largest = torch.where(-values[:, :1] > values[:, -1:], values[:, :1], values[:, -1:]).double()
-    grid = torch.arange(k, dtype=torch.float64, device=values.device) - (k - 1) // 2
-    books += [
-        2 * largest / k * step * grid
-        for step in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64, device=values.device)
-    ]
+    books += uniform_grids(largest, k)
 
     # the lengths of the nearest-value cells
     starts = torch.stack(books, dim=1)
@@ -44,11 +42,15 @@ def starting_candidates(
 
     # the last Theta, with its own lengths
     warm = last_candidate(theta, len(values), k, with_zero)
-    return (
-        state
-        if warm is None
-        else Candidates(*(torch.cat(fields, dim=1) for fields in zip(state, warm, strict=True)))
-    )
+    return state if warm is None else Candidates.joined([state, warm])
+
+
+def uniform_grids(largest: Tensor, k: int) -> Iterator[Tensor]:
+    """Multiples (R, k) of a step, 0 among them, up to the value of largest magnitude (R, 1) and
+    below: the odd value is on its side."""
+    grid = torch.arange(k, dtype=torch.float64, device=largest.device) - (k - 1) // 2
+    for share in torch.logspace(-1.5, 0, STEPS, dtype=torch.float64).tolist():
+        yield 2 * largest / k * share * grid
 
 
 def last_candidate(

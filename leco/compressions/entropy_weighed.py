@@ -166,6 +166,13 @@ def descend_in_metric(
     return best
 
 
+def apart(found: Candidates) -> tuple[Tensor, Candidates]:
+    """The row (S,) that each of all candidates is of, and the candidates (S, K)."""
+    rows, count, _ = found.values.shape
+    which = torch.arange(rows, device=found.values.device).repeat_interleave(count)
+    return which, Candidates(*(field.flatten(0, 1) for field in found))
+
+
 def sweep(data: Weighed, which: Tensor, state: Candidates, price: float, strict: Tensor) -> Swept:
     """The best codes for values and lengths, the best values and lengths for these codes."""
     values, zero, lengths = state
