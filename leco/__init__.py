@@ -43,6 +43,7 @@ from leco.layers.narrow import coupled as coupled
 from leco.layers.narrow import narrow as narrow
 from leco.layers.packed import pack as pack
 from leco.layerwise.calibrate import calibrate as calibrate
+from leco.layerwise.distill import distill as distill
 from leco.layerwise.record import Calibration as Calibration
 from leco.layerwise.record import LayerRecord as LayerRecord
 from leco.layerwise.sensitivity import Sensitivity as Sensitivity

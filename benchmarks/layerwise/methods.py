@@ -1,5 +1,6 @@
 """Methods that compress the blocks of a net: those of others, direct compression, and LC."""
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from benchmarks.layerwise.rows import Layer, Row
 from benchmarks.layerwise.stream import Batch
 
 WITHOUT_INPUTS = ("RTN", "HQQ", "magnitude", "DC", "dense")
-POLISH = {"LC": 0, "LC, polished": 4}  # epochs of each block
+# epochs of each block and, towards the dense net's outputs, of the whole
+POLISH = {"LC": (0, 0), "LC, polished": (4, 0), "LC, distilled": (4, 1)}
 EFFECTS = 4  # batches that measure what the net's output suffers from each layer
 Found = dict[str, Any]
 
@@ -66,7 +68,7 @@ def run_(
 
     def solve() -> None:
         if method in POLISH:
-            found.update(lc_(net, blocks, row, batches, POLISH[method], checkpoint, table))
+            found.update(lc_(net, blocks, row, batches, *POLISH[method], checkpoint, table))
             return
         layer = by_layers(row)[method]
         if method in WITHOUT_INPUTS:
@@ -115,11 +117,12 @@ def lc_(
     blocks: Sequence[nn.Module],
     row: Row,
     batches: Sequence[Batch],
-    polish: int,
+    polish: int = 0,
+    distill: int = 0,
     checkpoint: Path | None = None,
     table: Path | None = None,
 ) -> Found:
-    """Replace the weights of all blocks by those of `leco.calibrate`.
+    """Replace the weights of all blocks by those of `leco.calibrate`, then of `leco.distill`.
 
     Args:
         net: overwritten.
@@ -127,30 +130,38 @@ def lc_(
         row: its view and compression make a task for each matrix; or it has tasks for all.
         batches: named arguments of the net.
         polish: epochs of each block.
+        distill: epochs of the whole net towards the dense one.
         checkpoint: a folder; a later call goes on from there.
         table: a file for the sensitivities of all matrices; a later call reads it.
 
     Returns: like `compress_`; the solves have the share of the processor time that they have of the
-    seconds, and a resumed calibration has no times. `coded_bytes` is what the Thetas take in a
-    file. Rows with tasks for all matrices count the time in which they find these in the whole.
+    seconds, and what is resumed has no times. `coded_bytes` is what the Thetas take in a file. Rows
+    with tasks for all matrices count the time in which they find these in the whole.
     """
-    resumed = checkpoint is not None and any(checkpoint.glob("*.pt"))
-    start = time.process_time()
+    files = {file.name for file in checkpoint.glob("*.pt")} if checkpoint is not None else set()
+    start, found = time.process_time(), dict[str, Any]()
+    dense = copy.deepcopy(net) if distill else None
     lc = leco.LC(net, tasks_of(net, blocks, row, batches, table))
     begin = time.process_time()
-    found = leco.calibrate(
-        lc, batches, blocks=blocks, polish=polish, progress=False, checkpoint=checkpoint
-    )
-    seconds = time.process_time() - begin
+    kept: Any = {"progress": False, "checkpoint": checkpoint}
+    result = leco.calibrate(lc, batches, blocks=blocks, polish=polish, **kept)
+    end = time.process_time()
+    solves = sum(record.seconds for record in result.records) / result.seconds
+    if dense is not None:
+        losses = leco.distill(lc, dense, batches, epochs=distill, **kept)
+        found["losses"] = [sum(part) / len(part) for part in (losses[:4], losses[-4:])]
+        if "distill.pt" not in files:
+            found["distill_cpu_seconds"] = time.process_time() - end
+    if not files:
+        found["solve_cpu_seconds"] = solves * (end - begin)
+        found["cpu_seconds"] = time.process_time() - start
 
     # errors by kinds of layers
     errors: dict[str, list[float]] = {}
-    for record in found.records:
+    for record in result.records:
         errors.setdefault(record.task.split(".")[-2], []).append(record.error)
-    solves = sum(record.seconds for record in found.records) / found.seconds
-    times = {"solve_cpu_seconds": solves * seconds, "cpu_seconds": time.process_time() - start}
     return {
-        **({} if resumed else times),
+        **found,
         "errors": {kind: sum(every) / len(every) for kind, every in errors.items()},
         "coded_bytes": sum(leco.bits(theta) for theta in lc.thetas.values()) / 8,
     }

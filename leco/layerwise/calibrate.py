@@ -123,16 +123,21 @@ def owned(lc: LC) -> dict[str, dict[str, nn.Parameter]]:
     return {task: {n: lc.params[n] for n in names} for task, names in lc.names.items()}
 
 
+def check_whole(function: str, lc: LC) -> None:
+    """Raise where a rank has a part only of some weight."""
+    sharded = [name for name, p in lc.params.items() if distributed.is_sharded(p)]
+    if sharded:
+        raise ValueError(
+            f"{function}: {sharded[0]!r} is sharded; {function} whole weights on each rank, and "
+            "shard the net afterwards"
+        )
+
+
 def _check(lc: LC, steps: int, mu: tuple[float, float], damping: float, polish: int) -> None:
     if lc.inside:
         raise RuntimeError("calibrate: inside `with lc.compressed()`")
     lc.check_current()
-    sharded = [name for name, p in lc.params.items() if distributed.is_sharded(p)]
-    if sharded:
-        raise ValueError(
-            f"calibrate: {sharded[0]!r} is sharded; calibrate whole weights on each rank, and "
-            "shard the net afterwards"
-        )
+    check_whole("calibrate", lc)
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"calibrate: steps = {steps} must be an integer, at least 1")
     if not 0 < mu[0] <= mu[1] < float("inf"):

@@ -23,9 +23,11 @@ class Checkpoint:
     Args:
         folder: it is made where it is not there; None for no checkpoint.
         identity: what the calibration is of, in words: another one's files are refused.
+        function: the name that errors begin with.
     """
 
-    def __init__(self, folder: str | Path | None, identity: Any):
+    def __init__(self, folder: str | Path | None, identity: Any, function: str = "calibrate"):
+        self._function = function
         self._folder = None if folder is None else Path(folder)
         self._identity = hashlib.sha256(repr(identity).encode()).hexdigest()
         if self._folder is not None:
@@ -60,11 +62,11 @@ class Checkpoint:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise ValueError(f"calibrate: checkpoint {path} is damaged ({error})") from error
+            raise ValueError(f"{self._function}: checkpoint {path} is damaged ({error})") from error
         if state.get("kind") != KIND or state.get("identity") != self._identity:
             raise ValueError(
-                f"calibrate: checkpoint {path} is of another net, other tasks or other options; "
-                "remove the folder, or give another one"
+                f"{self._function}: checkpoint {path} is of another net, other tasks or other "
+                "options; remove the folder, or give another one"
             )
         return restored(state["thetas"], tasks, params), state["rest"], state["records"]
 

@@ -8,7 +8,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from leco.layerwise.stream import Stream, call
+from leco.layerwise.stream import Stream, call, tensors
 from leco.layerwise.units import units_of
 from leco.task import Task
 from leco.theta import Theta
@@ -91,24 +91,14 @@ def _alone(alone: Alone) -> Iterator[None]:
 
 
 def _first(returned: Any) -> Tensor:
-    """The first tensor in what the model returns: a tensor, a sequence, a mapping, an object."""
-    found = next(_tensors(returned), None)
+    """The first tensor in what the model returns."""
+    found = next(tensors(returned), None)
     if found is None:
         raise ValueError(
             "sensitivity: effects compare the model's outputs, and there is no tensor in a "
             f"{type(returned).__name__}; give effects = 0"
         )
     return found.float()
-
-
-def _tensors(returned: Any) -> Iterator[Tensor]:
-    """All tensors in it, in order."""
-    if isinstance(returned, Tensor):
-        yield returned
-        return
-    named = returned if isinstance(returned, Mapping) else getattr(returned, "__dict__", {})
-    for part in returned if isinstance(returned, (tuple, list)) else named.values():
-        yield from _tensors(part)
 
 
 def _distance(ours: Sequence[Tensor], dense: Sequence[Tensor]) -> float:

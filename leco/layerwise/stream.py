@@ -29,6 +29,26 @@ def call(model: nn.Module, batch: Any) -> Any:
     return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
+def check_repeatable(function: str, batches: Batches) -> None:
+    """Raise for batches that end after one pass."""
+    if isinstance(batches, Iterator):
+        raise ValueError(
+            f"{function}: batches is a generator or iterator, which ends after one pass; give a "
+            "list, a DataLoader or another collection that can be gone through several times"
+        )
+
+
+def tensors(returned: Any) -> Iterator[Tensor]:
+    """All tensors in what a model returns, in order: a tensor, a sequence, a mapping, an
+    object."""
+    if isinstance(returned, Tensor):
+        yield returned
+        return
+    named = returned if isinstance(returned, Mapping) else getattr(returned, "__dict__", {})
+    for part in returned if isinstance(returned, (tuple, list)) else named.values():
+        yield from tensors(part)
+
+
 def find_blocks(model: nn.Module, compressed: Iterable[nn.Parameter]) -> list[nn.Module]:
     """The members of the list of modules that holds most of the compressed weights; none where no
     list of two or more holds half of them. Embeddings, large as they are, do not count."""
@@ -67,11 +87,7 @@ class Stream:
         batches: Batches,
         offload: Offload | None = None,
     ):
-        if isinstance(batches, Iterator):
-            raise ValueError(
-                "calibrate: batches is a generator or iterator, which ends after one pass; give a "
-                "list, a DataLoader or another collection that can be gone through several times"
-            )
+        check_repeatable("calibrate", batches)
         self.model, self.blocks, self._batches = model, list(blocks), batches
         self._names = {id(m): name for name, m in model.named_modules()}
         self._offload = offload or Offload(None)

@@ -161,7 +161,7 @@ def test_lc_is_better_than_direct_compression_in_the_metric(method: str):
     row, found = ROWS["2 bits"], {}
     direct, model, layer = net().float(), net().float(), methods.by_layers(row)["DC in the metric"]
     before = methods.compress_(direct, direct.model.layers, layer, BATCHES)
-    found = methods.lc_(model, model.model.layers, row, BATCHES, methods.POLISH[method])
+    found = methods.lc_(model, model.model.layers, row, BATCHES, *methods.POLISH[method])
     assert sum(found["errors"].values()) < sum(before["errors"].values())
     assert sorted(found["errors"]) == ["a", "b", "down"]
     assert 0 < found["solve_cpu_seconds"] <= found["cpu_seconds"]
@@ -176,7 +176,7 @@ def test_lc_of_one_layer_is_that_of_the_net_with_its_inputs():
     (w0, h), (_, last) = dense.values()
     torch.testing.assert_close(last, seen(model, "model.layers.2.a"))
     w = layers.lc(row)(w0, h)
-    methods.lc_(model, model.model.layers, row, BATCHES, 0)
+    methods.lc_(model, model.model.layers, row, BATCHES)
     torch.testing.assert_close(w, model.get_submodule("model.layers.0.b").weight.detach())
     assert layer_error(w, w0, h) < layer_error(methods.by_layers(row)["ALPS"](w0, h), w0, h) * 1.1
 
@@ -204,7 +204,7 @@ def test_calibrate_streams_like_the_benchmark(name: str):
     stream.compress_(
         ours, ours.model.layers, BATCHES, lambda _, w0, h: layers.lc(ROWS[name])(w0, h)
     )
-    methods.lc_(model, model.model.layers, ROWS[name], BATCHES, 0)
+    methods.lc_(model, model.model.layers, ROWS[name], BATCHES)
     for key, p in methods.matrices(model, model.model.layers).items():
         torch.testing.assert_close(methods.matrices(ours, ours.model.layers)[key], p)
 

@@ -65,6 +65,16 @@ def polished_ranks_stay_alike(place: Place):
     assert len(set(distributed.gathered(repr(result.blocks)))) == 1
 
 
+def distilled(place: Place):
+    """Each rank has its share of a batch: a step is that of the whole batch."""
+    lc, dense = problem(net()), net()
+    leco.calibrate(lc, batches(2), steps=2, progress=False)
+    own = [{**b, "tokens": b["tokens"].chunk(place.ranks)[place.rank]} for b in batches(2)]
+    losses = leco.distill(lc, dense, own, epochs=3, progress=False)
+    weights = {n: p.detach() for n, p in lc.model.named_parameters()}
+    return {**weights, "losses": torch.tensor(losses)}
+
+
 def each_task_is_solved_once(place: Place):
     """The ranks have different tasks of a unit, and all records."""
     solved, original = [], solver.solve
@@ -116,6 +126,7 @@ CASES = [
     calibrated,
     polished_and_gone_on,
     polished_ranks_stay_alike,
+    distilled,
     each_task_is_solved_once,
     a_table_of_candidates,
     what_ranks_may_not_do,
