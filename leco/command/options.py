@@ -47,6 +47,7 @@ Length = Annotated[int | None, typer.Option(help="tokens of a sequence [512]")]
 Batch = Annotated[int | None, typer.Option(help="samples of a batch [1]")]
 Steps = Annotated[int | None, typer.Option(help="LC steps of each layer, or of the training [40]")]
 Polish = Annotated[int | None, typer.Option(help="epochs of training each block [0]")]
+Distill = Annotated[int | None, typer.Option(help="epochs towards the dense net's outputs [0]")]
 Rest = Annotated[
     str | None,
     typer.Option(
@@ -73,6 +74,7 @@ class Given:
     batch: Batch = None
     steps: Steps = None
     polish: Polish = None
+    distill: Distill = None
     rest: Rest = None
     device: Device = None
     seed: Seed = None
@@ -117,7 +119,8 @@ def recipe_of(given: Given, **parts: Any) -> Recipe:
     found |= parts
     # steps are those of the training, if there is one
     steps = {"steps": given.steps}
-    own = {name: getattr(given, name) for name in ("samples", "length", "batch", "polish")}
+    names = "samples", "length", "batch", "polish", "distill"
+    own = {name: getattr(given, name) for name in names}
     own |= {"data": given.calibrate, **({} if given.train else steps)}
     for name, values, needed in (
         ("calibrate", own, "data"),

@@ -103,7 +103,8 @@ def plan(
             tasks[name] = Task(name, *made)
     tasks |= {word: Task(names, *_joint(word, weights[names[0]])) for word, names in joint.items()}
     _check(weights, search, recipe, rows)
-    passes = tokens * (2 + bool(search) + 3 * _polish(recipe)) + 2 * judged
+    passes = tokens * (2 + bool(search) + 3 * _epochs(recipe, "polish")) + 2 * judged
+    passes += 4 * tokens * _epochs(recipe, "distill")
     passes += effects * sum(map(len, search.values())) / 2  # of each weight, half of the net
     seconds += FORWARD * passes * sum(p.numel() for p in source.model.parameters())
     memory = _memory(source.model, weights, tokens, recipe)
@@ -140,8 +141,8 @@ def rest_type(source: Source, recipe: Recipe) -> torch.dtype:
     return source.dtype if recipe.rest == "auto" else FLOATS[recipe.rest]
 
 
-def _polish(recipe: Recipe) -> int:
-    return recipe.calibrate.polish if recipe.calibrate else 0
+def _epochs(recipe: Recipe, of: str) -> int:
+    return getattr(recipe.calibrate, of) if recipe.calibrate else 0
 
 
 def _kept(p: nn.Parameter, rest: torch.dtype) -> torch.dtype:
@@ -181,9 +182,11 @@ def _check(
 
 
 def _memory(model: nn.Module, weights: Mapping[str, Weight], tokens: int, recipe: Recipe) -> int:
-    """Return the bytes of the net, Delta(Theta), multipliers and a copy in training, and hidden
-    states."""
+    """Return the bytes of the net, a copy that teaches it, Delta(Theta), multipliers and a copy in
+    training, and hidden states."""
     net, numbers = sum(p.nbytes for p in model.parameters()), sum(w.count for w in weights.values())
     width = max((min(p.shape) for p in model.parameters() if p.dim() >= 2), default=0)
     copies = 1 + 3 * bool(recipe.train)
-    return net + 4 * numbers * copies + 4 * tokens * width * (2 + 2 * bool(_polish(recipe)))
+    hidden = 4 * tokens * width * (2 + 2 * bool(_epochs(recipe, "polish")))
+    nets = 2 if _epochs(recipe, "distill") else 1
+    return nets * net + 4 * numbers * copies + hidden

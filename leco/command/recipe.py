@@ -29,6 +29,7 @@ class Calibrate(Strict):
     batch: Annotated[int, Field(ge=1, description="samples of a batch")] = 1
     steps: Annotated[int, Field(ge=1, description="LC steps of each layer")] = 40
     polish: Annotated[int, Field(ge=0, description="epochs of training each block")] = 0
+    distill: Annotated[int, Field(ge=0, description="epochs of training scales and norms")] = 0
 
 
 class Train(Strict):

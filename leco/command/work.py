@@ -1,5 +1,6 @@
 """The work of a job on its net: the choice of schemes, calibration, training."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from leco.command.sources import called
 from leco.command.words import Search, fixed
 from leco.files.overhead import file_overhead
 from leco.layerwise.calibrate import calibrate
+from leco.layerwise.distill import distill
 from leco.layerwise.record import Calibration
 from leco.layerwise.sensitivity import Sensitivity, sensitivity
 from leco.task import Task
@@ -113,17 +115,18 @@ def _candidates(search: Search, weight: Weight) -> Made:
 
 
 def calibrated(lc: LC, recipe: Recipe, batches: list[Any], part: Path, bar: bool) -> Calibration:
-    """Calibrate, with checkpoints in the folder `part`."""
+    """Calibrate and distill, with checkpoints in the folder `part`."""
     given = recipe.calibrate
     assert given is not None
-    return calibrate(
-        lc,
-        batches,
-        steps=given.steps,
-        polish=given.polish,
-        progress=bar,
-        checkpoint=part / "calibration",
-    )
+    options: Any = {"progress": bar, "checkpoint": part / "calibration"}
+    dense = copy.deepcopy(lc.model) if given.distill else None
+    found = calibrate(lc, batches, steps=given.steps, polish=given.polish, **options)
+    if dense is not None:
+        losses = distill(lc, dense, batches, epochs=given.distill, **options)
+        count = min(len(batches), len(losses) // 2 or 1)
+        first, last = (sum(part) / count for part in (losses[:count], losses[-count:]))
+        found.notes.append(f"distilled: loss {first:.3g} to {last:.3g}, means of {count} batches")
+    return found
 
 
 def trained(lc: LC, recipe: Recipe, part: Path, bar: bool) -> tuple[list[Any], Snapshot]:

@@ -20,7 +20,18 @@ def small(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     texts = [str(language_model / f"{name}.txt") for name in ("texts", "test")]
     command = ["compress", str(language_model / "model"), "--to", "*embed*=8bit:32", "--to"]
     command += ["others=4bit:32", "--calibrate", texts[0], "--evaluate", texts[1]]
-    command += ["--samples", "4", "--length", "16", "--steps", "3", "--polish", "1"]
+    command += [
+        "--samples",
+        "4",
+        "--length",
+        "16",
+        "--steps",
+        "3",
+        "--polish",
+        "1",
+        "--distill",
+        "2",
+    ]
     assert main([*command, "--out", str(out)]) == 0
     return out
 
@@ -61,6 +72,8 @@ def test_what_is_left_and_why(small: Path):
     assert layers["model.norm.weight"]["why"] == "a norm or bias"
     assert {row["word"] for name, row in layers.items() if "_proj" in name} == {"4bit:32"}
     assert "lm_head.weight" not in layers  # tied
+    notes = json.loads((small / "result.json").read_text())["notes"]
+    assert any(note.startswith("distilled: loss ") for note in notes)
 
 
 def test_the_head_and_the_embedding_are_left(
