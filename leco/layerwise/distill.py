@@ -123,7 +123,8 @@ def distance(ours: Any, theirs: Any) -> Tensor:
     """
     ours_, theirs_ = (getattr(output, "logits", None) for output in (ours, theirs))
     if isinstance(ours_, Tensor) and isinstance(theirs_, Tensor):
-        a, b = (functional.log_softmax(logits.float(), -1) for logits in (ours_, theirs_))
+        dtype = torch.promote_types(theirs_.dtype, torch.float32)
+        a, b = (functional.log_softmax(logits, -1, dtype=dtype) for logits in (ours_, theirs_))
         divergence = functional.kl_div(a, b, reduction="sum", log_target=True)
         return divergence / (a.numel() // a.shape[-1])
     first, target = (next(tensors(output), None) for output in (ours, theirs))

@@ -136,7 +136,8 @@ def error_of(output: Tensor, target: Tensor) -> Tensor:
     Few tokens have a hundred times the norm of the others (Sun et al., arXiv 2402.17762). In a
     ratio of the whole batch the others do not count. Tokens whose target is 0 do not count.
     """
-    gap, energy = (output - target).float().square(), target.float().square()
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    gap, energy = (output - target).to(dtype).square(), target.to(dtype).square()
     if target.dim() != TOKENS:
         return gap.sum() / energy.sum()
     energy = energy.sum(-1)
