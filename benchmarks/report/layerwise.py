@@ -24,6 +24,7 @@ STYLES = {  # marker and colour: red for LC, grey for direct compression, the re
     "SVD, whitened": ("d", "tab:purple"),
     "LC": ("o", "tab:red"),
     "LC, polished": ("D", "tab:red"),
+    "LC, distilled": ("*", "tab:red"),
 }
 TICKS = (35, 40, 50, 60, 80, 100, 150, 200, 300)
 MOST = 300.0  # perplexities above stand at the upper edge
