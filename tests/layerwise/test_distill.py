@@ -62,7 +62,7 @@ def test_codes_and_other_matrices_stay_and_norms_move():
     model = net()
     dense, lc = copy.deepcopy(model), compressed(model)
     first = dict(model.named_parameters())
-    flags = {n: p.requires_grad_(n != "embed.weight").requires_grad for n, p in first.items()}
+    flags = {n: p.requires_grad_("0.up" not in n).requires_grad for n, p in first.items()}
     codes = [value.clone() for value in choices(lc.thetas.values())]
     losses = distill(lc, dense, epochs=30)
     assert len(losses) == 30 * len(batches())
@@ -108,6 +108,9 @@ def test_it_goes_on_from_its_checkpoint(tmp_path):
     assert distill(lc, dense, **options) == expected
     assert len(calls) == EVERY + 2 + epochs * len(batches()) - EVERY
     assert same(state(again), state(model))
+    saved = torch.load(tmp_path / "distill.pt")["records"]["optimizer"]["param_groups"]
+    for group in saved:  # the last step's rate
+        assert group["lr"] == pytest.approx(group["first"] / (epochs * len(batches())))
     with pytest.raises(ValueError, match=r"distill: checkpoint .* other options"):
         distill(compressed(net()), dense, **{**options, "rate": 0.1})
 
