@@ -166,6 +166,7 @@ def tables() -> dict[str, str]:
         "loading": markdown(serving.loading()),
         "layerwise": markdown(layerwise.table()),
         "minilm-formats": markdown(formats.minilm()),
+        "minilm-samples": markdown(formats.minilm_samples()),
         "results": markdown(methods(README)),
     }
 

@@ -101,7 +101,8 @@ def rounded(found: Found) -> Found:
     """Numbers to five digits, sizes and memory in whole bytes, the mean of the layers' errors."""
     errors = found.pop("errors").values()
     found = {**found, "error": sum(errors) / len(errors)} if errors else found
-    return {
+    lists = {key: found.pop(key) for key in [*found] if isinstance(found[key], list)}
+    return lists | {
         key: round(value) if key.endswith("bytes") else float(f"{value:.5g}")
         for key, value in found.items()
     }

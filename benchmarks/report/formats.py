@@ -40,6 +40,17 @@ def minilm() -> list[Row]:
     ]
 
 
+def minilm_samples() -> list[Row]:
+    """A line for each format and method with several numbers of batches: the mean cosines."""
+    found: dict[tuple[str, str], Row] = {}
+    for cell in sorted(cells("minilm", ROWS), key=lambda cell: cell["batches"]):
+        key = cell["row"], cell["method"]
+        line = found.setdefault(key, {"format": cell["row"], "method": cell["method"]})
+        line[f"{cell['batches']} batches"] = f"{cell['cosine']:.3f}"
+    most = max(map(len, found.values()))
+    return [line for line in found.values() if len(line) == most > 3]
+
+
 def resnet() -> list[Row]:
     """A line for each cell, and LC in training where the proof has it."""
     found, own = [], cells("resnet20", resnet20.ROWS)

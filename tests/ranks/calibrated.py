@@ -69,7 +69,8 @@ def distilled(place: Place):
     """Each rank has its share of a batch: a step is that of the whole batch."""
     lc, dense = problem(net()), net()
     leco.calibrate(lc, batches(2), steps=2, progress=False)
-    own = [{**b, "tokens": b["tokens"].chunk(place.ranks)[place.rank]} for b in batches(2)]
+    every = [torch.cat([b["tokens"] for b in batches(4)[i : i + 2]]) for i in (0, 2)]
+    own = [{**batches(1)[0], "tokens": t.chunk(place.ranks)[place.rank]} for t in every]
     losses = leco.distill(lc, dense, own, epochs=3, progress=False)
     weights = {n: p.detach() for n, p in lc.model.named_parameters()}
     return {**weights, "losses": torch.tensor(losses)}
