@@ -6,6 +6,7 @@ Each process trains on its share of the data. Without torchrun there is one proc
 """
 
 import argparse
+import gc
 import os
 from pathlib import Path
 
@@ -85,8 +86,6 @@ def main() -> None:
     best = result.records[result.best_step]
     if rank == 0:
         print(f"error {error:.1f} % -> {best.compressed_error:.1f} %, {size:,} bytes")
-    if several:
-        dist.destroy_process_group()
 
 
 def arguments() -> argparse.Namespace:
@@ -101,3 +100,6 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     main()
+    gc.collect()  # the net, which holds the group of its shards
+    if dist.is_initialized():
+        dist.destroy_process_group()
