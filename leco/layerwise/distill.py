@@ -14,7 +14,7 @@ from torch.nn import functional
 import leco.distributed as distributed
 from leco.algorithm.lc import LC
 from leco.algorithm.retrain import Retraining
-from leco.layerwise.calibrate import check_whole, quiet
+from leco.layerwise.calibrate import check_whole, owned, quiet
 from leco.layerwise.checkpoint import Checkpoint, identity_of
 from leco.layerwise.polish import error_of
 from leco.layerwise.stream import call, check_repeatable, tensors
@@ -142,8 +142,7 @@ class _Training:
     def __init__(self, lc: LC, rest: dict[str, nn.Parameter], rate: float, kept: Checkpoint):
         self._lc, self._rest, self._kept = lc, rest, kept
         self.losses: list[float] = []
-        own = {task: {n: lc.params[n] for n in names} for task, names in lc.names.items()}
-        found = kept.load("distill", lc.tasks, own)
+        found = kept.load("distill", lc.tasks, owned(lc))
         if found is not None:
             thetas, values, _ = found
             lc.adopt(thetas)
