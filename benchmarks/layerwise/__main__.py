@@ -36,11 +36,12 @@ def bits(net: Any, row: Row) -> float:
 def run_(net: Any, row: Row, method: str, calibration: Tensor, kept: Path | None) -> Found:
     """Compress the net in the format of a row; the seconds, errors and memory.
 
-    LC keeps its checkpoint in the folder `kept`.
+    LC keeps its checkpoint in the folder `kept`, and beside it the table of sensitivities that all
+    budgets of as many sequences read.
     """
-    found = methods.run_(
-        net, list(net.model.layers), row, method, smollm2.batches(calibration), kept
-    )
+    table = kept and kept.with_name(f"smollm2-135m, {len(calibration)}.json")
+    batches = smollm2.batches(calibration)
+    found = methods.run_(net, list(net.model.layers), row, method, batches, kept, table)
     return {**found, "bytes": bits(net, row) / 8}
 
 
