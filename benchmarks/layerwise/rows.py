@@ -9,6 +9,7 @@ from torch import Tensor
 
 import leco
 from benchmarks.baselines.oneshot_alps import alps
+from benchmarks.baselines.oneshot_awq import awq
 from benchmarks.baselines.oneshot_grids import Grid, gptq, rtn
 from benchmarks.baselines.oneshot_masks import Kept, magnitude, n_of_m, sparsegpt, wanda
 from benchmarks.baselines.oneshot_packages import hqq
@@ -70,11 +71,13 @@ def grid(bits: int, zero_point: bool) -> Row:
     """Groups of 64 with a scale, and a zero point."""
     found = Grid(bits, GROUP, zero_point)
     each = bits + (FLOAT + bits * zero_point) / GROUP
-    peers = {
+    peers: dict[str, Layer] = {
         "RTN": lambda w0, h: rtn(w0, found),
         "GPTQ": partial(gptq, grid=found, static=False),
         "GPTQ, static groups": partial(gptq, grid=found, static=True),
     }
+    if zero_point:
+        peers["AWQ"] = partial(awq, bits=bits, group=GROUP)
     compression = always(leco.Uniform(bits, zero_point=zero_point))
     return Row(lambda s: each * weights(s), leco.Groups(GROUP), compression, peers)
 

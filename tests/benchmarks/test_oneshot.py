@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.baselines.oneshot import damped, inverse_factor, layer_error
 from benchmarks.baselines.oneshot_alps import alps
+from benchmarks.baselines.oneshot_awq import awq, clip
 from benchmarks.baselines.oneshot_grids import Grid, fit, gptq, rtn
 from benchmarks.baselines.oneshot_masks import magnitude, n_of_m, sparsegpt, wanda
 from benchmarks.baselines.oneshot_ranks import whitened_svd
@@ -94,6 +95,35 @@ def test_gptq_ends_on_the_grid_of_rtn_with_a_smaller_error():
     assert layer_error(w, w0, h) < 0.7 * layer_error(rtn(w0, grid), w0, h)
 
 
+def test_awq_has_the_exponent_and_the_bounds_of_least_error():
+    grid = Grid(3, 8, shrunk=False)
+    w0, h = layer(6, 24)
+    errors = []
+    for p in (i / 20 for i in range(20)):
+        a = [float(h[i, i]) ** (p / 2) for i in range(24)]
+        s = torch.tensor([v / (max(a) * min(a)) ** 0.5 for v in a], dtype=torch.float64)
+        errors.append((layer_error(rtn(w0 * s, grid) / s, w0, h), p, s))
+    _, p, s = min(errors, key=lambda error: error[0])
+    assert 0 < p < 0.95  # neither rounding alone nor the end of the search
+
+    # each group of eight clipped by itself
+    scaled, own = w0 * s, h / torch.outer(s, s)
+    bounds = set()
+    for k in range(0, 24, 8):
+        for w in scaled[:, k : k + 8]:
+            tried = []
+            for share in (1 - i / 20 for i in range(10)):
+                top = share * float(w.abs().max())
+                change = rtn(w.clamp(-top, top)[None], grid)[0] - w
+                tried.append((float(change @ own[k : k + 8, k : k + 8] @ change), share))
+            share = min(tried)[1]
+            bounds.add(share)
+            w.clamp_(-share * w.abs().max(), share * w.abs().max())
+    assert len(bounds) > 2
+    torch.testing.assert_close(clip(w0 * s, own, grid), scaled)
+    torch.testing.assert_close(awq(w0, h, 3, 8), rtn(scaled, grid) / s)
+
+
 def test_the_whitened_svd_is_the_closed_form_and_the_best():
     w0, h = layer(7, 9)
     h = damped(h)
@@ -112,6 +142,7 @@ def test_the_whitened_svd_is_the_closed_form_and_the_best():
     [
         lambda w, h: rtn(w, Grid(3, 16)),
         lambda w, h: gptq(w, h, Grid(3, 16)),
+        lambda w, h: awq(w, h, 3, 16),
         lambda w, h: magnitude(w, n_of_m(2, 4)),
         lambda w, h: wanda(w, h, n_of_m(2, 4)),
         lambda w, h: sparsegpt(w, h, n_of_m(2, 4)),
