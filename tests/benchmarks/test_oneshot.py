@@ -96,7 +96,7 @@ def test_gptq_ends_on_the_grid_of_rtn_with_a_smaller_error():
 
 
 def test_awq_has_the_exponent_and_the_bounds_of_least_error():
-    grid = Grid(3, 8, shrunk=False)
+    grid = Grid(2, 8, shrunk=False)
     w0, h = layer(6, 24)
     errors = []
     for p in (i / 20 for i in range(20)):
@@ -119,9 +119,9 @@ def test_awq_has_the_exponent_and_the_bounds_of_least_error():
             share = min(tried)[1]
             bounds.add(share)
             w.clamp_(-share * w.abs().max(), share * w.abs().max())
-    assert len(bounds) > 2
+    assert min(bounds) < 0.7
     torch.testing.assert_close(clip(w0 * s, own, grid), scaled)
-    torch.testing.assert_close(awq(w0, h, 3, 8), rtn(scaled, grid) / s)
+    torch.testing.assert_close(awq(w0, h, 2, 8), rtn(scaled, grid) / s)
 
 
 def test_the_whitened_svd_is_the_closed_form_and_the_best():
