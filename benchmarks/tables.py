@@ -158,6 +158,7 @@ def tables() -> dict[str, str]:
         "minilm": markdown(ranks.minilm()),
         "resnet-formats": markdown(formats.resnet()),
         "layers": markdown(layerwise.layers()),
+        "layers-steps": markdown(layerwise.steps()),
         "gguf": markdown(gguf.layers()),
         "gguf-nets": markdown(gguf.nets()),
         "runtimes": markdown(serving.runtimes()),

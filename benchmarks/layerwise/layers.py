@@ -3,7 +3,8 @@
     python -m benchmarks.layerwise.layers --data FOLDER --rows "3 bits" "2:4" --record
 
 The inputs are those of the dense net, 16 sequences of 512 tokens of FOLDER/wikitext-2/valid.txt.xz.
-With --record a row that is recorded already is not run again.
+LC has 40 steps, and fewer. With --record a row that is recorded with all its methods is not run
+again.
 """
 
 import argparse
@@ -24,22 +25,27 @@ from leco.atomic import atomically
 NAME, KIND = "layerwise", "layers"
 LAYERS = ("3.self_attn.q_proj", "3.mlp.down_proj", "15.mlp.up_proj", "27.self_attn.o_proj")
 SEQUENCES = 16
+STEPS = {"LC": 40, "LC, 20 steps": 20, "LC, 10 steps": 10}
 Found = dict[str, Any]
 
 
-def lc(row: Row) -> Layer:
-    """`leco.calibrate` of one layer, on inputs that have the given second moments."""
+def samples(h: Tensor) -> Tensor:
+    """As many inputs (in, in) as there are of a layer, of these second moments."""
+    values, vectors = torch.linalg.eigh(h.double())
+    x = (vectors * values.clamp(min=0).sqrt()) @ vectors.T * len(h) ** 0.5
+    return x.to(h.dtype)
+
+
+def lc(row: Row, steps: int = 40, inputs: dict[int, Tensor] | None = None) -> Layer:
+    """`leco.calibrate` of one layer, on inputs that have H: those found already by its `id`."""
 
     def compress(w0: Tensor, h: Tensor) -> Tensor:
-        # X = n^(1/2) H^(1/2), of n = in samples
-        values, vectors = torch.linalg.eigh(h.double())
-        x = (vectors * values.clamp(min=0).sqrt()) @ vectors.T * len(h) ** 0.5
-
-        # LC
         net = nn.Linear(*w0.T.shape, bias=False)
         net.weight.data = w0.clone()
         task = leco.Task("weight", row.view, row.compression((w0.shape[0], w0.shape[1])))
-        leco.calibrate(leco.LC(net, {"layer": task}), [x.to(w0.dtype)], progress=False)
+        problem = leco.LC(net, {"layer": task})
+        x = samples(h) if inputs is None else inputs[id(h)]
+        leco.calibrate(problem, [x], steps=steps, progress=False)
         return net.weight.detach()
 
     return compress
@@ -59,13 +65,16 @@ def dense_moments(net: Any, sequences: Tensor, names: tuple[str, ...]) -> dict[s
     return {name: found[name] for name in names}
 
 
+def methods_of(row: Row, inputs: dict[int, Tensor]) -> dict[str, Layer]:
+    """All but HQQ, which looks at no inputs, and needs its package."""
+    others = {name: each for name, each in methods.by_layers(row).items() if name != "HQQ"}
+    return others | {name: lc(row, steps, inputs) for name, steps in STEPS.items()}
+
+
 def measured(name: str, layers: dict[str, Any]) -> list[Found]:
     """The errors of the layers and the processor seconds of all, of each method of a row."""
-    row = ROWS[name]
-    found = []
-    for method, layer in {**methods.by_layers(row), "LC": lc(row)}.items():
-        if method == "HQQ":  # which looks at no inputs, and needs its package
-            continue
+    found, inputs = [], {id(h): samples(h) for _, h in layers.values()}
+    for method, layer in methods_of(ROWS[name], inputs).items():
         start = time.process_time()
         errors = {key: layer_error(layer(w0, h), w0, h) for key, (w0, h) in layers.items()}
         seconds = time.process_time() - start
@@ -94,8 +103,12 @@ def main() -> None:
     layers = torch.load(kept, weights_only=True)
 
     # row by row
-    done = {run["row"] for run in records.read(NAME, KIND)} if args.record else set()
-    for name in (name for name in args.rows if name not in done):
+    done: dict[str, set[str]] = {}
+    for run in records.read(NAME, KIND) if args.record else ():
+        done[run["row"]] = {row["method"] for row in run["rows"]}
+    for name in args.rows:
+        if done.get(name, set()) >= {*methods_of(ROWS[name], {})}:
+            continue
         rows = measured(name, layers)
         records.show(name, rows)
         if args.record:

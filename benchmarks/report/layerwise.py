@@ -5,6 +5,7 @@ from statistics import geometric_mean, mean
 from typing import Any
 
 from benchmarks import records
+from benchmarks.layerwise.layers import STEPS
 from benchmarks.layerwise.rows import ROWS
 from benchmarks.report.figure import label, plt
 
@@ -15,6 +16,7 @@ STYLES = {  # marker and colour: red for LC, grey for direct compression, the re
     "DC in the metric": ("s", "0.6"),
     "RTN": ("v", "tab:green"),
     "HQQ": ("^", "tab:green"),
+    "AWQ": ("1", "tab:green"),
     "GPTQ": ("P", "tab:green"),
     "GPTQ, static groups": ("X", "tab:green"),
     "magnitude": ("<", "tab:olive"),
@@ -71,15 +73,35 @@ def every_layer() -> list[Row]:
     return [{"row": run["row"], **row} for run in runs for row in run["rows"]]
 
 
+def newest_layers() -> dict[str, dict[str, Row]]:
+    """The newest record of single layers of each format, by methods."""
+    runs = {run["row"]: run["rows"] for run in records.read("layerwise", "layers")}
+    return {row: {own["method"]: own for own in runs[row]} for row in ROWS if row in runs}
+
+
+def steps() -> list[Row]:
+    """The errors and times of LC on single layers with fewer steps."""
+    return [
+        {
+            "format": row,
+            "steps": f"{count}",
+            "layer error / that of 40 steps": f"{_level(own[name]) / _level(own['LC']):.3f}",
+            "time / GPTQ or SparseGPT": _times(own[name], own),
+        }
+        for row, own in newest_layers().items()
+        if own.keys() >= STEPS.keys() and _times(own["LC"], own)
+        for name, count in STEPS.items()
+    ]
+
+
 def layers() -> list[Row]:
     """LC beside the best method of others on single layers, by the newest record of each row."""
-    newest = {run["row"]: run["rows"] for run in records.read("layerwise", "layers")}
     found = []
-    for row in (row for row in ROWS if row in newest):
-        methods = {each["method"]: each for each in newest[row]}
-        lc, direct = methods.pop("LC"), methods.pop("DC in the metric")
-        methods.pop("DC")
-        best = min(methods.values(), key=_level, default=None)
+    for row, methods in newest_layers().items():
+        lc, direct = methods["LC"], methods["DC in the metric"]
+        own = {"DC", "DC in the metric", *STEPS}
+        others = [each for name, each in methods.items() if name not in own]
+        best = min(others, key=_level, default=None)
         line = {
             "format": row,
             "direct, in the metric": _percent(direct),

@@ -123,7 +123,8 @@ def test_lc_stands_beside_the_best_of_others_on_layers(
     ends = [row("DC", 0.9, 0.9, 1.0), row("DC in the metric", 0.4, 0.1, 1.0)]
     peers = [row("SparseGPT", 0.2, 0.05, 2.0), row("ALPS", 0.01, 0.16, 4.0)]
     lc = row("LC", 0.02, 0.02, 5.0)
-    records.append("layerwise", "layers", row="2:4", rows=[*peers, *ends, lc])
+    fewer = [row("LC, 20 steps", 0.02, 0.08, 3.0), row("LC, 10 steps", 0.08, 0.08, 2.0)]
+    records.append("layerwise", "layers", row="2:4", rows=[*peers, *ends, lc, *fewer])
     records.append("layerwise", "layers", row="binary", rows=[*ends, lc])
     binary, pruned = layerwise.layers()
     assert pruned["best method of others"] == "ALPS"
@@ -132,6 +133,11 @@ def test_lc_stands_beside_the_best_of_others_on_layers(
     assert pruned["LC / direct"] == "0.10"
     assert pruned["time, LC / GPTQ or SparseGPT"] == "2.5"
     assert binary["best method of others"] == binary["LC / best of others"] == ""
+
+    # with fewer steps
+    found = [tuple(line.values()) for line in layerwise.steps()]
+    expected = [("40", "1.000", "2.5"), ("20", "2.000", "1.5"), ("10", "4.000", "1.0")]
+    assert found == [("2:4", *rest) for rest in expected]
 
 
 def test_of_a_cell_without_training_the_newest_record_counts(
