@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ def lc_(
     solves = sum(record.seconds for record in result.records) / result.seconds
     if dense is not None:
         losses = leco.distill(lc, dense, batches, epochs=distill, **kept)
-        found["losses"] = [sum(part) / len(part) for part in (losses[:4], losses[-4:])]
+        found["first_loss"], found["last_loss"] = mean(losses[:4]), mean(losses[-4:])
         if "distill.pt" not in files:
             found["distill_cpu_seconds"] = time.process_time() - end
     if not files:

@@ -1,28 +1,32 @@
-"""Compression without training in many formats: the tables of MiniLM and of ResNet-20."""
+"""Compression without training in many formats: the tables of SmolLM2, MiniLM and ResNet-20."""
 
-from collections.abc import Iterable
-
-from benchmarks import records
 from benchmarks.layerwise import resnet as resnet20
 from benchmarks.layerwise.rows import ROWS
 from benchmarks.report import cells as proof
-from benchmarks.report.layerwise import STYLES, Row, seconds
+from benchmarks.report.layerwise import BATCHES, Row, cells
 
-BATCHES = {"minilm": 32, "resnet20": 16}  # of the tables of formats
 SIZES = ("bytes", "coded_bytes")
 TRAINED = {"ternary": "ternary, channels", "binary": "binary, channels"}
 
 
-def cells(kind: str, formats: Iterable[str]) -> list[Row]:
-    """The newest record of each cell, in the order of the formats, then of the methods."""
-    newest = {
-        (run["row"], cell["method"], run["batches"]): cell
-        for run in records.read("layerwise", kind)
-        for cell in run["cells"]
-    }
-    rows, methods = [*formats], [*STYLES]
-    order = sorted(newest, key=lambda key: (rows.index(key[0]), methods.index(key[1]), key[2]))
-    return [newest[key] | {"row": key[0], "batches": key[2]} for key in order]
+def every() -> list[Row]:
+    """All cells of the three nets."""
+    nets = {"smollm2": ROWS, "minilm": ROWS, "resnet20": resnet20.ROWS}
+    return [{"net": net} | cell for net, rows in nets.items() for cell in cells(net, rows)]
+
+
+def smollm2() -> list[Row]:
+    """A line for each cell with the usual number of batches."""
+    return [
+        {
+            **_format(cell, 1e6, "MB"),
+            "perplexity, 16 sequences": _short(cell["perplexity_16"]),
+            "perplexity, 32 sequences": _short(cell["perplexity"]),
+            **_cost(cell),
+        }
+        for cell in cells("smollm2", ROWS)
+        if cell["batches"] == BATCHES["smollm2"]
+    ]
 
 
 def minilm() -> list[Row]:
@@ -41,13 +45,23 @@ def minilm() -> list[Row]:
 
 
 def minilm_samples() -> list[Row]:
-    """A line for each format and method with several numbers of batches: the mean cosines."""
+    """The mean cosines with several numbers of batches."""
+    return _samples("minilm", "cosine", 3)
+
+
+def smollm2_samples() -> list[Row]:
+    """The perplexities on 16 test sequences with several numbers of batches."""
+    return _samples("smollm2", "perplexity_16", 1)
+
+
+def _samples(kind: str, measure: str, digits: int) -> list[Row]:
+    """A line for each format and method with several numbers of batches."""
     found: dict[tuple[str, str], Row] = {}
-    for cell in sorted(cells("minilm", ROWS), key=lambda cell: cell["batches"]):
+    for cell in sorted(cells(kind, ROWS), key=lambda cell: cell["batches"]):
         key = cell["row"], cell["method"]
         line = found.setdefault(key, {"format": cell["row"], "method": cell["method"]})
-        line[f"{cell['batches']} batches"] = f"{cell['cosine']:.3f}"
-    most = max(map(len, found.values()))
+        line[f"{cell['batches']} batches"] = f"{cell[measure]:.{digits}f}"
+    most = max(map(len, found.values()), default=0)
     return [line for line in found.values() if len(line) == most > 3]
 
 
@@ -81,7 +95,16 @@ def _format(cell: Row, unit: float, name: str) -> Row:
 def _cost(cell: Row) -> Row:
     return {
         "layer error, %": f"{100 * cell['error']:.2f}" if "error" in cell else "",
-        "solves, s": seconds(cell, "solve_cpu_seconds"),
-        "whole, s": seconds(cell, "cpu_seconds"),
+        "solves, s": _seconds(cell, "solve_cpu_seconds"),
+        "whole, s": _seconds(cell, "cpu_seconds"),
         "memory, MB": f"{cell['memory_bytes'] / 1e6:,.0f}",
     }
+
+
+def _short(perplexity: float) -> str:
+    return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.1f}"
+
+
+def _seconds(cell: Row, key: str) -> str:
+    """Whole seconds; empty for a calibration that was cut off and went on."""
+    return f"{cell[key]:,.0f}" if key in cell else ""

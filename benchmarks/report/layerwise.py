@@ -1,7 +1,9 @@
-"""Compression without training: the tables, and the figure of perplexity against bytes."""
+"""Compression without training: the cells of nets, the table of single layers, and the figure of
+perplexity against bytes."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import geometric_mean, mean
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import records
@@ -28,43 +30,19 @@ STYLES = {  # marker and colour: red for LC, grey for direct compression, the re
     "LC, polished": ("D", "tab:red"),
     "LC, distilled": ("*", "tab:red"),
 }
+BATCHES = {"smollm2": 32, "minilm": 32, "resnet20": 16}  # of the tables of formats
 TICKS = (35, 40, 50, 60, 80, 100, 150, 200, 300)
 MOST = 300.0  # perplexities above stand at the upper edge
 
 
-def cells() -> list[Row]:
-    """The newest record of each cell, in the order of the rows, then of the methods."""
+def cells(kind: str, formats: Iterable[str]) -> list[Row]:
+    """The newest record of each cell of a net, in the order of the formats, then of the methods."""
     newest = {
-        (run["row"], run["method"], run["sequences"]): run
-        for run in records.read("layerwise", "cell")
+        (run["row"], run["method"], run["batches"]): run for run in records.read("layerwise", kind)
     }
-    rows, methods = [*ROWS], [*STYLES]
-    return sorted(
-        newest.values(),
-        key=lambda run: (
-            rows.index(run["row"]),
-            methods.index(run["method"]),
-            run["sequences"],
-        ),
-    )
-
-
-def table() -> list[Row]:
-    """A line for each cell."""
-    return [
-        {
-            "format": run["row"],
-            "MB": f"{run['bytes'] / 1e6:.1f}",
-            "method": run["method"],
-            "perplexity, 16 sequences": _short(run["perplexity_16"]),
-            "perplexity, 32 sequences": _short(run["perplexity"]),
-            "layer error, %": f"{100 * mean(run['errors'].values()):.2f}" if run["errors"] else "",
-            "solves, s": seconds(run, "solve_cpu_seconds"),
-            "whole, s": seconds(run, "cpu_seconds"),
-            "memory, MB": f"{run['memory_bytes'] / 1e6:,.0f}",
-        }
-        for run in cells()
-    ]
+    rows, methods = [*formats], [*STYLES]
+    order = sorted(newest, key=lambda key: (rows.index(key[0]), methods.index(key[1]), key[2]))
+    return [newest[key] for key in order]
 
 
 def every_layer() -> list[Row]:
@@ -133,18 +111,11 @@ def _times(lc: Row, methods: dict[str, Row]) -> str:
     return ""
 
 
-def _short(perplexity: float) -> str:
-    return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.1f}"
-
-
-def seconds(run: Row, key: str) -> str:
-    """Whole seconds; empty for a calibration that was cut off and went on."""
-    return f"{run[key]:,.0f}" if key in run else ""
-
-
 def draw(path: Path) -> None:
-    """Perplexity on 16 test sequences against the bytes of the matrices, a marker a cell."""
-    found = [run for run in cells() if run["method"] != "dense"]
+    """Perplexity of SmolLM2 on 16 test sequences against the bytes of the matrices, those in a file
+    where nothing else is known, a marker a cell."""
+    every = [run for run in cells("smollm2", ROWS) if run["batches"] == BATCHES["smollm2"]]
+    found = [run for run in every if run["method"] != "dense"]
     fig, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
 
     # a marker for each cell
@@ -152,7 +123,7 @@ def draw(path: Path) -> None:
     for run in found:
         marker, colour = STYLES[run["method"]]
         filled = colour if run["method"].startswith("LC") else "none"
-        point = run["bytes"] / 1e6, min(run["perplexity_16"], MOST)
+        point = run.get("bytes", run.get("coded_bytes")) / 1e6, min(run["perplexity_16"], MOST)
         axes.plot(*point, marker=marker, color=colour, mfc=filled, ms=6, ls="")
         drawn.append(point)
         if run["row"] not in best or point[1] < best[run["row"]][1]:
@@ -163,7 +134,7 @@ def draw(path: Path) -> None:
         axes.plot([], [], marker=marker, color=colour, mfc=filled, ls="", label=method)
 
     # the dense net, the axes and the names
-    for run in cells():
+    for run in every:
         if run["method"] == "dense":
             axes.axhline(run["perplexity_16"], color="black", lw=0.6, ls=":", label="dense")
     axes.set(yscale="log", xlabel="MB of the compressed matrices")

@@ -147,15 +147,14 @@ def test_cells_are_recorded_and_not_run_twice(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sys, "argv", ["layerwise", *arguments, "--record"])
     script.main()
     script.main()
-    cells = records.read("layerwise", "cell")
+    cells = records.read("layerwise", "smollm2")
     assert [(c["row"], c["method"]) for c in cells] == [
         *(("2 bits", "RTN"), ("2 bits", "GPTQ"), ("2:4", "SparseGPT"))
     ]
     assert len(made) == 3
     assert cells[0]["bytes"] == 9 * WIDE**2 * (2 + 18 / 64) / 8
-    assert cells[0]["errors"] == {}
-    assert sorted(cells[1]["errors"]) == ["a", "b", "down"]
     assert all(cell["cpu_seconds"] >= cell["solve_cpu_seconds"] > 0 for cell in cells)
+    assert all(1 < cell["perplexity"] < math.inf for cell in cells)
 
 
 @pytest.mark.parametrize("method", methods.POLISH)

@@ -136,38 +136,61 @@ def arguments(**changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**{"record": True, **defaults, **changes})
 
 
-def test_rows_are_recorded_with_all_their_cells_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(subject, "CACHE", tmp_path)
-    made = list[nn.Module]()
+def toy(made: list[nn.Module]) -> subject.Subject:
+    """A small net of which each copy is in `made`."""
 
     def new() -> nn.Module:
         made.append(net().float())
         return made[-1]
 
-    own = subject.Subject(
+    return subject.Subject(
         *("toy", {"2 bits": ROWS["2 bits"], "mixed": MIXED}, new),
         *(lambda model, _: model.model.layers, lambda count: BATCHES[:count]),
         lambda model: {"norm": float(model.head.weight.detach().norm())},
     )
-    subject.cells(own, arguments(methods=["RTN"]))
-    subject.cells(own, arguments())
-    subject.cells(own, arguments())
-    found = records.read("layerwise", "toy")
-    methods_of = [(run["row"], [cell["method"] for cell in run["cells"]]) for run in found]
-    assert methods_of == [("2 bits", ["RTN"]), ("2 bits", ["GPTQ", "LC"]), ("mixed", ["LC"])]
-    assert len(made) == 4
-    first, (gptq, lc), (mixed,) = (run["cells"] for run in found)
-    assert first[0]["bytes"] == gptq["bytes"] == 9 * 64**2 * (2 + 18 / 64) / 8
-    assert 0 < lc["error"] < gptq["error"] < 1
-    assert "error" not in first[0]
-    assert "bytes" not in mixed
-    assert {path.suffix for path in (tmp_path / "layerwise").iterdir()} == {".cell", ".json"}
 
-    # a cell from the cache
-    (tmp_path / "results" / "layerwise.jsonl").unlink()
-    subject.cells(own, arguments(rows=["2 bits"]))
+
+def test_each_cell_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(subject, "FOLDER", tmp_path / "kept")
+    made = list[nn.Module]()
+    subject.cells(toy(made), arguments(methods=["RTN"]))
+    subject.cells(toy(made), arguments())
+    subject.cells(toy(made), arguments())
+    found = records.read("layerwise", "toy")
+    assert [(run["row"], run["method"]) for run in found] == [
+        *(("2 bits", "RTN"), ("2 bits", "GPTQ"), ("2 bits", "LC"), ("mixed", "LC"))
+    ]
     assert len(made) == 4
-    assert [len(run["cells"]) for run in records.read("layerwise", "toy")] == [3]
+    rtn, gptq, lc, mixed = found
+    assert rtn["bytes"] == gptq["bytes"] == 9 * 64**2 * (2 + 18 / 64) / 8
+    assert 0 < lc["error"] < gptq["error"] < 1
+    assert "error" not in rtn
+    assert "bytes" not in mixed
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["toy, 2.json"]
+
+    # without --record nothing is kept, and everything is run
+    subject.cells(toy(made), arguments(rows=["2 bits"], record=False))
+    assert len(made) == 7
+    assert len(records.read("layerwise", "toy")) == 4
+
+
+def test_what_is_cut_off_while_it_is_judged_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(subject, "FOLDER", tmp_path / "kept")
+
+    def cut_off(model: nn.Module) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    wanted = arguments(rows=["2 bits"], methods=["LC"])
+    with pytest.raises(KeyboardInterrupt):
+        subject.cells(toy([])._replace(judged=cut_off), wanted)
+    assert not records.read("layerwise", "toy")
+    assert len([*(tmp_path / "kept" / "toy, 2 bits, LC, 2").iterdir()]) == 3
+    subject.cells(toy([]), wanted)
+    (found,) = records.read("layerwise", "toy")
+    assert "cpu_seconds" not in found  # of what was resumed
+    assert found["norm"] > 0
+    assert not [*(tmp_path / "kept").iterdir()]

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks import records, tables
-from benchmarks.report import cells, layerwise
+from benchmarks.report import cells, formats, layerwise
 
 
 def made(method: str, seed: int, validation: float, test: float = 5.0) -> cells.Cell:
@@ -144,15 +144,20 @@ def test_of_a_cell_without_training_the_newest_record_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    how = {"bytes": 2e6, "memory_bytes": 3e6, "errors": {"a": 0.01, "b": 0.03}, "perplexity": 50.0}
+    how = {"bytes": 2e6, "memory_bytes": 3e6, "error": 0.02, "perplexity": 50.0, "method": "ALPS"}
     for row, perplexity in (("2:4", 70.0), ("3 bits", 1234.0), ("2:4", 60.0)):
-        cell = {"row": row, "method": "ALPS", "sequences": 32, "perplexity_16": perplexity}
-        records.append("layerwise", "cell", **cell, **how)
-    found = layerwise.table()
+        found = {"row": row, "batches": 32, "perplexity_16": perplexity}
+        records.append("layerwise", "smollm2", **found, **how)
+    rest = how | {"bytes": 1e6, "perplexity_16": 65.0}
+    records.append("layerwise", "smollm2", row="2:4", batches=8, **rest)
+    found = formats.smollm2()
     assert [(row["format"], row["perplexity, 16 sequences"]) for row in found] == [
         *(("3 bits", "1,234"), ("2:4", "60.0"))
     ]
     assert found[0]["layer error, %"] == "2.00"
     assert found[0]["solves, s"] == ""
+    assert formats.smollm2_samples() == [
+        {"format": "2:4", "method": "ALPS", "8 batches": "65.0", "32 batches": "60.0"}
+    ]
     layerwise.draw(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
