@@ -123,7 +123,8 @@ def draw(path: Path) -> None:
     for run in found:
         marker, colour = STYLES[run["method"]]
         filled = colour if run["method"].startswith("LC") else "none"
-        point = run.get("bytes", run.get("coded_bytes")) / 1e6, min(run["perplexity_16"], MOST)
+        size = run["bytes" if "bytes" in run else "coded_bytes"]
+        point = size / 1e6, min(run["perplexity_16"], MOST)
         axes.plot(*point, marker=marker, color=colour, mfc=filled, ms=6, ls="")
         drawn.append(point)
         if run["row"] not in best or point[1] < best[run["row"]][1]:
