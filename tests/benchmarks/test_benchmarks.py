@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("PIL")
 pytest.importorskip("zstandard")
 
-from benchmarks import cifar, data, nets
+from benchmarks import cifar, data, nets, timing
 from benchmarks.file import lengths
 
 
@@ -123,3 +123,15 @@ def test_yardsticks_of_a_file():
     assert lengths.fixed_width(torch.tensor([1, 2, 3, 0], dtype=torch.uint8)) == bytes([0b01101100])
     assert len(lengths.fixed_width(torch.arange(2**20 + 8) % 8)) == 3 * (2**20 + 8) // 8
     assert lengths.fixed_width(torch.zeros(9, dtype=torch.bool)) == b""
+
+
+def test_memory_that_earlier_work_freed_counts_again():
+    kept = list[bytearray]()
+
+    def work() -> None:
+        parts = [bytearray(b"x" * 100_000) for _ in range(500)]
+        kept.append(bytearray(50_000))  # above them, so that the heap does not shrink by itself
+        del parts
+
+    first, second = (timing.peak_bytes(work) for _ in range(2))
+    assert min(first, second) > 40e6
