@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leco.compressions.codebooks import Codebook
 from leco.compressions.metric import Mu
+from leco.layerwise.closed import in_closed_form
 from leco.layerwise.layouts import Layout
 from leco.layerwise.quadratic import Layer
 from leco.layerwise.refine import refined
@@ -112,8 +113,9 @@ class Schedule(NamedTuple):
 
 @torch.no_grad()
 def solve(problem: Problem, schedule: Schedule) -> Solved:
-    """min 1/2 tr((W - W0) H (W - W0)') + price subject to W = Delta(Theta), from direct compression
-    in the metric diag(H); the Theta of least objective of all steps, refined.
+    """min 1/2 tr((W - W0) H (W - W0)') + price subject to W = Delta(Theta): in closed form where
+    there is one; else by steps from direct compression in the metric diag(H), of which the Theta of
+    least objective is refined.
 
     Args:
         problem: the task and its layers.
@@ -128,6 +130,10 @@ def solve(problem: Problem, schedule: Schedule) -> Solved:
     direct, best, least = problem.relative(), theta, problem.objective(theta)
     if all(layer.moments.diagonal for layer in problem.layers):
         return Solved(best, direct, direct, 0, time.perf_counter() - start)
+    exact = in_closed_form(problem)
+    if exact is not None:
+        problem.take(exact)
+        return Solved(exact, direct, problem.relative(), 0, time.perf_counter() - start)
 
     # alternate
     step, mu, steps = _by_descent(compression), schedule.first, 0

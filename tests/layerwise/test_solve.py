@@ -83,18 +83,70 @@ def test_the_l_step_minimises_the_augmented_lagrangian():
         delta = weights(3, 6, seed=3)
 
 
-def test_a_low_rank_converges_to_the_closed_form():
-    """Truncated SVD of W H^(1/2), times H^(-1/2)."""
-    w, h = weights(12, 10), spread(10)
-    problem = problem_of(w, h, leco.Matrix(), leco.LowRank(3))
+def whitened(problem: Problem, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """H^(1/2), and the SVD of W H^(1/2)."""
     values, vectors = torch.linalg.eigh(problem.layers[0].moments.damped[0])
     root = vectors * values.sqrt() @ vectors.mT
-    u, s, v = torch.linalg.svd(w @ root)
+    return root, *torch.linalg.svd(w @ root, full_matrices=False)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_low_rank_is_the_truncated_svd_of_the_whitened_weights(turned: bool):
+    w, h = weights(12, 10), spread(10)
+    problem = problem_of(w, h, leco.Matrix((1,) if turned else (0,)), leco.LowRank(3))
+    root, u, s, v = whitened(problem, w)
     best = u[:, :3] * s[:3] @ v[:3] @ torch.linalg.inv(root)
-    found = solve(problem, Schedule(200, 0.03, 30.0))
-    least = error(problem, w, best)
-    assert least * (1 - 1e-9) <= error(problem, w, found.theta.decompress()) <= least * 1.001
+    found = solve(problem, STEPS)
+    delta = found.theta.decompress()
+    torch.testing.assert_close(delta.mT if turned else delta, best)
+    assert found.steps == 0
+    assert found.error == pytest.approx(float(s[3:].square().sum() / s.square().sum()))
     assert found.error < found.direct
+
+
+@pytest.mark.parametrize("alpha", [0.003, 0.3, 30.0])
+def test_a_rank_is_selected_by_enumeration(alpha: float):
+    w, h = weights(12, 10), spread(10)
+    problem = problem_of(w, h, leco.Matrix(), leco.RankSelection(alpha))
+    problem.layers[0].weight = 0.7
+    *_, s, _ = whitened(problem, w)
+    sizes = [22 * r for r in range(10)] + [120]
+    every = [0.35 * float(s[r:].square().sum()) + alpha * n for r, n in enumerate(sizes)]
+    theta = solve(problem, STEPS).theta
+    rank = every.index(min(every))
+    assert (theta.u.shape[1] if hasattr(theta, "u") else 10) == rank
+    problem.take(theta)
+    assert problem.objective(theta) == pytest.approx(min(every))
+
+
+def test_layers_that_share_their_inputs_have_a_right_factor_in_common():
+    """The rows of each layer count by its weight."""
+    w, h = weights(9, 8), spread(8)
+    moments = Moments(h.unsqueeze(0), 0.01)
+    layers = [Layer(w[:5][None], moments, 3.0), Layer(w[5:][None], moments, 0.5)]
+    task = leco.Task(["a", "b"], leco.Matrix(), leco.LowRank(2))
+    shapes = [torch.Size([5, 8]), torch.Size([4, 8])]
+    found = solve(Problem(task, layers, [Plain(1, 8)] * 2, shapes), STEPS)
+    scale = torch.tensor([3.0] * 5 + [0.5] * 4, dtype=DOUBLE).sqrt().unsqueeze(-1)
+    own = problem_of(scale * w, h, leco.Matrix(), leco.LowRank(2))
+    root, u, s, v = whitened(own, scale * w)
+    best = (u[:, :2] * s[:2] @ v[:2] @ torch.linalg.inv(root)) / scale
+    torch.testing.assert_close(found.theta.decompress(), best)
+
+
+def test_matrices_whose_columns_are_not_the_inputs_have_no_closed_form():
+    """A convolution's scheme 2, and layers with inputs of their own."""
+    w, h = weights(6, 2 * 2 * 2), spread(8)
+    layer = Layer(w[None], Moments(h.unsqueeze(0), 0.01))
+    shape = torch.Size([6, 2, 2, 2])
+    task = leco.Task("weight", leco.Matrix((0, 2)), leco.LowRank(2))
+    found = solve(Problem(task, [layer], [Plain(1, 8)], [shape]), STEPS)
+    assert found.steps == 40
+    assert found.error < found.direct
+    layers = [Layer(part[None], Moments(h.unsqueeze(0), 0.01)) for part in (w[:3], w[3:])]
+    both = leco.Task(["a", "b"], leco.Matrix(), leco.LowRank(2))
+    shapes = [torch.Size([3, 8])] * 2
+    assert solve(Problem(both, layers, [Plain(1, 8)] * 2, shapes), STEPS).steps == 40
 
 
 def test_a_diagonal_h_takes_one_c_step():
@@ -280,7 +332,7 @@ def test_steps_are_spent_where_choices_change():
     assert steps.growth(0.005) == pytest.approx(factor**4)
     assert steps.growth(float("nan")) == pytest.approx(factor)
     w, h = weights(8, 16), spread(16)
-    assert solve(problem_of(w, h, leco.Matrix(), leco.LowRank(2)), steps).steps == 40
+    assert solve(problem_of(w, h, leco.Matrix(), leco.Tucker((2, 2))), steps).steps == 40
     pruned = solve(problem_of(w, h, leco.Vector(), leco.NM(2, 4)), steps)
     assert pruned.steps < 40
     constant = Schedule(40, 0.1, 10.0)
