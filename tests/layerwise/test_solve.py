@@ -91,8 +91,9 @@ def whitened(problem: Problem, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_low_rank_is_the_truncated_svd_of_the_whitened_weights(turned: bool):
-    w, h = weights(12, 10), spread(10)
+@pytest.mark.parametrize("outputs", [10, 12])
+def test_a_low_rank_is_the_truncated_svd_of_the_whitened_weights(turned: bool, outputs: int):
+    w, h = weights(outputs, 10), spread(10)
     problem = problem_of(w, h, leco.Matrix((1,) if turned else (0,)), leco.LowRank(3))
     root, u, s, v = whitened(problem, w)
     best = u[:, :3] * s[:3] @ v[:3] @ torch.linalg.inv(root)
