@@ -14,6 +14,7 @@ from torch.nn import functional
 import leco.distributed as distributed
 from leco.algorithm.lc import LC
 from leco.algorithm.retrain import Retraining
+from leco.compressions.checks import full_dtype
 from leco.layerwise.calibrate import check_whole, owned, quiet
 from leco.layerwise.checkpoint import Checkpoint, identity_of
 from leco.layerwise.polish import error_of
@@ -123,7 +124,7 @@ def distance(ours: Any, theirs: Any) -> Tensor:
     """
     ours_, theirs_ = (getattr(output, "logits", None) for output in (ours, theirs))
     if isinstance(ours_, Tensor) and isinstance(theirs_, Tensor):
-        dtype = torch.promote_types(theirs_.dtype, torch.float32)
+        dtype = full_dtype(theirs_.dtype)
         a, b = (functional.log_softmax(logits, -1, dtype=dtype) for logits in (ours_, theirs_))
         divergence = functional.kl_div(a, b, reduction="sum", log_target=True)
         return divergence / (a.numel() // a.shape[-1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import leco.distributed as distributed
+from leco.compressions.checks import full_dtype
 from leco.layerwise.stream import Stream
 from leco.task import Task
 from leco.theta import Theta
@@ -136,7 +137,7 @@ def error_of(output: Tensor, target: Tensor) -> Tensor:
     Few tokens have a hundred times the norm of the others (Sun et al., arXiv 2402.17762). In a
     ratio of the whole batch the others do not count. Tokens whose target is 0 do not count.
     """
-    dtype = torch.promote_types(target.dtype, torch.float32)
+    dtype = full_dtype(target.dtype)
     gap, energy = (output - target).to(dtype).square(), target.to(dtype).square()
     if target.dim() != TOKENS:
         return gap.sum() / energy.sum()
