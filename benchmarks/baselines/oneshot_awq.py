@@ -35,12 +35,13 @@ def awq(w0: Tensor, h: Tensor, bits: int, group: int = 64) -> Tensor:
 
 def best_scale(w0: Tensor, h: Tensor, grid: Grid) -> Tensor:
     """s (in,)."""
-    size, least, best = h.diagonal().sqrt().to(w0.dtype), torch.inf, torch.ones_like(w0[0])
+    h = h.to(w0.dtype)
+    size, least, best = h.diagonal().sqrt(), torch.inf, torch.ones_like(w0[0])
     for i in range(SHARES):
         scale = size.pow(i / SHARES).clamp_(min=1e-4)
         scale /= (scale.max() * scale.min()).sqrt()
         change = rtn(w0 * scale, grid) / scale - w0
-        error = float(((change @ h.to(w0.dtype)) * change).sum())
+        error = float(((change @ h) * change).sum())
         if error < least:
             least, best = error, scale
     return best

@@ -9,6 +9,7 @@ again.
 
 import argparse
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ STEPS = {"LC": 40, "LC, 20 steps": 20, "LC, 10 steps": 10}
 Found = dict[str, Any]
 
 
+@lru_cache(len(LAYERS))
 def samples(h: Tensor) -> Tensor:
     """As many inputs (in, in) as there are of a layer, of these second moments."""
     values, vectors = torch.linalg.eigh(h.double())
@@ -36,16 +38,15 @@ def samples(h: Tensor) -> Tensor:
     return x.to(h.dtype)
 
 
-def lc(row: Row, steps: int = 40, inputs: dict[int, Tensor] | None = None) -> Layer:
-    """`leco.calibrate` of one layer, on inputs that have H: those found already by its `id`."""
+def lc(row: Row, steps: int = 40) -> Layer:
+    """`leco.calibrate` of one layer, on inputs that have the given second moments."""
 
     def compress(w0: Tensor, h: Tensor) -> Tensor:
         net = nn.Linear(*w0.T.shape, bias=False)
         net.weight.data = w0.clone()
         task = leco.Task("weight", row.view, row.compression((w0.shape[0], w0.shape[1])))
         problem = leco.LC(net, {"layer": task})
-        x = samples(h) if inputs is None else inputs[id(h)]
-        leco.calibrate(problem, [x], steps=steps, progress=False)
+        leco.calibrate(problem, [samples(h)], steps=steps, progress=False)
         return net.weight.detach()
 
     return compress
@@ -65,16 +66,18 @@ def dense_moments(net: Any, sequences: Tensor, names: tuple[str, ...]) -> dict[s
     return {name: found[name] for name in names}
 
 
-def methods_of(row: Row, inputs: dict[int, Tensor]) -> dict[str, Layer]:
+def methods_of(row: Row) -> dict[str, Layer]:
     """All but HQQ, which looks at no inputs, and needs its package."""
     others = {name: each for name, each in methods.by_layers(row).items() if name != "HQQ"}
-    return others | {name: lc(row, steps, inputs) for name, steps in STEPS.items()}
+    return others | {name: lc(row, steps) for name, steps in STEPS.items()}
 
 
 def measured(name: str, layers: dict[str, Any]) -> list[Found]:
     """The errors of the layers and the processor seconds of all, of each method of a row."""
-    found, inputs = [], {id(h): samples(h) for _, h in layers.values()}
-    for method, layer in methods_of(ROWS[name], inputs).items():
+    found = []
+    for _, h in layers.values():
+        samples(h)  # kept, so that no method's time has it
+    for method, layer in methods_of(ROWS[name]).items():
         start = time.process_time()
         errors = {key: layer_error(layer(w0, h), w0, h) for key, (w0, h) in layers.items()}
         seconds = time.process_time() - start
@@ -107,7 +110,7 @@ def main() -> None:
     for run in records.read(NAME, KIND) if args.record else ():
         done[run["row"]] = {row["method"] for row in run["rows"]}
     for name in args.rows:
-        if done.get(name, set()) >= {*methods_of(ROWS[name], {})}:
+        if done.get(name, set()) >= {*methods_of(ROWS[name])}:
             continue
         rows = measured(name, layers)
         records.show(name, rows)

@@ -63,14 +63,14 @@ def cells(subject: Subject, args: argparse.Namespace) -> None:
     kind, count = subject.kind, args.batches
     done = {(run["row"], run["method"], run["batches"]) for run in records.read(NAME, kind)}
     for row, method in itertools.product(args.rows, args.methods):
-        if method not in methods.of(subject.rows[row]):
+        recorded = args.record and (row, method, count) in done
+        if recorded or method not in methods.of(subject.rows[row]):
             continue
-        if not args.record:
-            records.show(f"{kind}, {row}, {method}", [rounded(subject.run(row, method, count))])
-        elif (row, method, count) not in done:
-            kept, table = FOLDER / f"{kind}, {row}, {method}, {count}", f"{kind}, {count}.json"
-            found = rounded(subject.run(row, method, count, kept, FOLDER / table))
-            records.show(f"{kind}, {row}, {method}", [found])
+        kept = FOLDER / f"{kind}, {row}, {method}, {count}" if args.record else None
+        table = FOLDER / f"{kind}, {count}.json" if args.record else None
+        found = rounded(subject.run(row, method, count, kept, table))
+        records.show(f"{kind}, {row}, {method}", [found])
+        if kept is not None:
             records.append(NAME, kind, row=row, method=method, batches=count, **found)
             shutil.rmtree(kept, ignore_errors=True)
 

@@ -1,9 +1,7 @@
 """Compression without training in many formats: the tables of SmolLM2, MiniLM and ResNet-20."""
 
-from benchmarks.layerwise import resnet as resnet20
-from benchmarks.layerwise.rows import ROWS
 from benchmarks.report import cells as proof
-from benchmarks.report.layerwise import BATCHES, Row, cells
+from benchmarks.report.layerwise import NETS, Row, cells, usual
 
 SIZES = ("bytes", "coded_bytes")
 TRAINED = {"ternary": "ternary, channels", "binary": "binary, channels"}
@@ -11,8 +9,7 @@ TRAINED = {"ternary": "ternary, channels", "binary": "binary, channels"}
 
 def every() -> list[Row]:
     """All cells of the three nets."""
-    nets = {"smollm2": ROWS, "minilm": ROWS, "resnet20": resnet20.ROWS}
-    return [{"net": net} | cell for net, rows in nets.items() for cell in cells(net, rows)]
+    return [{"net": net} | cell for net in NETS for cell in cells(net)]
 
 
 def smollm2() -> list[Row]:
@@ -24,8 +21,7 @@ def smollm2() -> list[Row]:
             "perplexity, 32 sequences": _short(cell["perplexity"]),
             **_cost(cell),
         }
-        for cell in cells("smollm2", ROWS)
-        if cell["batches"] == BATCHES["smollm2"]
+        for cell in usual("smollm2")
     ]
 
 
@@ -39,8 +35,7 @@ def minilm() -> list[Row]:
             "same nearest sentence, %": f"{cell['same_nearest']:.1f}",
             **_cost(cell),
         }
-        for cell in cells("minilm", ROWS)
-        if cell["batches"] == BATCHES["minilm"]
+        for cell in usual("minilm")
     ]
 
 
@@ -57,7 +52,7 @@ def smollm2_samples() -> list[Row]:
 def _samples(kind: str, measure: str, digits: int) -> list[Row]:
     """A line for each format and method with several numbers of batches."""
     found: dict[tuple[str, str], Row] = {}
-    for cell in sorted(cells(kind, ROWS), key=lambda cell: cell["batches"]):
+    for cell in sorted(cells(kind), key=lambda cell: cell["batches"]):
         key = cell["row"], cell["method"]
         line = found.setdefault(key, {"format": cell["row"], "method": cell["method"]})
         line[f"{cell['batches']} batches"] = f"{cell[measure]:.{digits}f}"
@@ -67,7 +62,7 @@ def _samples(kind: str, measure: str, digits: int) -> list[Row]:
 
 def resnet() -> list[Row]:
     """A line for each cell, and LC in training where the proof has it."""
-    found, own = [], cells("resnet20", resnet20.ROWS)
+    found, own = [], usual("resnet20")
     for row in dict.fromkeys(cell["row"] for cell in own):
         found += [
             _format(c, 1e3, "kB") | {"test error, %": f"{c['test_error']:.2f}"} | _cost(c)

@@ -1,12 +1,12 @@
 """Compression without training: the cells of nets, the table of single layers, and the figure of
 perplexity against bytes."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import records
+from benchmarks.layerwise import resnet
 from benchmarks.layerwise.layers import STEPS
 from benchmarks.layerwise.rows import ROWS
 from benchmarks.report.figure import label, plt
@@ -30,19 +30,25 @@ STYLES = {  # marker and colour: red for LC, grey for direct compression, the re
     "LC, polished": ("D", "tab:red"),
     "LC, distilled": ("*", "tab:red"),
 }
+NETS = {"smollm2": ROWS, "minilm": ROWS, "resnet20": resnet.ROWS}
 BATCHES = {"smollm2": 32, "minilm": 32, "resnet20": 16}  # of the tables of formats
 TICKS = (35, 40, 50, 60, 80, 100, 150, 200, 300)
 MOST = 300.0  # perplexities above stand at the upper edge
 
 
-def cells(kind: str, formats: Iterable[str]) -> list[Row]:
+def cells(kind: str) -> list[Row]:
     """The newest record of each cell of a net, in the order of the formats, then of the methods."""
     newest = {
         (run["row"], run["method"], run["batches"]): run for run in records.read("layerwise", kind)
     }
-    rows, methods = [*formats], [*STYLES]
+    rows, methods = [*NETS[kind]], [*STYLES]
     order = sorted(newest, key=lambda key: (rows.index(key[0]), methods.index(key[1]), key[2]))
     return [newest[key] for key in order]
+
+
+def usual(kind: str) -> list[Row]:
+    """The cells of a net with the usual number of batches."""
+    return [cell for cell in cells(kind) if cell["batches"] == BATCHES[kind]]
 
 
 def every_layer() -> list[Row]:
@@ -114,7 +120,7 @@ def _times(lc: Row, methods: dict[str, Row]) -> str:
 def draw(path: Path) -> None:
     """Perplexity of SmolLM2 on 16 test sequences against the bytes of the matrices, those in a file
     where nothing else is known, a marker a cell."""
-    every = [run for run in cells("smollm2", ROWS) if run["batches"] == BATCHES["smollm2"]]
+    every = usual("smollm2")
     found = [run for run in every if run["method"] != "dense"]
     fig, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
 
